@@ -1,0 +1,174 @@
+"""Action distributions. Each turns a network's outputs `[batch, outputs]` into samples, log-probabilities and entropy.
+
+Written as plain arithmetic rather than `torch.distributions`: on a small network the objects of the latter cost more than
+the network (measured: 142 us against 69 us an act step of 8).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rlgym.errors import RequestError
+
+MASKED = -1e8  # logit of an illegal action: finite, so that p * log p is 0 and not NaN
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class Distribution(Protocol):
+    outputs: int
+    """How many numbers the policy network gives for one state."""
+    action_shape: tuple[int, ...]
+    action_dtype: torch.dtype
+
+    def sample(self, outputs: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Actions `[batch, *action_shape]`; the mode when `generator` is None."""
+        ...
+
+    def sample_numpy(self, outputs: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """`sample` in NumPy, for the fast act step on small networks."""
+        ...
+
+    def log_prob_entropy(self, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """log pi(action) and the entropy, both `[batch]`."""
+        ...
+
+
+def mask_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Logits `[batch, n]` with those of illegal actions (`mask` False) out of reach."""
+    return logits if mask is None else logits.masked_fill(~mask, MASKED)
+
+
+def _gumbel_argmax(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A sample of softmax(logits) over the last axis by the Gumbel-max trick; the mode without a generator."""
+    if generator is not None:
+        noise = torch.empty_like(logits).exponential_(generator=generator)
+        logits = logits - noise.log()
+    return logits.argmax(-1)
+
+
+class Categorical:
+    """One choice out of n: `Discrete(n)`."""
+
+    action_shape: tuple[int, ...] = ()
+    action_dtype = torch.int64
+
+    def __init__(self, n: int) -> None:
+        self.outputs = n
+
+    def sample(self, outputs: Tensor, generator: torch.Generator | None) -> Tensor:
+        return _gumbel_argmax(outputs, generator)
+
+    def sample_numpy(self, outputs: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        noise = generator.standard_exponential(outputs.shape, dtype=np.float32)
+        return (outputs - np.log(noise, out=noise)).argmax(-1)
+
+    def log_prob_entropy(self, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = F.log_softmax(outputs, -1)
+        return log_p.gather(-1, action.unsqueeze(-1)).squeeze(-1), -(log_p.exp() * log_p).sum(-1)
+
+
+class MultiCategorical:
+    """Independent choices: `MultiDiscrete(nvec)`, and `MultiBinary(n)` as n choices out of 2."""
+
+    action_dtype = torch.int64
+
+    def __init__(self, nvec: tuple[int, ...]) -> None:
+        self.nvec = nvec
+        self.outputs = sum(nvec)
+        self.action_shape = (len(nvec),)
+
+    def sample(self, outputs: Tensor, generator: torch.Generator | None) -> Tensor:
+        return torch.stack([_gumbel_argmax(part, generator) for part in outputs.split(self.nvec, -1)], -1)
+
+    def sample_numpy(self, outputs: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        noisy = outputs - np.log(generator.standard_exponential(outputs.shape, dtype=np.float32))
+        return np.stack([part.argmax(-1) for part in np.split(noisy, np.cumsum(self.nvec)[:-1], -1)], -1)
+
+    def log_prob_entropy(self, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        parts = [F.log_softmax(part, -1) for part in outputs.split(self.nvec, -1)]
+        log_prob = sum(part.gather(-1, action[..., i : i + 1]).squeeze(-1) for i, part in enumerate(parts))
+        entropy = -sum((part.exp() * part).sum(-1) for part in parts)
+        assert isinstance(log_prob, Tensor) and isinstance(entropy, Tensor)
+        return log_prob, entropy
+
+
+class Gaussian:
+    """Independent normals: a vector `Box`. The outputs are `[mean, log deviation]`, `[batch, 2 * dimensions]`.
+
+    Samples are not clipped here: the environment gets them clipped to its bounds, the loss sees what was drawn.
+    """
+
+    action_dtype = torch.float32
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.action_shape = shape
+        self.dimensions = math.prod(shape)
+        self.outputs = 2 * self.dimensions
+
+    def sample(self, outputs: Tensor, generator: torch.Generator | None) -> Tensor:
+        mean, log_std = outputs.chunk(2, -1)
+        if generator is not None:
+            mean = mean + log_std.exp() * torch.empty_like(mean).normal_(generator=generator)
+        return mean.reshape(-1, *self.action_shape)
+
+    def sample_numpy(self, outputs: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        mean, log_std = outputs[..., : self.dimensions], outputs[..., self.dimensions :]
+        action = mean + np.exp(log_std) * generator.standard_normal(mean.shape, dtype=np.float32)
+        return action.reshape(-1, *self.action_shape)
+
+    def log_prob_entropy(self, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = outputs.chunk(2, -1)
+        z = (action.reshape(mean.shape) - mean) * (-log_std).exp()
+        log_prob = -(0.5 * z.square() + log_std + HALF_LOG_2PI).sum(-1)
+        return log_prob, (log_std + (0.5 + HALF_LOG_2PI)).sum(-1)
+
+
+class SquashedGaussian(Gaussian):
+    """A Gaussian through tanh: actions in (-1, 1), which the policy scales to the Box's bounds.
+
+    log pi(a) = log N(u) - sum log(1 - tanh(u)^2) with u = atanh(a) (Haarnoja et al. 2018, arXiv:1812.05905, appendix C).
+    The entropy has no closed form; -log pi(a) of the given action is its one-sample estimate.
+    """
+
+    EDGE = 1 - 1e-6  # float32 tanh reaches 1 exactly, where atanh is infinite
+
+    def sample(self, outputs: Tensor, generator: torch.Generator | None) -> Tensor:
+        return super().sample(outputs, generator).tanh()
+
+    def sample_numpy(self, outputs: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        return np.tanh(super().sample_numpy(outputs, generator))
+
+    def log_prob_entropy(self, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        u = action.clamp(-self.EDGE, self.EDGE).atanh()
+        log_prob, _ = super().log_prob_entropy(outputs, u)
+        # log(1 - tanh(u)^2) in a form that does not cancel for large |u|
+        slope = 2 * (math.log(2) - u - F.softplus(-2 * u))
+        log_prob = log_prob - slope.reshape(len(slope), -1).sum(-1)
+        return log_prob, -log_prob
+
+
+def distribution_for(space: gym.Space[object], agent: str, squash: bool = False) -> Distribution:
+    """The distribution of a policy that acts in `space`; `agent` is named to the person when there is none."""
+    if isinstance(space, gym.spaces.Discrete):
+        return Categorical(int(space.n))
+    if isinstance(space, gym.spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        return MultiCategorical(tuple(int(n) for n in space.nvec))
+    if isinstance(space, gym.spaces.MultiBinary) and len(space.shape) == 1:
+        return MultiCategorical((2,) * space.shape[0])
+    if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        if not squash:
+            return Gaussian(space.shape)
+        if space.is_bounded():
+            return SquashedGaussian(space.shape)
+        raise RequestError(f"agent.squash=true needs finite bounds, and {space} has none; agent.squash=false would do")
+    raise RequestError(
+        f"agent={agent} cannot act in {space}: it takes Discrete, MultiDiscrete, MultiBinary or a Box of floats; "
+        "wrap the environment so that its actions are one of these"
+    )

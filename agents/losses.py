@@ -1,0 +1,41 @@
+"""Losses of policy-gradient learning, as pure functions of one minibatch. Language models under reward use them too."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float | Tensor) -> tuple[Tensor, Tensor]:
+    """PPO's policy loss, element by element (Schulman et al. 2017, arXiv:1707.06347, equation 7), to be minimised.
+
+    All `[...]` of one shape. Returns `(loss, log_ratio)`, both `[...]`; the ratio's logarithm serves the diagnostics.
+    """
+    log_ratio = log_prob - old_log_prob
+    ratio = log_ratio.exp()
+    return -torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage), log_ratio
+
+
+def value_loss(value: Tensor, target: Tensor, old_value: Tensor | None = None, clip: float | None = None) -> Tensor:
+    """Squared error, element by element, of `value [...]` against the return `target [...]`.
+
+    With `clip`, the worse of the plain error and that of a prediction held within `clip` of `old_value`
+    (the clipped value loss of the reference implementation, openai/baselines ppo2).
+    """
+    loss = (value - target).square()
+    if clip is None or old_value is None:
+        return loss
+    held = old_value + (value - old_value).clamp(-clip, clip)
+    return torch.max(loss, (held - target).square())
+
+
+def approximate_kl(log_ratio: Tensor) -> Tensor:
+    """KL(old || new) estimated from samples of old, mean over all: E[(r - 1) - log r], Schulman's k3
+    (http://joschu.net/blog/kl-approx.html): unbiased, and never negative."""
+    return (log_ratio.exp() - 1 - log_ratio).mean()
+
+
+def explained_variance(value: Tensor, target: Tensor) -> Tensor:
+    """1 - Var[target - value] / Var[target], 0-d: 1 is a perfect critic, 0 no better than a constant, NaN for a constant target."""
+    variance = target.var(correction=0)
+    return torch.where(variance > 0, 1 - (target - value).var(correction=0) / variance, torch.nan)

@@ -1,0 +1,164 @@
+"""Networks of policies and values: encoders of observations, and the actor-critic pair over them."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlgym.agents.distributions import Gaussian
+from rlgym.agents.running_norm import RunningNorm
+
+if TYPE_CHECKING:
+    from rlgym.agents.distributions import Distribution
+    from rlgym.envs.spaces import Leaf
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
+
+
+def orthogonal(layer: nn.Module, gain: float) -> nn.Module:
+    """Orthogonal weights and zero biases, as in the reference PPO (Huang et al. 2022, "The 37 Implementation Details")."""
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    nn.init.orthogonal_(layer.weight, gain)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def mlp(inputs: int, widths: list[int], outputs: int, activation: str, last_gain: float) -> nn.Sequential:
+    """Linear layers `inputs -> widths... -> outputs` with `activation` between them."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise([inputs, *widths]):
+        layers += [orthogonal(nn.Linear(before, after), math.sqrt(2)), ACTIVATIONS[activation]()]
+    layers.append(orthogonal(nn.Linear(widths[-1] if widths else inputs, outputs), last_gain))
+    return nn.Sequential(*layers)
+
+
+class NatureCNN(nn.Module):
+    """The three convolutions of Mnih et al. 2015 (doi:10.1038/nature14236), to 512 features.
+
+    Takes images `[batch, *leaf.shape]` in the environment's own layout, with values 0..255; stacked frames and colours
+    all become channels.
+    """
+
+    features = 512
+
+    def __init__(self, leaf: Leaf) -> None:
+        super().__init__()
+        self.layout = leaf.layout
+        channels, height, width = self.planes(torch.zeros(1, *leaf.shape)).shape[1:]
+        self.convolutions = nn.Sequential(
+            orthogonal(nn.Conv2d(channels, 32, 8, 4), math.sqrt(2)),
+            nn.ReLU(),
+            orthogonal(nn.Conv2d(32, 64, 4, 2), math.sqrt(2)),
+            nn.ReLU(),
+            orthogonal(nn.Conv2d(64, 64, 3, 1), math.sqrt(2)),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+        with torch.no_grad():
+            flat = self.convolutions(torch.zeros(1, channels, height, width)).shape[1]
+        self.linear = orthogonal(nn.Linear(flat, self.features), math.sqrt(2))
+
+    def planes(self, image: Tensor) -> Tensor:
+        """The image as float planes `[batch, channels, height, width]`."""
+        if self.layout.endswith("c"):
+            image = image.movedim(-1, -3)
+        height, width = image.shape[-2:]
+        return image.reshape(len(image), -1, height, width).float()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return F.relu(self.linear(self.convolutions(self.planes(image) / 255.0)))
+
+
+class Encoder(nn.Module):
+    """Observations, leaf by leaf, to one feature vector `[batch, features]`: vectors flattened (and scaled by running
+    statistics with `normalize`), choices one-hot, images through a NatureCNN, all side by side."""
+
+    def __init__(self, leaves: tuple[Leaf, ...], normalize: bool = False) -> None:
+        super().__init__()
+        self.leaves = leaves
+        self.images = nn.ModuleDict({key(leaf): NatureCNN(leaf) for leaf in leaves if leaf.kind == "image"})
+        self.norms = nn.ModuleDict(
+            {key(leaf): RunningNorm(leaf.shape) for leaf in leaves if normalize and leaf.kind == "vector"}
+        )
+        self.features = 0
+        for leaf in leaves:
+            if leaf.kind == "image":
+                self.features += NatureCNN.features
+            elif leaf.kind == "onehot":
+                self.features += sum(leaf.nvec)
+            else:
+                self.features += math.prod(leaf.shape)
+
+    def forward(self, obs: dict[str, Tensor]) -> Tensor:
+        """Each leaf `[batch, *leaf.shape]`."""
+        parts = []
+        for leaf in self.leaves:
+            value = obs[leaf.name]
+            if leaf.kind == "image":
+                parts.append(self.images[key(leaf)](value))
+            elif leaf.kind == "onehot":
+                columns = value.reshape(len(value), -1).long()
+                parts += [F.one_hot(columns[:, i], n).float() for i, n in enumerate(leaf.nvec)]
+            else:
+                scaled = self.norms[key(leaf)](value) if self.norms else value.float()
+                parts.append(scaled.reshape(len(value), -1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def key(leaf: Leaf) -> str:
+    """The leaf's name as torch allows it for a submodule (no dots)."""
+    return leaf.name.replace(".", "/")
+
+
+class ActorCritic(nn.Module):
+    """Policy and value over one encoder; the two share images' convolutions and nothing else.
+
+    `forward(obs)` gives the distribution's outputs `[batch, outputs]` and the value `[batch]`.
+    """
+
+    def __init__(
+        self,
+        leaves: tuple[Leaf, ...],
+        distribution: Distribution,
+        net_arch: list[int],
+        activation: str,
+        std: str = "free",
+        log_std_init: float = 0.0,
+        normalize: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(leaves, normalize)
+        outputs = distribution.outputs
+        self.log_std: nn.Parameter | None = None
+        if isinstance(distribution, Gaussian) and std == "free":
+            outputs = distribution.dimensions
+            self.log_std = nn.Parameter(torch.full((outputs,), log_std_init))
+        # A small last layer: the first policy is near uniform, whatever the observation.
+        self.actor = mlp(self.encoder.features, net_arch, outputs, activation, last_gain=0.01)
+        self.critic = mlp(self.encoder.features, net_arch, 1, activation, last_gain=1.0)
+        if isinstance(distribution, Gaussian) and std == "state":
+            last = self.actor[-1]
+            assert isinstance(last, nn.Linear)
+            nn.init.constant_(last.bias[distribution.dimensions :], log_std_init)
+
+    def outputs(self, features: Tensor) -> Tensor:
+        """The distribution's outputs `[batch, outputs]` for `features [batch, features]`."""
+        out: Tensor = self.actor(features)
+        return out if self.log_std is None else torch.cat([out, self.log_std.expand_as(out)], -1)
+
+    def forward(self, obs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        features = self.encoder(obs)
+        return self.outputs(features), self.critic(features).squeeze(-1)
+
+    def value(self, obs: dict[str, Tensor]) -> Tensor:
+        value: Tensor = self.critic(self.encoder(obs)).squeeze(-1)
+        return value
+
+    def policy(self, obs: dict[str, Tensor]) -> Tensor:
+        return self.outputs(self.encoder(obs))

@@ -1,0 +1,78 @@
+"""A policy ready to act: network, action distribution and the environment's action space, and nothing of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlgym.agents.distributions import MASKED, Distribution, SquashedGaussian, mask_logits
+from rlgym.agents.networks import ActorCritic
+from rlgym.agents.numpy_actor import NumpyActor
+
+Observations = Mapping[str, "np.ndarray | Tensor"]
+Sampler = np.random.Generator | torch.Generator
+"""Where samples come from: NumPy's generator for the NumPy act step, torch's for the other."""
+
+
+class Policy:
+    """`act(obs)` is all that evaluation, play and opponents need; `choose` is the same before clipping, for training."""
+
+    def __init__(self, network: ActorCritic, distribution: Distribution, action_space: gym.Space[object]) -> None:
+        self.network = network
+        self.distribution = distribution
+        self.action_space = action_space
+        self.device = next(network.parameters()).device
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take the network's storage anew, after something moved it (an optimiser that flattens, a device)."""
+        in_numpy = self.device.type == "cpu" and not self.network.encoder.images
+        self.numpy_actor = NumpyActor(self.network) if in_numpy else None
+
+    def sampler(self, seed: int) -> Sampler:
+        """A generator of the kind that this policy samples with."""
+        if self.numpy_actor is not None:
+            return np.random.default_rng(seed)
+        return torch.Generator(self.device).manual_seed(seed)
+
+    def tensors(self, obs: Observations) -> dict[str, Tensor]:
+        """Observations `[envs, ...]` on the policy's device."""
+        return {
+            name: value if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value)).to(self.device)
+            for name, value in obs.items()
+        }
+
+    def choose(self, obs: Observations, mask: np.ndarray | None, sampler: Sampler | None) -> np.ndarray:
+        """Actions `[envs, ...]` as drawn, before `to_env`; the distribution's mode without a `sampler`.
+
+        `mask [envs, n]`: True where an action is legal.
+        """
+        if self.numpy_actor is not None and isinstance(sampler, np.random.Generator):
+            logits = self.numpy_actor(obs)
+            if mask is not None:
+                logits = np.where(mask, logits, np.float32(MASKED))
+            return self.distribution.sample_numpy(logits, sampler)
+        assert not isinstance(sampler, np.random.Generator)
+        with torch.inference_mode():
+            outputs = self.network.policy(self.tensors(obs))
+            legal = None if mask is None else torch.from_numpy(mask).to(self.device)
+            actions: np.ndarray = self.distribution.sample(mask_logits(outputs, legal), sampler).cpu().numpy()
+        return actions
+
+    def to_env(self, actions: np.ndarray) -> np.ndarray:
+        """Actions as a `BatchEnv` takes them: a Box's clipped to its bounds (squashed ones scaled to them), in the space's
+        dtype; others as they are."""
+        space = self.action_space
+        if not isinstance(space, gym.spaces.Box):
+            return actions
+        if isinstance(self.distribution, SquashedGaussian):
+            actions = space.low + (actions + 1) * 0.5 * (space.high - space.low)
+        return np.clip(actions, space.low, space.high).astype(space.dtype, copy=False)
+
+    def act(self, obs: Observations, mask: np.ndarray | None = None, sampler: Sampler | None = None) -> np.ndarray:
+        """Actions `[envs, ...]` for the environment; deterministic without a `sampler`."""
+        return self.to_env(self.choose(obs, mask, sampler))

@@ -1,0 +1,308 @@
+"""Proximal Policy Optimization (Schulman et al. 2017, arXiv:1707.06347).
+
+Gathers `n_steps` steps of `num_envs` parallel environments with the current policy; estimates advantages by GAE; then, for
+`n_epochs` passes over the rollout in shuffled minibatches, minimises
+
+    clipped surrogate - ent_coef * entropy + vf_coef * value loss
+
+with Adam, the gradient's norm clipped. Differences from the paper are those that every strong implementation has (Huang et
+al. 2022, "The 37 Implementation Details of PPO") plus one: a truncated episode is bootstrapped from its final observation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlgym.agents.distributions import distribution_for, mask_logits
+from rlgym.agents.flat_adam import FlatAdam
+from rlgym.agents.losses import approximate_kl, clipped_surrogate, explained_variance, value_loss
+from rlgym.agents.networks import ActorCritic
+from rlgym.agents.policy import Policy
+from rlgym.agents.returns import gae
+from rlgym.agents.rollout import RecentEpisodes, Rollout
+from rlgym.agents.schedules import scheduled
+from rlgym.device import settle
+from rlgym.envs.make import make_env
+from rlgym.envs.normalize import RewardScaler
+from rlgym.errors import RequestError
+from rlgym.envs.episodes import evaluate_policy
+from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section
+from rlgym.random_state import generator_state, load_generator_state
+from rlgym.state import load_module
+
+if TYPE_CHECKING:
+    from rlgym.agents.config import PPOConfig
+    from rlgym.config import TrainConfig
+    from rlgym.envs.batch import BatchEnv
+
+Batch = dict[str, Any]
+"""Minibatch or whole rollout, flattened: obs (leaf -> [batch, *leaf]), action, old_log_prob, old_value, advantage,
+target, each [batch, ...], and mask [batch, n] or None."""
+
+STATISTICS = (
+    "train/policy_gradient_loss",
+    "train/value_loss",
+    "train/entropy_loss",
+    "train/approx_kl",
+    "train/clip_fraction",
+    "train/loss",
+)
+ROWS_AT_ONCE = 8_192  # of one forward pass without gradients: bounds memory, images included
+
+
+class PPO:
+    """The learner: `update()` is one rollout and its epochs."""
+
+    unit: Literal["steps", "moves", "tokens"] = "steps"
+    monitor: tuple[str, Literal["max", "min"]] = ("eval/mean_reward", "max")
+
+    def __init__(self, config: TrainConfig) -> None:
+        """Starts the environments and settles the config's automatic choices (backend, device, threads, compile)."""
+        self.config = config
+        knobs: PPOConfig = config.agent
+        self.knobs = knobs
+        self.env = make_env(config.env)
+        config.env.backend = self.env.backend
+        images = any(leaf.kind == "image" for leaf in self.env.leaves)
+        self.device = device = settle(config, heavy=images, gradient_steps=self.gradient_steps(config))
+        rows = knobs.n_steps * self.env.num_envs
+        if knobs.batch_size > rows:
+            raise RequestError(
+                f"agent.batch_size={knobs.batch_size} is more than a rollout holds: agent.n_steps={knobs.n_steps} x "
+                f"env.num_envs={self.env.num_envs} = {rows}; lower it or raise one of these"
+            )
+        self.policy = build_policy(config, self.env, device)
+        self.network = self.policy.network
+        self.optimizer = FlatAdam(self.network, knobs.max_grad_norm, knobs.adam_eps)
+        self.policy.refresh()
+        self.rollout = Rollout(knobs.n_steps, self.env, self.policy.distribution, device)
+        self.scaler = RewardScaler(self.env.num_envs, knobs.gamma) if config.env.normalize_reward else None
+        self.recent = RecentEpisodes()
+        self.progress = Progress()
+        self.exactness = {"environment": self.env.restores}
+
+        self.sampler = self.policy.sampler(config.seed + 1)
+        self.shuffler = torch.Generator(device).manual_seed(config.seed + 2)
+        self.loss: Callable[..., tuple[Tensor, Tensor]] = self.minibatch_loss
+        if config.compile == "on":
+            self.loss = torch.compile(self.minibatch_loss, dynamic=True if self.env.phantoms else False)
+        self.rollout.start(self.env.reset(config.seed), self.env.action_mask)
+        self._evaluation_env: BatchEnv | None = None
+
+    # ---- gather
+
+    def update(self) -> Metrics:
+        knobs, step, total = self.knobs, self.progress.step, self.config.schedule_steps or self.config.steps
+        learning_rate = scheduled(knobs.learning_rate_schedule, knobs.learning_rate, step, total)
+        clip = scheduled(knobs.clip_range_schedule, knobs.clip_range, step, total)
+        ent_coef = scheduled(knobs.ent_coef_schedule, knobs.ent_coef, step, total)
+
+        self.recent.add(self.rollout.collect(self.env, self.policy, self.sampler, self.scaler))
+        batch = self.batch()
+        statistics, withheld, norm = self.epochs(batch, learning_rate, clip, ent_coef)
+        # Only now do the observations' statistics move: the whole update saw one and the same scaling.
+        for name, running in self.network.encoder.norms.items():
+            running.update(self.rollout.flat_obs()[name.replace("/", ".")])
+        self.rollout.carry_over()
+        self.progress.step += self.rollout.rows
+        self.progress.update += 1
+
+        metrics: Metrics = dict(zip(STATISTICS, statistics, strict=True))
+        metrics |= {
+            NON_FINITE: withheld,
+            "train/grad_norm": norm,
+            "train/learning_rate": learning_rate,
+            "train/clip_range": clip,
+            "train/explained_variance": explained_variance(batch["old_value"], batch["target"]),
+        }
+        if self.network.log_std is not None:
+            metrics["train/std"] = self.network.log_std.detach().exp().mean()
+        return metrics | self.recent.metrics()
+
+    @torch.no_grad()
+    def batch(self) -> Batch:
+        """The rollout with values, log-probabilities and advantages, its real rows flattened to `[batch, ...]`.
+
+        Values and log-probabilities come from one pass over the whole rollout with the policy that gathered it: a few
+        large calls instead of one small one at every step.
+        """
+        rollout, knobs = self.rollout, self.knobs
+        time, envs = rollout.reward.shape
+        obs, mask, action = rollout.flat_obs(), rollout.flat_mask(), rollout.action.flatten(0, 1)
+        rows = time * envs
+        value = torch.empty(rows + envs, device=self.device)
+        log_prob = torch.empty(rows, device=self.device)
+        for at in range(0, rows, ROWS_AT_ONCE):
+            part = slice(at, min(at + ROWS_AT_ONCE, rows))
+            outputs, value[part] = self.network({name: x[part] for name, x in obs.items()})
+            logits = mask_logits(outputs, None if mask is None else mask[part])
+            log_prob[part], _ = self.policy.distribution.log_prob_entropy(logits, action[part])
+        value[rows:] = self.network.value({name: x[-1] for name, x in rollout.obs.items()})
+        values = value.view(time + 1, envs)
+        next_value = values[1:].clone()
+        for t, cut, final_obs in rollout.cuts:
+            next_value[t, cut] = self.network.value(self.policy.tensors(final_obs))
+
+        arguments = (rollout.reward, values[:-1], next_value, rollout.terminated, rollout.done)
+        advantage = torch.empty_like(rollout.reward)
+        if self.device.type == "cpu":  # the same recursion; NumPy's calls cost less on rows this short
+            gae(*(x.numpy() for x in arguments), knobs.gamma, knobs.gae_lambda, advantage.numpy())
+        else:
+            gae(*arguments, knobs.gamma, knobs.gae_lambda, advantage)
+        batch: Batch = {
+            "obs": obs,
+            "mask": mask,
+            "action": action,
+            "old_log_prob": log_prob,
+            "old_value": value[:rows],
+            "advantage": advantage.flatten(),
+            "target": (advantage + values[:-1]).flatten(),
+        }
+        return batch if rollout.valid is None else take(batch, rollout.valid.flatten().nonzero().squeeze(-1))
+
+    # ---- minimise
+
+    def minibatch_loss(self, batch: Batch, clip: float | Tensor, ent_coef: float | Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of one minibatch, 0-d, and its `STATISTICS`, `[6]`."""
+        knobs = self.knobs
+        outputs, value = self.network(batch["obs"])
+        logits = mask_logits(outputs, batch["mask"])
+        log_prob, entropy = self.policy.distribution.log_prob_entropy(logits, batch["action"])
+        advantage = batch["advantage"]
+        if knobs.normalize_advantage and len(advantage) > 1:  # one row has no deviation
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        surrogate, log_ratio = clipped_surrogate(log_prob, batch["old_log_prob"], advantage, clip)
+        policy_loss = surrogate.mean()
+        critic_loss = value_loss(value, batch["target"], batch["old_value"], knobs.clip_range_vf).mean()
+        entropy_loss = -entropy.mean()
+        loss = policy_loss + ent_coef * entropy_loss + knobs.vf_coef * critic_loss
+        with torch.no_grad():
+            clipped = ((log_ratio.exp() - 1).abs() > clip).float().mean()
+            statistics = torch.stack(
+                [policy_loss, critic_loss, entropy_loss, approximate_kl(log_ratio), clipped, loss]
+            )
+        return loss, statistics
+
+    def epochs(self, batch: Batch, learning_rate: float, clip: float, ent_coef: float) -> tuple[Tensor, Tensor, Tensor]:
+        """All gradient steps of one update. Returns the mean `STATISTICS [6]`, how many steps were withheld, and the last
+        gradient's norm."""
+        knobs = self.knobs
+        rows = len(batch["action"])
+        coefficients: tuple[Any, Any] = (clip, ent_coef)
+        if self.config.compile == "on":  # as tensors: a number that a schedule moves would be compiled anew
+            coefficients = (torch.tensor(clip, device=self.device), torch.tensor(ent_coef, device=self.device))
+        seen: list[Tensor] = []
+        withheld = torch.zeros((), device=self.device)
+        norm = withheld
+        for _ in range(knobs.n_epochs):
+            # Shuffle once an epoch and slice: one gather a tensor instead of one a minibatch.
+            shuffled = take(batch, torch.randperm(rows, generator=self.shuffler, device=self.device))
+            for at in range(0, rows, knobs.batch_size):
+                minibatch = take(shuffled, slice(at, at + knobs.batch_size))
+                loss, statistics = self.loss(minibatch, *coefficients)
+                norm, bad = self.optimizer.step(loss, learning_rate)
+                withheld = withheld + bad
+                seen.append(statistics)
+            if knobs.target_kl is not None and seen[-1][3] > 1.5 * knobs.target_kl:
+                break
+        return torch.stack(seen).mean(0), withheld, norm
+
+    # ---- the rest of a learner
+
+    def evaluate(self) -> Evaluation:
+        config = self.config
+        if self._evaluation_env is None:
+            self._evaluation_env = make_env(config.env, num_envs=min(config.evaluate.episodes, config.env.num_envs))
+        # A seed of its own at each point, a pure function of the run's: nothing to restore on resume.
+        seed = config.seed + 1_000_003 + self.progress.step
+        return evaluate_policy(self.policy, self._evaluation_env, config.evaluate.episodes, seed)
+
+    def histograms(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for name, parameter in self.network.named_parameters():
+            found[f"parameters/{name}"] = parameter.detach()
+            if parameter.grad is not None:
+                found[f"gradients/{name}"] = parameter.grad
+        return found
+
+    def state_dict(self) -> dict[str, Section]:
+        state: dict[str, Section] = {
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": {"sampler": generator_state(self.sampler), "shuffler": generator_state(self.shuffler)},
+            "environment": self.env.state_dict(),
+            "progress": {
+                "step": self.progress.step,
+                "update": self.progress.update,
+                "recent": [list(episode) for episode in self.recent.episodes],
+            },
+        }
+        if self.scaler is not None:
+            state["reward_scaler"] = self.scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Section]) -> None:
+        load_module(self.network, state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        load_generator_state(self.sampler, state["rng"]["sampler"])
+        load_generator_state(self.shuffler, state["rng"]["shuffler"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["reward_scaler"])
+        progress = state["progress"]
+        self.progress.step, self.progress.update = cast(int, progress["step"]), cast(int, progress["update"])
+        self.recent.episodes.extend(tuple(episode) for episode in cast(list[Any], progress["recent"]))
+        self.rollout.start(self.env.load_state_dict(state["environment"]), self.env.action_mask)
+
+    def close(self) -> None:
+        self.env.close()
+        if self._evaluation_env is not None:
+            self._evaluation_env.close()
+
+    @staticmethod
+    def load_policy(config: TrainConfig, model: Section, device: torch.device) -> Policy:
+        """The policy of a finished run, from its config and the `model` section of a checkpoint."""
+        env = make_env(config.env, num_envs=1)
+        try:
+            policy = build_policy(config, env, device)
+        finally:
+            env.close()
+        load_module(policy.network, model)
+        return policy
+
+    @staticmethod
+    def gradient_steps(config: TrainConfig) -> int:
+        """How many minibatches the budget holds: what `compile=auto` weighs against the cost of compiling."""
+        knobs: PPOConfig = config.agent
+        rows = knobs.n_steps * config.env.num_envs
+        return config.steps // rows * knobs.n_epochs * -(-rows // knobs.batch_size)
+
+
+def build_policy(config: TrainConfig, env: BatchEnv, device: torch.device) -> Policy:
+    """A freshly initialised policy for `env`, seeded by the run's seed without touching torch's global generator."""
+    knobs: PPOConfig = config.agent
+    distribution = distribution_for(env.action_space, knobs.name, knobs.squash)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = ActorCritic(
+            env.leaves,
+            distribution,
+            list(knobs.net_arch),
+            knobs.activation,
+            knobs.std,
+            knobs.log_std_init,
+            config.env.normalize_observation,
+        )
+    return Policy(network.to(device), distribution, env.action_space)
+
+
+def take(batch: Batch, which: Tensor | slice) -> Batch:
+    """The rows `which` of every tensor in the batch."""
+    return {
+        name: None if x is None else {leaf: y[which] for leaf, y in x.items()} if isinstance(x, dict) else x[which]
+        for name, x in batch.items()
+    }

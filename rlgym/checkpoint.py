@@ -1,0 +1,321 @@
+"""Checkpoints that a crash cannot halve: safetensors and JSON, staged, checksummed, renamed into place. No pickle.
+
+    checkpoints/step_N/<section>.safetensors   the tensors of a section
+    checkpoints/step_N/state.json              everything else of every section, and the loop's own state
+    checkpoints/step_N/manifest.json           schema, SHA-256 and size of each file, versions
+    checkpoints/latest, checkpoints/best       names of folders; hints for people, never trusted
+
+A folder named step_N exists only complete. Folders with a leading dot belong to a process at work, or to one that died.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlgym.errors import CheckpointError
+from rlgym.files import fsync_folder, read_json, to_json, write_atomic, write_synced
+from rlgym.manifest import alive, now
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rlgym.learner import Section
+
+SCHEMA = 1
+STATE = "state.json"
+MANIFEST = "manifest.json"
+TENSORS = ".safetensors"
+
+_SECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_FILE = re.compile(rf"({_SECTION.pattern}){re.escape(TENSORS)}|{re.escape(STATE)}")
+_STEP = re.compile(r"step_(\d+)")
+_WORK = re.compile(r"\.(staging|aside|pruned)-(step_\d+)-(\d+)")  # what it is for, the checkpoint, the process
+
+
+# ---- saving
+
+
+def save(
+    run_dir: Path, step: int, state: Mapping[str, Section], loop: Mapping[str, Any], info: Mapping[str, Any]
+) -> Path:
+    """Write checkpoints/step_<step>, replacing one of the same step. An OSError leaves all as it was."""
+    folder = run_dir / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    _tidy(folder)
+    target = folder / f"step_{step}"
+    staging = folder / f".staging-{target.name}-{os.getpid()}"
+    try:
+        staging.mkdir()
+        _write(staging, step, state, loop, info)
+        _move_in(staging, target)
+    except BaseException:
+        _remove(staging)
+        raise
+    with suppress(OSError):  # the checkpoint stands; the hint does not matter
+        write_atomic(folder / "latest", f"{target.name}\n")
+    return target
+
+
+def _write(
+    staging: Path, step: int, state: Mapping[str, Section], loop: Mapping[str, Any], info: Mapping[str, Any]
+) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+    from torch import is_tensor
+
+    plain: dict[str, dict[str, Any]] = {}
+    names = []
+    for section, parts in state.items():
+        if not _SECTION.fullmatch(section):
+            raise ValueError(f"section {section!r}: letters, digits, '_' and '-' only")
+        tensors = {key: part for key, part in parts.items() if is_tensor(part)}
+        plain[section] = {key: part for key, part in parts.items() if key not in tensors}
+        if tensors:
+            names.append(section + TENSORS)
+            try:
+                save_file(_packed(tensors), staging / names[-1])
+            except SafetensorError as error:  # how the library reports a full disk
+                raise OSError(f"{names[-1]}: {error}") from error
+            _fsync(staging / names[-1])
+    content = {"step": step, "loop": dict(loop), "sections": plain}
+    _require_json(content, STATE)
+    write_synced(staging / STATE, json.dumps(content))
+    written = [staging / name for name in (*names, STATE)]
+    files = {file.name: {"sha256": _sha256(file), "bytes": file.stat().st_size} for file in written}
+    manifest = {"schema": SCHEMA, "step": step, "time": now(), "files": files, "info": dict(info)}
+    write_synced(staging / MANIFEST, to_json(manifest))
+    fsync_folder(staging)
+
+
+def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, contiguous, no two sharing memory: what the format can hold. Equal values, not equal strides."""
+    packed: dict[str, Tensor] = {}
+    storages = set()
+    for key, tensor in tensors.items():
+        dense = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+        storage = dense.untyped_storage().data_ptr()
+        packed[key] = dense.clone() if storage in storages else dense
+        storages.add(storage)
+    return packed
+
+
+def _require_json(value: Any, place: str) -> None:
+    """Refuse what JSON would hand back as something else (tuples, keys that are not text) or not at all."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"{place}: key {key!r} is not text; a checkpoint could not restore it")
+            _require_json(part, f"{place}.{key}")
+    elif isinstance(value, list):
+        for part in value:
+            _require_json(part, f"{place}[]")
+    elif not (value is None or isinstance(value, bool | int | float | str)):
+        raise TypeError(f"{place}: {type(value).__name__} is no tensor and no JSON; a checkpoint could not restore it")
+
+
+def _move_in(staging: Path, target: Path) -> None:
+    """Rename a finished checkpoint into place. One of the same step steps aside first, and back if that fails."""
+    folder = target.parent
+    aside = folder / f".aside-{target.name}-{os.getpid()}"
+    replaces = target.exists()
+    if replaces:
+        os.rename(target, aside)
+    try:
+        os.rename(staging, target)
+    except BaseException:
+        if replaces:
+            os.rename(aside, target)
+        raise
+    fsync_folder(folder)
+    if replaces:
+        _remove(aside)
+
+
+# ---- loading
+
+
+def verify(path: Path) -> None:
+    """CheckpointError unless every file is there and is, byte for byte, the one that was written."""
+    for name, (size, sha256) in _files(path).items():
+        _check_size(path / name, size)
+        try:
+            same = _sha256(path / name) == sha256
+        except OSError as error:
+            raise CheckpointError(f"{path / name}: cannot be read ({error.strerror})") from None
+        if not same:
+            raise CheckpointError(f"{path / name}: altered, its SHA-256 is not the manifest's")
+
+
+def load(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """(sections, loop) of a verified checkpoint, tensors on the CPU in memory of their own."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    verify(path)
+    try:
+        content = read_json(path / STATE)
+        sections, loop = content["sections"], content["loop"]
+        state: dict[str, dict[str, Any]] = {section: dict(parts) for section, parts in sections.items()}
+        loop = dict(loop)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path / STATE}: not a checkpoint's state ({error})") from None
+    for name in _files(path):
+        if not name.endswith(TENSORS):
+            continue
+        try:
+            tensors = load_file(path / name)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{path / name}: not a safetensors file ({error})") from None
+        # A copy: the file is mapped into memory, and truncating it would kill the process.
+        state.setdefault(name.removesuffix(TENSORS), {}).update({key: t.clone() for key, t in tensors.items()})
+    return state, loop
+
+
+def _files(path: Path) -> dict[str, tuple[int, str]]:
+    """File name -> (bytes, SHA-256), as the manifest has it."""
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    try:
+        manifest = read_json(path / MANIFEST)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: incomplete, it has no {MANIFEST}") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path / MANIFEST}: cannot be read ({error})") from None
+    schema = manifest.get("schema")
+    if schema != SCHEMA:
+        age = "a newer" if isinstance(schema, int) and schema > SCHEMA else "an older"
+        raise CheckpointError(f"{path}: {age} schema ({schema}) than the {SCHEMA} that this version of rlgym reads")
+    try:
+        files = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise CheckpointError(f"{path / MANIFEST}: lists no files") from None
+    for name in files:
+        if not _FILE.fullmatch(name):
+            raise CheckpointError(f"{path / MANIFEST}: file name {name!r} refused")
+    if STATE not in files:
+        raise CheckpointError(f"{path / MANIFEST}: does not list {STATE}")
+    return files
+
+
+def _check_size(file: Path, size: int) -> None:
+    try:
+        found = file.stat().st_size
+    except FileNotFoundError:
+        raise CheckpointError(f"{file}: missing") from None
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
+    if found != size:
+        raise CheckpointError(f"{file}: {found} bytes where the manifest has {size}")
+
+
+# ---- choosing
+
+
+def steps(run_dir: Path) -> list[int]:
+    """The steps that have a checkpoint folder, valid or not, in order."""
+    folder = run_dir / "checkpoints"
+    names = (_STEP.fullmatch(path.name) for path in folder.iterdir()) if folder.is_dir() else iter(())
+    return sorted(int(name[1]) for name in names if name)
+
+
+def newest(run_dir: Path, warn: Callable[[str], None]) -> Path:
+    """The latest valid checkpoint; each damaged one that was passed over is told to `warn`."""
+    folder = run_dir / "checkpoints"
+    if folder.is_dir():
+        with suppress(OSError):  # a folder that can only be read has nothing to tidy
+            _tidy(folder, remove=False)
+    damaged: list[str] = []
+    for step in reversed(steps(run_dir)):
+        path = folder / f"step_{step}"
+        try:
+            verify(path)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            continue
+        for fault in damaged:
+            warn(f"{fault}; going back to {path.name}")
+        return path
+    raise CheckpointError(f"{run_dir}: no valid checkpoint" + "".join(f"; {fault}" for fault in damaged))
+
+
+def mark_best(run_dir: Path, step: int) -> None:
+    write_atomic(run_dir / "checkpoints" / "best", f"step_{step}\n")
+
+
+def best(run_dir: Path) -> Path | None:
+    """The checkpoint marked best, when there is one and it is complete."""
+    folder = run_dir / "checkpoints"
+    try:
+        name = (folder / "best").read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return folder / name if _STEP.fullmatch(name) and _complete(folder / name) else None
+
+
+def prune(run_dir: Path, keep: int) -> None:
+    """Delete all but the last `keep` complete checkpoints and the best. For after a save that succeeded."""
+    folder = run_dir / "checkpoints"
+    found = [folder / f"step_{step}" for step in steps(run_dir)]
+    kept = [path for path in found if _complete(path)][-keep:]
+    if not kept:
+        return
+    marked = best(run_dir)
+    for path in found:
+        if path not in kept and path != marked:
+            doomed = folder / f".pruned-{path.name}-{os.getpid()}"
+            with suppress(OSError):
+                os.rename(path, doomed)  # first out of sight: a step_N is never half deleted
+            _remove(doomed)
+
+
+def _complete(path: Path) -> bool:
+    """All files there in their full size; cheap, where `verify` reads every byte."""
+    try:
+        for name, (size, _) in _files(path).items():
+            _check_size(path / name, size)
+    except CheckpointError:
+        return False
+    return True
+
+
+# ---- folders at work
+
+
+def _tidy(folder: Path, remove: bool = True) -> None:
+    """After dead processes: a checkpoint that stepped aside returns; with `remove`, the half-written and outdated go.
+
+    Only a save removes: a reader on another machine cannot tell the dead from the living.
+    """
+    for path in list(folder.iterdir()):
+        work = _WORK.fullmatch(path.name)
+        if not work or (int(work[3]) != os.getpid() and alive(int(work[3]))):
+            continue
+        if work[1] == "aside" and not (folder / work[2]).exists():
+            os.rename(path, folder / work[2])
+        elif remove:
+            _remove(path)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fsync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

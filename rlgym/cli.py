@@ -1,0 +1,203 @@
+"""From the words on a command line to an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlgym import __version__, help
+from rlgym.errors import CheckpointError, RequestError, TrainingError
+from rlgym.nearest import did_you_mean
+from rlgym.words import positional, read
+
+INTERRUPTED = 130
+
+
+@dataclass
+class CommandLine:
+    command: str = ""
+    """Empty: none was given, which is `train`."""
+    words: list[str] = field(default_factory=list)
+    multirun: bool = False
+    cfg: str | None = None
+    config_dir: str | None = None
+    help: bool = False
+    version: bool = False
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(_read(argv), argv)
+    except (RequestError, TrainingError, CheckpointError) as error:
+        complain(error)
+        return getattr(error, "exit_code", RequestError.exit_code)
+    except KeyboardInterrupt:  # before or after training; during it the loop saves a checkpoint first
+        print("rlgym: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `rlgym runs | head`
+        sys.stderr.close()
+        return 0
+
+
+def complain(error: Exception | str) -> None:
+    print(f"rlgym: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def _read(argv: Sequence[str]) -> CommandLine:
+    """Flags may stand anywhere; the first other word without `=` is the command."""
+    line = CommandLine()
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        flag, equals, value = word.partition("=")
+        if not word.startswith("-"):
+            line.words.append(word)
+        elif flag in ("-m", "--multirun"):
+            line.multirun = True
+        elif flag in ("-h", "--help"):
+            line.help = True
+        elif flag == "--version":
+            line.version = True
+        elif flag in ("-c", "--cfg", "-cd", "--config-dir"):
+            if not equals and not rest:
+                raise RequestError(
+                    f"{flag} needs a value: {'--cfg job' if flag in ('-c', '--cfg') else '--config-dir DIR'}"
+                )
+            value = value if equals else rest.pop(0)
+            if flag in ("-c", "--cfg"):
+                line.cfg = value
+            else:
+                line.config_dir = value
+        else:
+            known = ("--multirun", "--cfg", "--config-dir", "--help", "--version")
+            raise RequestError(f"unknown option {word}{did_you_mean(flag, known) or ' (see --help)'}")
+    if line.words and "=" not in line.words[0] and line.words[0][0].isalnum():
+        line.command = line.words.pop(0)
+        if line.command not in help.COMMANDS:
+            near = did_you_mean(line.command, help.COMMANDS) or f": one of {', '.join(help.COMMANDS)}"
+            raise RequestError(f"unknown command {line.command}{near}")
+    return line
+
+
+def _run(line: CommandLine, argv: Sequence[str]) -> int:
+    name = line.command or "train"
+    if line.version:
+        print(f"rlgym {__version__}")
+        return 0
+    if line.help:
+        agent = next((word[6:] for word in reversed(line.words) if word.startswith("agent=")), None)
+        print(help.command(name, line.config_dir, agent) if line.command else help.overview(line.config_dir))
+        return 0
+    if line.cfg not in (None, "job"):
+        raise RequestError(f"--cfg {line.cfg}: only --cfg job")
+    if line.multirun and name != "train":
+        raise RequestError(f"-m is for train: {name} takes one run")
+    if line.config_dir is not None and name != "train":
+        raise RequestError(f"--config-dir is for train, not for {name}")
+    if line.cfg is not None and name not in ("train", "rerun"):
+        raise RequestError(f"--cfg is for train and rerun, not for {name}")
+    return _COMMANDS[name](line, ["rlgym", *argv])
+
+
+def _train(line: CommandLine, command: list[str]) -> int:
+    if line.multirun:
+        from rlgym.sweep import sweep
+
+        return sweep(line.words, command, config_dir=line.config_dir, show=line.cfg is not None)
+    from rlgym.compose import compose
+
+    return _start(compose(line.words, config_dir=line.config_dir), line, command)
+
+
+def _rerun(line: CommandLine, command: list[str]) -> int:
+    word, words = _run_word(line)
+    own = [w for w in words if w.startswith("trust=")]
+    trust = read(help.WORDS["rerun"], own)["trust"]
+    from rlgym.compose import load_config, revise
+    from rlgym.run import find_run
+
+    config = load_config(find_run(word).dir, trust=trust)
+    config.run.dir = ""  # a folder holds one run
+    return _start(revise(config, [w for w in words if w not in own]), line, command)
+
+
+def _start(config: Any, line: CommandLine, command: list[str]) -> int:
+    if line.cfg is not None:
+        from rlgym.config_file import to_yaml
+
+        print(to_yaml(config), end="")
+        return 0
+    from rlgym.training import run_training
+
+    return run_training(config, command).exit_code
+
+
+def _resume(line: CommandLine, command: list[str]) -> int:
+    run, words = _run_and_words(line)
+    from rlgym.resume import resume
+
+    return resume(run, words).exit_code
+
+
+def _evaluate(line: CommandLine, command: list[str]) -> int:
+    run, words = _run_and_words(line)
+    from rlgym.evaluate import evaluate
+
+    evaluate(run, words)
+    return 0
+
+
+def _play(line: CommandLine, command: list[str]) -> int:
+    run, words = _run_and_words(line)
+    from rlgym.play import play
+
+    play(run, words)
+    return 0
+
+
+def _runs(line: CommandLine, command: list[str]) -> int:
+    folder, words = positional(help.WORDS["runs"], line.words)
+    sort: str = read(help.WORDS["runs"], words)["sort"]
+    from rlgym.run import list_runs
+    from rlgym.table import ordered, print_table
+
+    root = Path(folder or "runs")
+    if folder is not None and not root.is_dir():
+        raise RequestError(f"{folder}: no such folder")
+    rows = list_runs(root)
+    if not rows:
+        print(f"no runs under {root}/")
+        return 0
+    if sort:
+        rows = ordered(rows, sort)
+    print_table(rows, [column for column in rows[0] if column != "dir"])
+    return 0
+
+
+def _run_and_words(line: CommandLine) -> tuple[Path, dict[str, Any]]:
+    word, rest = _run_word(line)
+    words = read(help.WORDS[line.command], rest)
+    from rlgym.run import find_run
+
+    return find_run(word).dir, words
+
+
+def _run_word(line: CommandLine) -> tuple[str, list[str]]:
+    word, rest = positional(help.WORDS[line.command], line.words)
+    if word is None:
+        raise RequestError(f"{line.command} needs a run: {help.USAGE[line.command]}; {help.RUN}")
+    return word, rest
+
+
+_COMMANDS: dict[str, Callable[[CommandLine, list[str]], int]] = {
+    "train": _train,
+    "resume": _resume,
+    "evaluate": _evaluate,
+    "play": _play,
+    "runs": _runs,
+    "rerun": _rerun,
+}

@@ -1,0 +1,178 @@
+"""From the words of a training command to its typed config: Hydra composes the choices, the dataclasses check them.
+
+Hydra sees plain dicts only (its structured configs drop unknown keys silently); every key, type and bound is checked
+against the dataclasses afterwards, so that a mistake is one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from rlgym import overrides as grammar
+from rlgym.config import TrainConfig
+from rlgym.config_file import from_plain, load_config, refuse_targets, save_config
+from rlgym.errors import RequestError
+from rlgym.groups import GROUPS, choices, roots
+from rlgym.nearest import did_you_mean
+from rlgym.overrides import Words
+from rlgym.registry import BUILT_IN, agent, agents, resolve, see_current_folder
+from rlgym.typed import to_dict
+
+__all__ = ["compose", "expand", "hydra_at_conf", "hydra_words", "load_config", "revise", "save_config"]
+
+ROOTS = {"train": TrainConfig}
+
+
+def compose(overrides: list[str], root: str = "train", config_dir: str | None = None) -> TrainConfig:
+    """The typed, complete config that the words ask for. Raises RequestError only."""
+    words = grammar.parse(overrides, GROUPS[root])
+    _refuse_hydra(words)
+    roots(config_dir)  # says so when there is no such folder; Hydra would only warn
+    for group, name in words.choices.items():
+        _check_choice(group, name, config_dir)
+    data, chosen = _compose(root, hydra_words(words, config_dir))
+    _check_recipe(words, root, config_dir)
+    refuse_targets(data)
+    for group in GROUPS[root]:
+        if group not in ("agent", "env"):
+            data.pop(group, None)
+    if isinstance(data["env"], dict) and not data["env"].get("id"):
+        data["env"]["id"] = chosen["env"]
+    config = from_plain(data)
+    check_env(config.env.id)
+    return config
+
+
+def expand(overrides: list[str], root: str = "train") -> list[list[str]]:
+    """The words of each job of a sweep; Hydra's own words belong to the sweep, not to its jobs."""
+    hydra_own = ("hydra.", "hydra/")
+    return grammar.expand([word for word in overrides if not word.lstrip("+").startswith(hydra_own)])
+
+
+def revise(config: TrainConfig, overrides: list[str]) -> TrainConfig:
+    """A saved config with some keys changed (`rerun`). Agent and env stay: their choice would bring tuned values."""
+    words = grammar.parse(overrides, GROUPS["train"])
+    for group, name in words.choices.items():
+        raise RequestError(f"{group}={name}: a rerun keeps its run's choices; start a new run with {group}={name}")
+    _refuse_hydra(words)
+    data = to_dict(config)
+    for key, value in words.values.items():
+        *sections, last = key.split(".")
+        node: Any = data
+        for section in sections:
+            node = node.setdefault(section, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            raise RequestError(f"unknown key {key}")
+        node[last] = value
+    refuse_targets(data)
+    return from_plain(data)
+
+
+def hydra_words(words: Words, config_dir: str | None) -> list[str]:
+    """What Hydra composes for these words; also puts what they need into its ConfigStore."""
+    _store(words.choices.get("agent"))
+    own = [f"hydra.searchpath=[{_quoted(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
+    return [*own, *words.hydra, *(f"{group}={_quoted(name)}" for group, name in words.choices.items()), *words.lines]
+
+
+@contextmanager
+def hydra_at_conf() -> Iterator[None]:
+    """Hydra with `conf/` as its configs; a Hydra that the caller uses of its own is put back afterwards."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_module("rlgym.conf", version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+def check_env(id: str) -> None:
+    from rlgym.envs.make import check_id  # imports Gymnasium
+
+    if ":" in id:
+        see_current_folder()
+    check_id(id)
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _store(chosen_agent: str | None) -> None:
+    """The dataclasses' defaults as plain nodes that the YAML files extend and refer to."""
+    store = ConfigStore.instance()
+    for root, cls in ROOTS.items():
+        store.store(name=f"{root}_schema", node=to_dict(cls()))
+    for entry in BUILT_IN:
+        store.store(group="agent", name=f"{entry.name}_schema", node=to_dict(resolve(entry.config)()))
+    others = agents().keys() - {entry.name for entry in BUILT_IN}
+    if chosen_agent is not None and ":" in chosen_agent:
+        others.add(chosen_agent)
+    for name in others:
+        store.store(group="agent", name=name, node={"name": name})  # its own dataclass has the defaults
+
+
+def _refuse_hydra(words: Words) -> None:
+    for word in words.hydra:
+        raise RequestError(f"{word}: Hydra's own words are for sweeps (-m)")
+
+
+def _check_choice(group: str, name: str, config_dir: str | None) -> None:
+    if group == "env":
+        return  # the id that it leads to is checked against Gymnasium's registry
+    known = choices(group, config_dir)
+    if name in known:
+        return
+    if group == "agent":
+        if ":" not in name and name not in agents():
+            names = [*known, *agents()]
+            near = did_you_mean(name, names, "agent=") or f": one of {', '.join(dict.fromkeys(names))}, or module:Class"
+            raise RequestError(f"agent={name} not found{near}")
+        agent(name)
+        return
+    near = did_you_mean(name, known, f"{group}=") or f": one of {', '.join(known)}"
+    raise RequestError(f"{group}={name} not found{near}")
+
+
+def _check_recipe(words: Words, root: str, config_dir: str | None) -> None:
+    """An experiment's values were found for its agent and env; with another they would be nonsense."""
+    recipe = words.choices.get("experiment")
+    given = {group: words.choices[group] for group in ("agent", "env") if group in words.choices}
+    if recipe is None or not given:
+        return
+    _, own = _compose(root, hydra_words(Words({"experiment": recipe}, {}, [], []), config_dir))
+    for group, name in given.items():
+        if name != own[group]:
+            raise RequestError(
+                f"{group}={name}: experiment={recipe} is a recipe for agent={own['agent']} env={own['env']};"
+                f" leave out one of the two"
+            )
+
+
+def _compose(root: str, lines: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The composed plain data, and which choice each group took."""
+    try:
+        with hydra_at_conf():
+            composed = hydra.compose(root, lines, return_hydra_config=True)
+        chosen = OmegaConf.to_container(composed.hydra.runtime.choices)
+        OmegaConf.set_struct(composed, False)
+        composed.pop("hydra")
+        data = OmegaConf.to_container(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        lines_of_error = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise RequestError("; ".join(lines_of_error[:2]) or type(error).__name__) from error
+    assert isinstance(data, dict) and isinstance(chosen, dict)
+    return data, chosen  # type: ignore[return-value]

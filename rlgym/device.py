@@ -1,0 +1,73 @@
+"""Where to compute and how: the choices behind `device=auto`, `compile=auto` and an empty `threads`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from typing import TYPE_CHECKING
+
+import torch
+
+from rlgym.errors import RequestError
+
+if TYPE_CHECKING:
+    from rlgym.config import TrainConfig
+
+# Compiling costs 5-13 s on a CPU and saves about 0.3 ms of a small network's gradient step (docs/results.md): it repays
+# itself twice over from here on.
+STEPS_THAT_REPAY_COMPILING = {"cpu": 80_000, "cuda": 10_000}
+
+
+def pick_device(wanted: str, heavy: bool = False) -> torch.device:
+    """The device that `wanted` names: auto, cpu, cuda, cuda:N or mps.
+
+    `auto` takes a GPU only for `heavy` work (images, transformers): a small network is faster on the CPU, where a call
+    costs less than a kernel launch.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if heavy and torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", wanted):
+        raise RequestError(f"device={wanted} is none of auto, cpu, cuda, cuda:N, mps")
+    device = torch.device(wanted)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise RequestError(f"device={wanted}: no CUDA GPU can be used here; device=cpu or device=auto would do")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise RequestError(f"device={wanted}: this machine has {torch.cuda.device_count()} GPU(s), counted from 0")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise RequestError("device=mps: no Apple GPU can be used here; device=cpu or device=auto would do")
+    return device
+
+
+def settle(config: TrainConfig, heavy: bool, gradient_steps: int) -> torch.device:
+    """Turn the config's automatic choices into definite ones, written back into it, and apply the thread count.
+
+    All are functions of the config and the machine, not of timings: the same command makes the same choices.
+    """
+    device = pick_device(config.device, heavy)
+    config.device = str(device)
+    if config.threads is None:
+        config.threads = (os.cpu_count() or 1) if heavy else 1  # two threads only slow a small network down
+    torch.set_num_threads(config.threads)
+    if config.compile == "auto":
+        repays = gradient_steps >= STEPS_THAT_REPAY_COMPILING.get(device.type, 1 << 62)
+        config.compile = "on" if repays and can_compile(device) else "off"
+    elif config.compile == "on" and not can_compile(device):
+        raise RequestError("compile=on: torch.compile needs a C++ compiler (g++ or clang++) here; compile=off would do")
+    return device
+
+
+def can_compile(device: torch.device) -> bool:
+    return device.type == "cuda" or any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+
+
+def hardware(device: torch.device) -> dict[str, object]:
+    """What a manifest says of the device."""
+    if device.type != "cuda":
+        return {"device": str(device), "threads": torch.get_num_threads(), "cuda": None}
+    return {
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "cuda": {"version": torch.version.cuda, "gpu": torch.cuda.get_device_name(device)},
+    }

@@ -1,0 +1,243 @@
+"""What a person sees while a run trains: a live line on a terminal, plain lines elsewhere, or nothing.
+
+Progress goes to stderr, the final summary to stdout. Nothing runs in the background: a display draws when the loop
+tells it something, at most every so often, so it costs the training next to nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+HEADLINES = {
+    "rollout/ep_rew_mean": "return",
+    "eval/mean_reward": "eval return",
+    "validation/loss": "validation loss",
+    "train/loss": "loss",
+}
+"""The one number that tells how a run does: the first of these that it has, and its word on the terminal."""
+
+DRAW_EVERY = 0.25  # seconds, on a terminal
+LINE_EVERY = 2.0  # seconds, elsewhere
+NARROW = 70  # columns below which a terminal gets plain lines
+BAR = 16  # columns of the progress bar
+
+
+class Display(Protocol):
+    def start(self) -> None: ...
+    def update(self, step: int, metrics: Mapping[str, float], seconds: float, eta: float | None) -> None: ...
+    def message(self, line: str) -> None: ...
+    def finish(self, lines: list[str]) -> None: ...
+    def close(self) -> None: ...
+
+
+def make_display(mode: str, title: str, total: int | None, unit: str) -> Display:
+    """`mode`: rich, plain, quiet, or auto: rich on a terminal that is wide enough. `unit`: what `total` counts."""
+    if mode == "quiet":
+        return Quiet()
+    terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    if mode == "rich" or (mode == "auto" and terminal and _width() >= NARROW):
+        return Rich(title, total, unit)
+    return Plain(title, total, unit, _width() if terminal else None)
+
+
+def headline(metrics: Mapping[str, object]) -> tuple[str, float] | None:
+    """(tag, value) of the first of HEADLINES that is a number."""
+    for tag in HEADLINES:
+        value = metrics.get(tag)
+        if isinstance(value, int | float):
+            return tag, value
+    return None
+
+
+def lower_is_better(tag: str) -> bool:
+    return tag.endswith("loss")
+
+
+class Quiet:
+    """Nothing at all; log.txt and the exit code tell."""
+
+    def start(self) -> None: ...
+    def update(self, step: int, metrics: Mapping[str, float], seconds: float, eta: float | None) -> None: ...
+    def message(self, line: str) -> None: ...
+    def finish(self, lines: list[str]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Status:
+    """The latest of what the loop told, in words."""
+
+    def __init__(self, total: int | None, unit: str) -> None:
+        self.total = total
+        self.unit = unit
+        self.step = 0
+        self._metrics: dict[str, float] = {}
+        self._eta: float | None = None
+        self._began: tuple[int, float] | None = None
+        self._speed: float | None = None
+
+    def take(self, step: int, metrics: Mapping[str, float], seconds: float, eta: float | None) -> None:
+        self.step, self._eta = step, eta
+        self._metrics.update(metrics)
+        if self._began is None:
+            self._began = (step, seconds)
+        elif seconds > self._began[1]:
+            self._speed = (step - self._began[0]) / (seconds - self._began[1])
+
+    def line(self, width: int | None) -> str:
+        """Progress, scores, time left, speed; what does not fit into `width` columns is left out, the last first."""
+        line = f"{self.step:,} {self.unit}"
+        if self.total:
+            line = f"{self.step / self.total:4.0%}  {self.step:,}/{self.total:,} {self.unit}"
+        for part in (*self.scores(), self.eta(), self.speed()):
+            if part and (width is None or len(line) + 2 + len(part) < width):
+                line += f"  {part}"
+        return line
+
+    def scores(self) -> list[str]:
+        """Every headline that the run has, such as the return of training and that of evaluation."""
+        found = [(word, self._metrics[tag]) for tag, word in HEADLINES.items() if tag in self._metrics]
+        shown = [f"{word} {value:.4g}" for word, value in found]
+        if len(shown) > 1 and "train/loss" in self._metrics:
+            shown.pop()  # the training loss, last of HEADLINES, is for runs that have nothing better
+        return shown
+
+    def speed(self) -> str:
+        speed = self._metrics.get("time/fps", self._metrics.get("time/tokens_per_second", self._speed))
+        return "" if speed is None else f"{speed:,.0f} {self.unit}/s"
+
+    def eta(self) -> str:
+        return "" if self._eta is None else f"ETA {duration(self._eta)}"
+
+
+def duration(seconds: float) -> str:
+    """65 -> 1:05; 3665 -> 1:01:05."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Plain:
+    """A line now and then, without control characters: for logs, pipes and narrow terminals."""
+
+    def __init__(self, title: str, total: int | None, unit: str, width: int | None) -> None:
+        self._title = title
+        self._status = Status(total, unit)
+        self._width = width
+        self._next = 0.0
+        self._pending = False
+
+    def start(self) -> None:
+        self._print(self._title)
+
+    def update(self, step: int, metrics: Mapping[str, float], seconds: float, eta: float | None) -> None:
+        self._status.take(step, metrics, seconds, eta)
+        self._pending = True
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + LINE_EVERY
+            self._line()
+
+    def message(self, line: str) -> None:
+        self._print(line)
+
+    def finish(self, lines: list[str]) -> None:
+        self.close()
+        _print(lines, sys.stdout)
+
+    def close(self) -> None:
+        """The last state is always told."""
+        if self._pending:
+            self._line()
+
+    def _line(self) -> None:
+        self._pending = False
+        self._print(self._status.line(self._width))
+
+    def _print(self, line: str) -> None:
+        _print([line], sys.stderr)
+
+
+class Rich:
+    """One live line: bar, steps, speed, time left, score."""
+
+    def __init__(self, title: str, total: int | None, unit: str) -> None:
+        self._title = title
+        self._status = Status(total, unit)
+        self._next = 0.0
+        self._progress: Progress | None = None
+
+    def start(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        console = Console(stderr=True, force_terminal=True, highlight=False)
+        self._progress = Progress(
+            BarColumn(bar_width=BAR),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+            auto_refresh=False,
+            redirect_stdout=sys.stdout.isatty(),  # prints of an environment go above the line, unless into a file
+        )
+        self._progress.add_task("", total=self._status.total)
+        with suppress(OSError, ValueError):
+            console.print(self._title, style="bold", markup=False)
+            self._progress.start()
+
+    def update(self, step: int, metrics: Mapping[str, float], seconds: float, eta: float | None) -> None:
+        self._status.take(step, metrics, seconds, eta)
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + DRAW_EVERY
+            self._draw()
+
+    def message(self, line: str) -> None:
+        if self._progress is None:
+            _print([line], sys.stderr)
+            return
+        with suppress(OSError, ValueError):
+            self._progress.console.print(line, markup=False)
+
+    def finish(self, lines: list[str]) -> None:
+        self.close()
+        _print(lines, sys.stdout)
+
+    def close(self) -> None:
+        """Leaves the last state on the terminal, and the cursor visible."""
+        if self._progress is None:
+            return
+        with suppress(OSError, ValueError):
+            self._draw()
+            self._progress.stop()
+        self._progress = None
+
+    def _draw(self) -> None:
+        if self._progress is None:
+            return
+        line = self._status.line(self._progress.console.width - BAR - 1)
+        with suppress(OSError, ValueError):
+            self._progress.update(self._progress.task_ids[0], completed=self._status.step, description=line)
+            self._progress.refresh()
+
+
+def _print(lines: list[str], stream: TextIO) -> None:
+    with suppress(OSError, ValueError):  # a terminal that has gone away must not end the training
+        print("\n".join(lines), file=stream, flush=True)
+
+
+def _width() -> int:
+    """Columns of the terminal that stderr is; COLUMNS wins, as everywhere."""
+    if os.environ.get("COLUMNS", "").isdigit():
+        return shutil.get_terminal_size().columns
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80

@@ -1,0 +1,124 @@
+"""A batch of environments that step together: what every learner acts in, whatever steps it underneath."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from rlgym.envs.spaces import Array, Obs, leaves
+from rlgym.errors import RequestError
+from rlgym.learner import Section
+
+
+@dataclass(slots=True)
+class Episode:
+    """One finished episode of environment `env`: its undiscounted return, its length, and `info["is_success"]`."""
+
+    env: int
+    ret: float
+    length: int
+    success: bool | None = None
+
+
+@dataclass(slots=True)
+class Step:
+    """What one step of all environments gave. Every array belongs to the environment: valid until the next step."""
+
+    obs: Obs  # [envs, ...] what to act on next: after the reset where an episode ended
+    reward: Array  # [envs] float64
+    terminated: Array  # [envs] bool
+    truncated: Array  # [envs] bool
+    final_obs: Obs | None = None  # [envs, ...] true successors, in the rows that ended; None when none did
+    valid: Array | None = None  # [envs] bool, False in the phantom rows of a NEXT_STEP environment; None: all real
+    action_mask: Array | None = None  # [envs, n] bool for the next action; MultiDiscrete: n = sum(nvec)
+    episodes: list[Episode] = field(default_factory=list)
+
+
+class BatchEnv(ABC):
+    """`num_envs` copies of one environment. Discrete and MultiDiscrete actions count from 0, whatever their start."""
+
+    backend: str
+    """How they are stepped: native (batched code, own or the environment's), sync, or async."""
+    restores: str = "exact"
+    """What `load_state_dict` restores: "exact", or in words what it cannot."""
+    restore_report: str = ""
+    """What the last `load_state_dict` could not restore, in one line; empty when all was."""
+    phantoms: bool = False
+    """Whether steps may hold phantom rows (`Step.valid`)."""
+
+    def __init__(
+        self, id: str, num_envs: int, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+    ) -> None:
+        self.id = id
+        self.num_envs = num_envs
+        self.observation_space = observation_space
+        self.action_space = action_space
+        try:
+            self.leaves = leaves(observation_space)
+        except RequestError as error:
+            raise RequestError(f"env={id}: {error}") from None
+        self.action_mask: Array | None = None  # for the next action, after a reset too
+        self.notices: list[str] = []  # lines for the person, to print and clear
+        if not isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.Box | spaces.MultiBinary):
+            raise RequestError(
+                f"env={id}: action space {type(action_space).__name__} is not supported; it can be Discrete, "
+                "MultiDiscrete, Box or MultiBinary"
+            )
+
+    @abstractmethod
+    def reset(self, seed: int) -> Obs:
+        """Start anew; environment i is seeded with seed + i."""
+
+    @abstractmethod
+    def step(self, actions: Array) -> Step:
+        """One action for each: Discrete [envs], others [envs, *shape]. Ended episodes start over in the same call,
+        or, where `phantoms`, in the next."""
+
+    @abstractmethod
+    def state_dict(self) -> Section:
+        """All that the exact continuation needs, the running episodes included."""
+
+    @abstractmethod
+    def load_state_dict(self, section: Section) -> Obs:
+        """Continue from `state_dict`; returns the observations to act on. Sets `restore_report`."""
+
+    def verify_restores(self) -> bool:
+        """Whether a fresh copy restored from a snapshot shows what the running one shows; if not, `restores` says so."""
+        return self.restores == "exact"
+
+    def close(self) -> None:  # noqa: B027  nothing to release is a fine default
+        """Release processes and windows."""
+
+
+class Tally:
+    """Running returns and lengths of all environments, kept apart from any wrapper that might reshape rewards."""
+
+    def __init__(self, num_envs: int) -> None:
+        self.returns = np.zeros(num_envs)
+        self.lengths = np.zeros(num_envs, np.int64)
+
+    def clear(self) -> None:
+        self.returns[:] = 0.0
+        self.lengths[:] = 0
+
+    def finish(self, ended: Iterable[int], successes: dict[int, bool] | None = None) -> list[Episode]:
+        """The episodes that ended, whose tallies start over."""
+        episodes = []
+        for i in ended:
+            success = successes.get(i) if successes else None
+            episodes.append(Episode(i, float(self.returns[i]), int(self.lengths[i]), success))
+            self.returns[i] = 0.0
+            self.lengths[i] = 0
+        return episodes
+
+
+def mask_size(action_space: spaces.Space[Any]) -> int:
+    """Entries of an action mask: n of a Discrete, sum(nvec) of a MultiDiscrete, else 0."""
+    if isinstance(action_space, spaces.Discrete):
+        return int(action_space.n)
+    return int(action_space.nvec.sum()) if isinstance(action_space, spaces.MultiDiscrete) else 0

@@ -1,0 +1,103 @@
+"""Does an environment keep its word? One batched comparison a step; the words for what went wrong only when it failed.
+
+Fatal: NaN and infinities (always), integers out of range, a value beyond the bounds a Box declares (`env.check`).
+Gymnasium's own environments are only reported once for the latter: LunarLander-v3 leaves its declared bounds in most
+episodes of a bad policy (height up to 19 times, angle up to 2.4 times the bound) and works as intended.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from rlgym.envs.spaces import Array, Leaf, Obs
+from rlgym.errors import TrainingError
+
+TOLERANCE = 1e-4  # relative to the bound (absolute below 1): rounding between precisions is no violation
+
+
+class Checker:
+    def __init__(self, id: str, leaves: tuple[Leaf, ...], *, check: bool) -> None:
+        self.id = id
+        self.lenient = is_gymnasium_own(id)
+        self.notices: list[str] = []
+        self._leaves = leaves
+        self._limits: dict[str, tuple[Array, Array]] = {}
+        for leaf in leaves:
+            limits = _limits(leaf, bounded=check or leaf.kind == "onehot")
+            if limits is not None:
+                self._limits[leaf.name] = limits
+
+    def obs(self, obs: Obs, what: str = "observation") -> None:
+        """obs: [rows, ...] a leaf."""
+        for name, (low, high) in self._limits.items():
+            batch = obs[name]
+            within = batch >= low  # false for NaN, too
+            within &= batch <= high
+            if not within.all():
+                self._judge(name, batch, within, what)
+
+    def rewards(self, rewards: Array) -> None:
+        if not math.isfinite(rewards.dot(rewards)) and not np.isfinite(rewards).all():
+            i = int(np.flatnonzero(~np.isfinite(rewards))[0])
+            raise TrainingError(f"{self.id}: environment {i} returned the reward {rewards[i]}")
+
+    def mask(self, mask: Array, sizes: tuple[int, ...]) -> None:
+        """mask: [envs, sum(sizes)]; every part must allow something."""
+        first = 0
+        for size in sizes:
+            if not mask[:, first : first + size].any(axis=1).all():
+                raise TrainingError(f"{self.id}: info['action_mask'] allows no action")
+            first += size
+
+    def _judge(self, name: str, batch: Array, within: Array, what: str) -> None:
+        leaf = next(leaf for leaf in self._leaves if leaf.name == name)
+        row, *at = (int(index) for index in np.argwhere(~within)[0])
+        value = batch[(row, *at)]
+        where = f"{what} {name}{at} of environment {row} is {value}"
+        if not np.isfinite(value):
+            raise TrainingError(f"{self.id}: {where}")
+        if leaf.kind == "onehot":
+            raise TrainingError(f"{self.id}: {where} (counted from 0), its space has {leaf.nvec[at[0]]} values")
+        assert leaf.low is not None and leaf.high is not None
+        below = bool(value < leaf.low[tuple(at)])
+        bound = f"{'below' if below else 'above'} its declared bound {(leaf.low if below else leaf.high)[tuple(at)]}"
+        if self.lenient and leaf.dtype.kind == "f":
+            self.notices.append(f"{self.id}: {where}, {bound}; said once, training goes on")
+            finite = _limits(leaf, bounded=False)
+            assert finite is not None
+            self._limits[name] = finite
+            self.obs({**self._as_is(), name: batch}, what)
+        else:
+            raise TrainingError(f"{self.id}: {where}, {bound}; declare the real bounds, or set env.check=false")
+
+    def _as_is(self) -> Obs:
+        """Values that pass, for the leaves that need no second look."""
+        return {name: low[None] for name, (low, _) in self._limits.items()}
+
+
+def is_gymnasium_own(id: str) -> bool:
+    import gymnasium
+
+    spec = gymnasium.registry.get(id)
+    return spec is not None and str(spec.entry_point or spec.vector_entry_point).startswith("gymnasium.envs.")
+
+
+def _limits(leaf: Leaf, *, bounded: bool) -> tuple[Array, Array] | None:
+    """What a leaf's numbers must lie between, inclusive; None where its dtype admits nothing else."""
+    assert leaf.low is not None and leaf.high is not None
+    if leaf.dtype.kind == "f":
+        finite = np.finfo(leaf.dtype)
+        low, high = np.full(leaf.shape, finite.min, leaf.dtype), np.full(leaf.shape, finite.max, leaf.dtype)
+        if bounded:
+            with np.errstate(over="ignore", invalid="ignore"):
+                low = np.maximum(low, leaf.low - TOLERANCE * np.maximum(1, np.abs(leaf.low)), dtype=leaf.dtype)
+                high = np.minimum(high, leaf.high + TOLERANCE * np.maximum(1, np.abs(leaf.high)), dtype=leaf.dtype)
+        return low, high
+    if not bounded or leaf.dtype.kind == "b":
+        return None
+    whole: Any = np.iinfo(leaf.dtype)
+    full = bool((leaf.low == whole.min).all() and (leaf.high == whole.max).all())
+    return None if full else (leaf.low, leaf.high)

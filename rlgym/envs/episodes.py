@@ -1,0 +1,67 @@
+"""Judging a policy: every environment plays its fixed share of the episodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from rlgym.learner import Evaluation
+
+if TYPE_CHECKING:
+    from rlgym.envs.batch import BatchEnv
+    from rlgym.envs.spaces import Obs
+
+ENDLESS = 30_000
+"""Steps after which an episode that nothing ends is counted as it stands: a deterministic policy can walk in circles."""
+
+
+class Acts(Protocol):
+    def act(self, obs: Obs, mask: np.ndarray | None = None, sampler: Any = None) -> np.ndarray: ...
+
+
+def evaluate_policy(policy: Acts, env: BatchEnv, episodes: int, seed: int, sampler: Any = None) -> Evaluation:
+    """Play `episodes` episodes over the parallel slots of `env`, deterministically unless a `sampler` is given.
+
+    Each slot plays a share fixed in advance: taking the first `episodes` to finish would favour short ones. Records
+    `{"episodes": [{"return", "length"}, ...]}`, slot by slot, and metrics `eval/mean_reward`, `eval/std_reward`,
+    `eval/mean_ep_length`, and `eval/success_rate` where the environment reports success.
+    """
+    share = [episodes // env.num_envs + (slot < episodes % env.num_envs) for slot in range(env.num_envs)]
+    played: list[list[dict[str, Any]]] = [[] for _ in range(env.num_envs)]
+    missing = episodes
+    obs = env.reset(seed)
+    mask = env.action_mask
+    running = np.zeros(env.num_envs, np.int64)
+    score = np.zeros(env.num_envs)
+    while missing:
+        step = env.step(policy.act(obs, mask, sampler))
+        obs, mask = step.obs, step.action_mask
+        running += 1
+        score += step.reward
+        for episode in step.episodes:
+            slot = episode.env
+            running[slot] = score[slot] = 0
+            if len(played[slot]) < share[slot]:
+                record: dict[str, Any] = {"return": episode.ret, "length": episode.length}
+                if episode.success is not None:
+                    record["success"] = bool(episode.success)
+                played[slot].append(record)
+                missing -= 1
+        if running.max() >= ENDLESS:
+            for slot in np.flatnonzero(running >= ENDLESS):
+                lacking = share[slot] - len(played[slot])
+                played[slot] += [{"return": float(score[slot]), "length": ENDLESS, "cut": True}] * lacking
+                missing -= lacking
+                running[slot] = -(10**12)  # this slot is done, whatever it goes on doing
+    records = [record for slot in played for record in slot]
+    returns = np.array([record["return"] for record in records])
+    metrics = {
+        "eval/mean_reward": float(returns.mean()),
+        "eval/std_reward": float(returns.std()),
+        "eval/mean_ep_length": float(np.mean([record["length"] for record in records])),
+    }
+    successes = [record["success"] for record in records if "success" in record]
+    if successes:
+        metrics["eval/success_rate"] = float(np.mean(successes))
+    return Evaluation(metrics, {"seed": seed, "episodes": records})

@@ -1,0 +1,173 @@
+"""From a config to a batched environment, or to the one line that says why not."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import importlib.util
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.error import DependencyNotInstalled
+from gymnasium.wrappers import FrameStackObservation
+
+from rlgym.config import EnvConfig
+from rlgym.envs import classic
+from rlgym.envs.batch import BatchEnv
+from rlgym.envs.sync import MakeEnv, SyncEnv
+from rlgym.envs.vector import VectorEnv
+from rlgym.envs.workers import AsyncEnv
+from rlgym.errors import RequestError
+
+FAMILIES = {  # the package an environment's code lives in -> what installs it
+    "gymnasium.envs.box2d": "rlgym-ssl[box2d]",
+    "gymnasium.envs.mujoco": "rlgym-ssl[mujoco]",
+    "gymnasium.envs.toy_text": "rlgym-ssl[toy-text]",
+    "gymnasium.envs.phys2d": "gymnasium[jax]",
+    "gymnasium.envs.tabular": "gymnasium[jax]",
+    "ale_py": "rlgym-ssl[atari]",
+    "minigrid": "rlgym-ssl[minigrid]",
+}
+REGISTERS = {"ALE/": "ale_py", "MiniGrid-": "minigrid", "BabyAI-": "minigrid"}  # how ids begin -> who registers them
+
+PROBE_STEPS = 32
+WORTH_WORKERS = 1.5e-3  # seconds that worker processes must save in a step of all: their pipes cost about 0.5e-3
+
+
+def make_env(config: EnvConfig, *, num_envs: int | None = None, render_mode: str | None = None) -> BatchEnv:
+    """The environment of `config`; `num_envs` replaces its number of copies. RequestError where that cannot be."""
+    check_id(config.id)
+    count, kwargs = num_envs or config.num_envs, dict(config.kwargs)
+    name = config.id.split(":")[-1]
+    if config.backend in ("auto", "native") and render_mode is None:
+        native = _native(config, name, count, kwargs)
+        if native is not None:
+            return native
+    if render_mode is not None:
+        kwargs["render_mode"] = render_mode
+
+    def make() -> gym.Env[Any, Any]:
+        return make_one(config, kwargs)
+
+    if config.backend == "async" or (config.backend == "auto" and _repays_workers(make, count)):
+        return AsyncEnv(config.id, make, count, check=config.check)
+    return SyncEnv(config.id, make, count, check=config.check)
+
+
+def make_one(config: EnvConfig, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
+    """One environment with its wrappers."""
+    with _quiet(), _explained(config):
+        env = gym.make(config.id, disable_env_checker=True, **kwargs)
+        return FrameStackObservation(env, config.frame_stack) if config.frame_stack > 1 else env
+
+
+def check_id(id: str) -> None:
+    """RequestError unless Gymnasium knows this id."""
+    module, _, name = id.rpartition(":")
+    if module:
+        _import(module, id)
+    elif name not in gym.registry:
+        owner = next((owner for begin, owner in REGISTERS.items() if name.startswith(begin)), None)
+        if owner is not None:
+            if importlib.util.find_spec(owner) is None:
+                raise RequestError(f"env={id} needs a package that is not installed: {_pip(owner)}")
+            _import(owner, id)
+    if name in gym.registry:
+        return
+    if any(spec.id.rpartition("-v")[0] == name for spec in gym.registry.values()):
+        versions = sorted(key for key in gym.registry if key.rpartition("-v")[0] == name)
+        raise RequestError(f"env={id} names no version - did you mean env={versions[-1]}?")
+    by_lower = {key.lower(): key for key in gym.registry}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    hint = f" - did you mean env={by_lower[close[0]]}?" if close else ""
+    raise RequestError(f"env={id} not found{hint}")
+
+
+def _import(module: str, id: str) -> None:
+    try:
+        with _quiet():
+            importlib.import_module(module)
+    except Exception as error:
+        words = " ".join(str(error).split())
+        raise RequestError(f"env={id}: importing {module} failed: {type(error).__name__}: {words}") from error
+
+
+def _native(config: EnvConfig, name: str, count: int, kwargs: dict[str, Any]) -> BatchEnv | None:
+    """Batched code for this environment, own or its own; None where auto must look further."""
+    if config.frame_stack == 1 and classic.knows(name, kwargs):
+        return classic.make_native(name, count, kwargs)
+    if config.backend == "auto":
+        return None
+    spec = gym.registry[name]
+    if config.frame_stack > 1:
+        raise RequestError("env.frame_stack > 1 needs env.backend=sync or async, not native")
+    if spec.vector_entry_point is None or spec.additional_wrappers:
+        raise RequestError(f"env.backend=native: env={config.id} has no batched code; use auto, sync or async")
+    with _quiet(), _explained(config):
+        env = gym.make_vec(config.id, count, vectorization_mode="vector_entry_point", **kwargs)
+    return VectorEnv(config.id, env, check=config.check)
+
+
+def _repays_workers(make: MakeEnv, count: int) -> bool:
+    """Measures a few steps of one environment, and what processes would save of a step of all."""
+    workers = min(count, os.cpu_count() or 1)
+    if workers == 1:
+        return False
+    env = make()
+    try:
+        env.reset(seed=0)
+        env.action_space.seed(0)
+        started = time.perf_counter()
+        for _ in range(PROBE_STEPS):
+            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            if terminated or truncated:
+                env.reset()
+        cost = (time.perf_counter() - started) / PROBE_STEPS
+        return cost * count * (1 - 1 / workers) > WORTH_WORKERS
+    except Exception:  # what is wrong shows again, in its own words, when training resets it
+        return False
+    finally:
+        env.close()
+
+
+def _pip(family: str) -> str:
+    return f'pip install "{FAMILIES[family]}"'
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Gymnasium's advice on versions and spaces is not news to who trains; errors still come."""
+    level = gym.logger.min_level
+    gym.logger.min_level = gym.logger.ERROR
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        gym.logger.min_level = level
+
+
+@contextlib.contextmanager
+def _explained(config: EnvConfig) -> Iterator[None]:
+    """Turns what a constructor raises into one line."""
+    try:
+        yield
+    except RequestError:
+        raise
+    except Exception as error:
+        spec = gym.registry.get(config.id.split(":")[-1])
+        code = str(spec.entry_point or spec.vector_entry_point) if spec else ""
+        words = " ".join(str(error).split())
+        if isinstance(error, DependencyNotInstalled | ImportError):
+            family = next((f for f in FAMILIES if code.startswith(f)), None)
+            remedy = _pip(family) if family else words
+            raise RequestError(f"env={config.id} needs a package that is not installed: {remedy}") from error
+        if config.kwargs:
+            words = words.split(" was raised from the environment creator")[0]
+            raise RequestError(f"env.kwargs={config.kwargs}: env={config.id} refused: {words}") from error
+        raise RequestError(f"env={config.id} could not be made: {type(error).__name__}: {words}") from error

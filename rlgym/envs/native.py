@@ -1,0 +1,138 @@
+"""Environments written as array code over all lanes at once, with a generator of its own for each lane.
+
+A lane behaves as the reference environment seeded with seed + lane under same-step autoreset. Each generator draws a
+block of initial states ahead, which gives the same stream as drawing at every reset and makes resets array code.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils.seeding import np_random
+
+from rlgym.envs.batch import BatchEnv, Step, Tally
+from rlgym.envs.spaces import Array, Obs
+from rlgym.learner import Section
+
+AHEAD = 32  # initial states a generator draws at once
+
+LOW_64 = (1 << 64) - 1
+
+
+class NativeEnv(BatchEnv):
+    """Subclasses give the spaces, the bounds of the uniform initial state, and the dynamics."""
+
+    backend = "native"
+    initial: ClassVar[tuple[Any, Any, int]]  # low, high, numbers drawn for one initial state
+    state_rows: ClassVar[int]  # numbers that describe one lane between steps
+
+    def __init__(self, id: str, num_envs: int, max_steps: int | None) -> None:
+        super().__init__(id, num_envs, self.make_observation_space(), self.make_action_space())
+        self.max_steps = max_steps
+        self.state = np.zeros((self.state_rows, num_envs))
+        self.obs = np.zeros((num_envs, *(self.observation_space.shape or ())), np.float32)
+        self.reward = np.zeros(num_envs)
+        self.terminated = np.zeros(num_envs, bool)
+        self._leaf = {"obs": self.obs}
+        self._tally = Tally(num_envs)
+        self._not_truncated = np.zeros(num_envs, bool)
+        self._not_truncated.flags.writeable = False
+        self._now = 0  # vector steps so far; a lane's length is now - start, so that counting costs nothing
+        self._starts = np.zeros(num_envs, np.int64)
+        self._deadline: float = np.inf  # the earliest step at which some lane can reach max_steps
+        self._generators: list[np.random.Generator] = []
+        self._ahead = np.zeros((num_envs, AHEAD, self.initial[2]))
+        self._used = np.zeros(num_envs, np.int64)
+        self._lanes = np.arange(num_envs)
+
+    @staticmethod
+    def make_observation_space() -> spaces.Box:
+        raise NotImplementedError
+
+    @staticmethod
+    def make_action_space() -> spaces.Space[Any]:
+        raise NotImplementedError
+
+    def advance(self, actions: Array) -> None:
+        """Move all lanes one step: updates `state`, `obs`, `reward`, `terminated` in place."""
+        raise NotImplementedError
+
+    def begin(self, lanes: Array, drawn: Array) -> None:
+        """Put `lanes` [k] in the initial states `drawn` [k, numbers]: updates `state` and `obs`."""
+        raise NotImplementedError
+
+    def reset(self, seed: int) -> Obs:
+        self._generators = [np_random(seed + i)[0] for i in range(self.num_envs)]
+        self._used[:] = AHEAD
+        self._now = 0
+        self._starts[:] = 0
+        self._tally.clear()
+        self._begin(self._lanes)
+        return self._leaf
+
+    def step(self, actions: Array) -> Step:
+        self._now += 1
+        self.advance(actions)
+        self._tally.returns += self.reward
+        if self._now < self._deadline and not np.count_nonzero(self.terminated):
+            return Step(self._leaf, self.reward, self.terminated, self._not_truncated)
+        lengths = self._now - self._starts
+        truncated = lengths >= (self.max_steps or np.inf)
+        ended = np.flatnonzero(self.terminated | truncated)
+        final = self.obs.copy()
+        self._tally.lengths[ended] = lengths[ended]
+        episodes = self._tally.finish(ended.tolist())
+        self._begin(ended)
+        return Step(self._leaf, self.reward, self.terminated, truncated, final_obs={"obs": final}, episodes=episodes)
+
+    def _begin(self, lanes: Array) -> None:
+        used = self._used[lanes]
+        if (used == AHEAD).any():
+            low, high, numbers = self.initial
+            for i in lanes[used == AHEAD].tolist():
+                self._ahead[i] = self._generators[i].uniform(low, high, size=(AHEAD, numbers))
+                self._used[i] = 0
+            used = self._used[lanes]
+        self.begin(lanes, self._ahead[lanes, used])
+        self._used[lanes] = used + 1
+        self._starts[lanes] = self._now
+        self._set_deadline()
+
+    def state_dict(self) -> Section:
+        import torch  # here and not above: --help and environment workers stay free of torch
+
+        states = [cast(dict[str, Any], generator.bit_generator.state)["state"] for generator in self._generators]
+        words = [[s["state"] >> 64, s["state"] & LOW_64, s["inc"] >> 64, s["inc"] & LOW_64] for s in states]
+        arrays = {
+            "generators": np.array(words, np.uint64).view(np.int64),
+            "ahead": self._ahead,
+            "used": self._used,
+            "state": self.state,
+            "obs": self.obs,
+            "returns": self._tally.returns,
+            "lengths": self._now - self._starts,
+        }
+        return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+
+    def load_state_dict(self, section: Section) -> Obs:
+        self._generators = []
+        for high, low, inc_high, inc_low in section["generators"].numpy().view(np.uint64).tolist():
+            bits = np.random.PCG64()
+            state = {"state": high << 64 | low, "inc": inc_high << 64 | inc_low}
+            bits.state = cast(Any, {"bit_generator": "PCG64", "state": state, "has_uint32": 0, "uinteger": 0})
+            self._generators.append(np.random.Generator(bits))
+        self._ahead[:] = section["ahead"].numpy()
+        self._used[:] = section["used"].numpy()
+        self.state[:] = section["state"].numpy()
+        self.obs[:] = section["obs"].numpy()
+        self._tally.returns[:] = section["returns"].numpy()
+        self._now = 0
+        np.negative(section["lengths"].numpy(), out=self._starts)
+        self._set_deadline()
+        return self._leaf
+
+    def _set_deadline(self) -> None:
+        if self.max_steps is not None:
+            self._deadline = int(self._starts.min()) + self.max_steps

@@ -1,0 +1,112 @@
+"""An observation space as a flat list of leaves: named arrays that a rollout stores and an encoder reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from rlgym.errors import RequestError
+
+Array = NDArray[Any]
+Obs = dict[str, Array]
+"""Leaf name -> [envs, *leaf.shape]. A space that is not Dict or Tuple has the one leaf "obs"."""
+
+IMAGE_SIDE = 36
+"""uint8 boxes whose height and width are at least this are images: below it the Nature CNN has nothing left to see."""
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """One array of an observation.
+
+    vector: a Box (or MultiBinary, dtype int8) of `shape`. image: a uint8 Box in the environment's own `layout`.
+    onehot: integers [len(nvec)], each counting from 0 and below its entry of `nvec`; the encoder one-hots them.
+    """
+
+    name: str
+    kind: Literal["vector", "image", "onehot"]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    nvec: tuple[int, ...] = ()
+    low: Array | None = None
+    high: Array | None = None
+    path: tuple[str | int, ...] = ()  # the keys from the whole observation down to this leaf
+    given: tuple[int, ...] = ()  # its shape in the environment's hands: Discrete () is stored as (1,)
+    start: Array | None = None  # onehot: what the space counts from; None: from 0
+
+    @property
+    def layout(self) -> str:
+        """Of an image: the meaning of its axes, out of s(tack), h(eight), w(idth), c(hannels)."""
+        if len(self.shape) == 3:  # stacked grey images [s, h, w] read as channels first
+            return "chw" if self.shape[0] < min(self.shape[1:]) else "hwc"
+        return {2: "hw", 4: "shwc" if self.shape[3] < min(self.shape[1:3]) else "schw"}[len(self.shape)]
+
+
+def leaves(space: spaces.Space[Any]) -> tuple[Leaf, ...]:
+    """The leaves of an observation space; nested names are joined with dots, Tuple entries are named by their index."""
+    return tuple(_leaves(space, ()))
+
+
+def _leaves(space: spaces.Space[Any], path: tuple[str | int, ...]) -> Iterator[Leaf]:
+    name = ".".join(str(key) for key in path) or "obs"
+    if isinstance(space, spaces.Dict):
+        for key, part in space.spaces.items():
+            yield from _leaves(part, (*path, key))
+    elif isinstance(space, spaces.Tuple):
+        for index, part in enumerate(space.spaces):
+            yield from _leaves(part, (*path, index))
+    elif isinstance(space, spaces.Box):
+        shape = space.shape or (1,)
+        kind: Literal["vector", "image"] = "image" if _is_image(space) else "vector"
+        low, high = space.low.reshape(shape), space.high.reshape(shape)
+        yield Leaf(name, kind, shape, space.dtype, (), low, high, path, space.shape)
+    elif isinstance(space, spaces.MultiBinary):
+        zeros = np.zeros(space.shape, np.int8)
+        yield Leaf(name, "vector", space.shape, zeros.dtype, (), zeros, zeros + np.int8(1), path, space.shape)
+    elif isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        yield _onehot(name, space, path)
+    else:
+        raise RequestError(
+            f"observation space {name}: {type(space).__name__} is not supported; it can be Box, Discrete, "
+            "MultiDiscrete, MultiBinary, or Tuple or Dict of these"
+        )
+
+
+def _is_image(space: spaces.Box) -> bool:
+    sides = sorted(space.shape)[-2:]
+    return space.dtype == np.uint8 and 2 <= len(space.shape) <= 4 and sides[0] >= IMAGE_SIDE
+
+
+def _onehot(name: str, space: spaces.Discrete | spaces.MultiDiscrete, path: tuple[str | int, ...]) -> Leaf:
+    sizes = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec).astype(np.int64)
+    start = np.ravel(space.start).astype(np.int64)
+    low = np.zeros_like(sizes)
+    nvec = tuple(int(n) for n in sizes)
+    given, offset = space.shape or (), start if start.any() else None
+    return Leaf(name, "onehot", sizes.shape, np.dtype(np.int64), nvec, low, sizes - 1, path, given, offset)
+
+
+def part(observation: Any, path: tuple[str | int, ...]) -> Any:
+    """What lies at `path` inside a Dict or Tuple observation."""
+    for key in path:
+        observation = observation[key]
+    return observation
+
+
+def empty(of: tuple[Leaf, ...], num_envs: int) -> Obs:
+    return {leaf.name: np.zeros((num_envs, *leaf.shape), leaf.dtype) for leaf in of}
+
+
+def flatten(of: tuple[Leaf, ...], observation: Any) -> Obs:
+    """A vector environment's batched observation as leaves: views where the space allows."""
+    obs = {}
+    for leaf in of:
+        batch = np.asarray(part(observation, leaf.path))
+        batch = batch.reshape(len(batch), *leaf.shape).astype(leaf.dtype, copy=False)
+        obs[leaf.name] = batch if leaf.start is None else batch - leaf.start
+    return obs

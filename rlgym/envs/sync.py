@@ -1,0 +1,282 @@
+"""Environments stepped one after the other in this process, with same-step autoreset.
+
+Equal to Gymnasium's SyncVectorEnv(autoreset_mode=SAME_STEP) step for step; observations are written straight into one
+array and infos are read where they arise, not merged.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from rlgym.envs.batch import BatchEnv, Step, Tally, mask_size
+from rlgym.envs.buffers import Buffers, allocate
+from rlgym.envs.check import Checker
+from rlgym.envs.snapshot import (
+    Beginning,
+    History,
+    Snapshot,
+    load_generators,
+    pack,
+    save_generators,
+    seed_spaces,
+    unpack,
+)
+from rlgym.envs.spaces import Array, Leaf, Obs, part
+from rlgym.errors import TrainingError
+from rlgym.learner import Section
+
+MakeEnv = Callable[[], "gym.Env[Any, Any]"]
+
+
+class SyncEnv(BatchEnv):
+    backend = "sync"
+
+    def __init__(
+        self,
+        id: str,
+        make: MakeEnv,
+        num_envs: int,
+        *,
+        check: bool = True,
+        buffers: Buffers | None = None,
+    ) -> None:
+        """`buffers`: where to write instead of own memory."""
+        first = make()
+        super().__init__(id, num_envs, first.observation_space, first.action_space)
+        self.envs = [first, *(make() for _ in range(num_envs - 1))]
+        self._make = make
+        self._steps = [env.step for env in self.envs]
+        self._buffers = buffers or allocate(self.leaves, num_envs, mask_size(self.action_space))
+        self._checker = Checker(id, self.leaves, check=check)
+        self.notices = self._checker.notices
+        self._tally = Tally(num_envs)
+        self._history = History(num_envs, self.action_space)
+        self._beginnings = [Beginning() for _ in range(num_envs)]
+        self._action_start = action_start(self.action_space)
+        self._mask_parts = mask_parts(self.action_space)
+        # a space that is one plain array takes a short way in
+        self._sole = self.leaves[0] if not self.leaves[0].path and self.leaves[0].kind != "onehot" else None
+
+    def reset(self, seed: int) -> Obs:
+        self._tally.clear()
+        masks: list[Any] = []
+        for i, env in enumerate(self.envs):
+            seed_spaces(env, seed + i)
+            self._beginnings[i] = Beginning(seed=seed + i)
+            observation, info = self._guard("reset", i, env.reset, seed=seed + i)
+            self._write(observation, self._buffers.obs, i)
+            masks.append(info.get("action_mask"))
+            self._history.begin(i)
+        self._take_masks(masks)
+        self._checker.obs(self._buffers.obs)
+        return self._buffers.obs
+
+    def step(self, actions: Array) -> Step:
+        self._history.append(actions)
+        buffers, masked = self._buffers, self.action_mask is not None
+        reward, terminated, truncated = buffers.reward, buffers.terminated, buffers.truncated
+        obs = buffers.obs
+        array = obs[self.leaves[0].name]
+        shape, dtype = (self._sole.shape, self._sole.dtype) if self._sole else (None, None)
+        ended: list[int] = []
+        successes: dict[int, bool] = {}
+        doing = "step"
+        i = 0
+        try:
+            # a copy, since an environment may keep its action, or change it
+            for i, action in enumerate(actions.copy() if self._action_start is None else actions + self._action_start):
+                observation, reward[i], terminated[i], truncated[i], info = self._steps[i](action)
+                if terminated[i] or truncated[i]:
+                    ended.append(i)
+                    self._write(observation, buffers.final, i)
+                    if "is_success" in info:
+                        successes[i] = bool(info["is_success"])
+                    doing = "reset"
+                    self._beginnings[i] = Beginning(generators=save_generators(self.envs[i]))
+                    observation, info = self.envs[i].reset()
+                    self._history.begin(i)
+                    doing = "step"
+                if type(observation) is np.ndarray and observation.dtype is dtype and observation.shape == shape:
+                    array[i] = observation
+                else:
+                    self._write(observation, obs, i)
+                if masked:
+                    self._write_mask(info.get("action_mask"), i)
+                elif "action_mask" in info and self._mask_parts:
+                    raise TrainingError(f"{self.id}: step gave info['action_mask'], the reset before it did not")
+        except TrainingError:
+            raise
+        except Exception as error:
+            raise self._fault(doing, i, error) from error
+        self._tally.returns += reward
+        self._tally.lengths += 1
+        self._checker.obs(obs)
+        self._checker.rewards(reward)
+        if masked:
+            self._checker.mask(buffers.mask, self._mask_parts)
+        step = Step(obs, reward, terminated, truncated, action_mask=self.action_mask)
+        if ended:
+            self._checker.obs({name: final[ended] for name, final in buffers.final.items()}, "final observation")
+            step.final_obs = buffers.final
+            step.episodes = self._tally.finish(ended, successes)
+        return step
+
+    # -- one lane ----------------------------------------------------------------------------------------------------
+
+    def _guard(self, doing: str, i: int, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return call(*args, **kwargs)
+        except Exception as error:
+            raise self._fault(doing, i, error) from error
+
+    def _fault(self, doing: str, i: int, error: Exception) -> TrainingError:
+        words = " ".join(str(error).split()) or "no message"
+        return TrainingError(f"{self.id}: {doing} of environment {i} raised {type(error).__name__}: {words}")
+
+    def _write(self, observation: Any, into: Obs, i: int) -> None:
+        for leaf in self.leaves:
+            into[leaf.name][i] = self._array(observation, leaf)
+
+    def _array(self, observation: Any, leaf: Leaf) -> Array:
+        try:
+            value = np.asarray(part(observation, leaf.path))
+        except (KeyError, IndexError, TypeError) as error:
+            raise TrainingError(f"{self.id}: the observation has no {leaf.name}, which its space declares") from error
+        if value.shape != leaf.given:
+            raise TrainingError(f"{self.id}: observation {leaf.name} has shape {value.shape}, its space {leaf.given}")
+        if not np.can_cast(value.dtype, leaf.dtype, "same_kind"):
+            raise TrainingError(f"{self.id}: observation {leaf.name} has dtype {value.dtype}, its space {leaf.dtype}")
+        value = value.reshape(leaf.shape)
+        return value if leaf.start is None else value - leaf.start
+
+    # -- action masks ------------------------------------------------------------------------------------------------
+
+    def _take_masks(self, masks: list[Any]) -> None:
+        """After a reset: whether this environment gives masks at all, and the first of them."""
+        given = bool(self._mask_parts) and any(mask is not None for mask in masks)
+        self.action_mask = self._buffers.mask if given else None
+        if given:
+            for i, mask in enumerate(masks):
+                self._write_mask(mask, i)
+            self._checker.mask(self._buffers.mask, self._mask_parts)
+
+    def _write_mask(self, mask: Any, i: int) -> None:
+        if mask is None:
+            raise TrainingError(f"{self.id}: info['action_mask'] was given at first and is missing now")
+        flat = flat_mask(mask)
+        if flat.shape != self._buffers.mask[i].shape:
+            want = self._buffers.mask.shape[1]
+            raise TrainingError(f"{self.id}: info['action_mask'] has {flat.size} entries, the actions have {want}")
+        self._buffers.mask[i] = flat
+
+    # -- snapshots ---------------------------------------------------------------------------------------------------
+
+    def snapshots(self) -> list[Snapshot]:
+        return [
+            Snapshot(self._beginnings[i], self._history.of(i), float(self._tally.returns[i]), self._last(i))
+            for i in range(self.num_envs)
+        ]
+
+    def restore(self, snapshots: list[Snapshot]) -> list[int]:
+        """Bring every lane back; the lanes that could not be start a new episode and are returned."""
+        lost = []
+        masks = []
+        for i, (env, snapshot) in enumerate(zip(self.envs, snapshots, strict=True)):
+            info = self._replay(env, snapshot, i)
+            if info is None:
+                lost.append(i)
+                self._beginnings[i] = Beginning(seed=(snapshot.beginning.seed or 0) + 1_000_003 * (i + 1))
+                observation, info = self._guard("reset", i, env.reset, seed=self._beginnings[i].seed)
+                self._write(observation, self._buffers.obs, i)
+            else:
+                self._beginnings[i] = snapshot.beginning
+            masks.append(info.get("action_mask"))
+        actions = [s.actions[:0] if i in lost else s.actions for i, s in enumerate(snapshots)]
+        self._history.load(actions)
+        self._tally.lengths[:] = [len(lane) for lane in actions]
+        self._tally.returns[:] = [0.0 if i in lost else s.ret for i, s in enumerate(snapshots)]
+        self._take_masks(masks)
+        return lost
+
+    def _replay(self, env: gym.Env[Any, Any], snapshot: Snapshot, i: int) -> dict[str, Any] | None:
+        """Replays into lane i; its info, or None where the replay did not end in the very same observation."""
+        start = self._action_start
+        try:
+            beginning = snapshot.beginning
+            seed_spaces(env, beginning.seed or 0)
+            if beginning.generators is None:
+                observation, info = env.reset(seed=beginning.seed)
+            else:
+                env.reset(seed=0)  # makes the generators exist
+                load_generators(env, beginning.generators)
+                observation, info = env.reset()
+            for action in snapshot.actions.copy() if start is None else snapshot.actions + start:
+                observation, _, terminated, truncated, info = env.step(action)
+                if terminated or truncated:
+                    return None
+            self._write(observation, self._buffers.obs, i)
+        except Exception:
+            return None
+        return info if self._last(i) == snapshot.last else None
+
+    def _last(self, i: int) -> str:
+        return base64.b64encode(b"".join(array[i].tobytes() for array in self._buffers.obs.values())).decode()
+
+    def state_dict(self) -> Section:
+        return pack(self.snapshots())
+
+    def load_state_dict(self, section: Section) -> Obs:
+        self.restore_report = lost_words(self.id, self.restore(unpack(section)), self.num_envs)
+        return self._buffers.obs
+
+    def verify_restores(self) -> bool:
+        if not self.try_restore():
+            self.restores = "running episodes start over: replaying one did not give its observation again"
+        return self.restores == "exact"
+
+    def try_restore(self) -> bool:
+        """Restores lane 0 into a fresh environment and compares."""
+        snapshot = self.snapshots()[0]
+        probe = SyncEnv(self.id, self._make, 1, check=False)
+        try:
+            return probe.restore([snapshot]) == []
+        finally:
+            probe.close()
+
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()
+
+
+def lost_words(id: str, lost: list[int], num_envs: int) -> str:
+    if not lost:
+        return ""
+    return f"{id}: {len(lost)} of {num_envs} running episodes could not be restored and start over"
+
+
+def action_start(space: spaces.Space[Any]) -> Array | None:
+    """What a space's actions count from; None: from 0."""
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        start = np.asarray(space.start)
+        return start if start.any() else None
+    return None
+
+
+def mask_parts(space: spaces.Space[Any]) -> tuple[int, ...]:
+    """The sizes of the choices that an action mask lists one after the other."""
+    if isinstance(space, spaces.Discrete):
+        return (int(space.n),)
+    return tuple(int(n) for n in space.nvec.ravel()) if isinstance(space, spaces.MultiDiscrete) else ()
+
+
+def flat_mask(mask: Any) -> Array:
+    """A mask as [n] bool; a MultiDiscrete may give a tuple with one for each part."""
+    if isinstance(mask, tuple | list) and len(mask) and np.ndim(mask[0]):
+        return np.concatenate([np.asarray(each, bool).ravel() for each in mask])
+    return np.asarray(mask, bool).ravel()

@@ -1,0 +1,209 @@
+"""Environments stepped in worker processes, each holding an equal share of them and running the code of `sync`.
+
+Observations, rewards and flags travel in shared memory; a pipe carries the actions there and the rest back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from gymnasium.vector.utils import CloudpickleWrapper
+
+from rlgym.envs.batch import BatchEnv, Step, mask_size
+from rlgym.envs.buffers import Buffers, allocate
+from rlgym.envs.snapshot import pack, unpack
+from rlgym.envs.spaces import Array, Leaf, Obs
+from rlgym.envs.sync import MakeEnv, SyncEnv, lost_words
+from rlgym.errors import RequestError, TrainingError
+from rlgym.learner import Section
+
+
+class WorkerTraceback(Exception):
+    """The traceback of a worker as text: the cause of the error raised here, so that log.txt shows it."""
+
+
+class AsyncEnv(BatchEnv):
+    backend = "async"
+
+    def __init__(self, id: str, make: MakeEnv, num_envs: int, *, check: bool = True) -> None:
+        first = make()  # tells the spaces; the workers make their own
+        super().__init__(id, num_envs, first.observation_space, first.action_space)
+        first.close()
+        # fork, where it is safe, also knows environments registered in the running program
+        self._context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        count = min(num_envs, os.cpu_count() or 1)
+        edges = [num_envs * k // count for k in range(count + 1)]
+        self._shares = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+        size = mask_size(self.action_space)
+        self._memory: list[Any] = []
+        self._buffers = allocate(self.leaves, num_envs, size, self._shared_zeros)
+        self._pipes: list[Connection] = []
+        self._workers: list[Any] = []
+        for share in self._shares:
+            ours, theirs = self._context.Pipe()
+            arguments = (
+                theirs, ours, id, CloudpickleWrapper(make), check, self.leaves, num_envs, size, self._memory,
+                (share.start, share.stop), os.getpid(),
+            )  # fmt: skip
+            worker = self._context.Process(target=_work, args=arguments, daemon=True)  # type: ignore[attr-defined]
+            worker.start()
+            theirs.close()  # the worker's own copy is the last one: its death is then an end of file here
+            self._pipes.append(ours)
+            self._workers.append(worker)
+
+    def _shared_zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        memory = self._context.RawArray(ctypes.c_byte, max(1, math.prod(shape) * dtype.itemsize))
+        self._memory.append(memory)
+        return _as_array(memory, shape, dtype)
+
+    def _call(self, name: str, *arguments: Any) -> list[Any]:
+        """The method of every worker; `arguments` are one for each worker."""
+        for k, pipe in enumerate(self._pipes):
+            try:
+                pipe.send((name, *(argument[k] for argument in arguments)))
+            except OSError:
+                raise self._death(k) from None
+        answers, failure = [], None
+        for k, pipe in enumerate(self._pipes):
+            try:
+                fine, answer, notices = pipe.recv()
+            except (EOFError, OSError):
+                raise self._death(k) from None
+            self.notices += [line for line in notices if line not in self.notices]
+            if not fine:
+                failure = failure or answer
+            answers.append(answer)
+        if failure is not None:
+            kind, line, trace = failure
+            raise (RequestError if kind == "RequestError" else TrainingError)(line) from WorkerTraceback(trace)
+        return answers
+
+    def _death(self, k: int) -> TrainingError:
+        self._workers[k].join(5)
+        code = self._workers[k].exitcode
+        how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
+        share = self._shares[k]
+        return TrainingError(f"{self.id}: the worker process of environments {share.start}-{share.stop - 1} {how}")
+
+    def reset(self, seed: int) -> Obs:
+        masked = self._call("reset", [seed + share.start for share in self._shares])
+        self.action_mask = self._buffers.mask if masked[0] else None
+        return self._buffers.obs
+
+    def step(self, actions: Array) -> Step:
+        buffers = self._buffers
+        answers = self._call("step", [actions[share] for share in self._shares])
+        step = Step(buffers.obs, buffers.reward, buffers.terminated, buffers.truncated, action_mask=self.action_mask)
+        for share, episodes in zip(self._shares, answers, strict=True):
+            for episode in episodes:
+                episode.env += share.start
+            step.episodes += episodes
+        if step.episodes:
+            step.final_obs = buffers.final
+        return step
+
+    def state_dict(self) -> Section:
+        return pack([snapshot for share in self._call("snapshots") for snapshot in share])
+
+    def load_state_dict(self, section: Section) -> Obs:
+        snapshots = unpack(section)
+        answers = self._call("restore", [snapshots[share] for share in self._shares])
+        self.action_mask = self._buffers.mask if answers[0][1] else None
+        lost = [lane for lanes, _ in answers for lane in lanes]
+        self.restore_report = lost_words(self.id, lost, self.num_envs)
+        return self._buffers.obs
+
+    def verify_restores(self) -> bool:
+        if not self._call("try_restore")[0]:
+            self.restores = "running episodes start over: replaying one did not give its observation again"
+        return self.restores == "exact"
+
+    def close(self) -> None:
+        for pipe in self._pipes:
+            with contextlib.suppress(OSError):
+                pipe.send(("close",))
+        for worker in self._workers:
+            worker.join(2)
+            if worker.is_alive():  # hung in an environment
+                worker.kill()
+                worker.join()
+        for pipe in self._pipes:
+            pipe.close()
+        self._pipes, self._workers = [], []
+
+    def __del__(self) -> None:
+        if getattr(self, "_pipes", None):
+            self.close()
+
+
+def _as_array(memory: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    return np.frombuffer(memory, dtype, math.prod(shape)).reshape(shape)
+
+
+def _attach(leaves: tuple[Leaf, ...], num_envs: int, size: int, memory: list[Any]) -> Buffers:
+    """The learner's buffers over the same memory, which comes in the order it was allocated in."""
+    blocks = iter(memory)
+    return allocate(leaves, num_envs, size, lambda shape, dtype: _as_array(next(blocks), shape, dtype))
+
+
+def _work(
+    pipe: Connection,
+    parents: Connection,
+    id: str,
+    make: MakeEnv,
+    check: bool,
+    leaves: tuple[Leaf, ...],
+    num_envs: int,
+    size: int,
+    memory: list[Any],
+    share: tuple[int, int],
+    parent: int,
+) -> None:
+    """A worker's life: build its environments, answer calls until told to close or left alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the learner decides what it means
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the learner's handler, which saves a checkpoint
+    parents.close()
+    if "torch" in sys.modules:  # inherited by fork together with thread pools that did not survive it
+        sys.modules["torch"].set_num_threads(1)
+    env: SyncEnv | None = None
+    while True:
+        while not pipe.poll(2.0):
+            if os.getppid() != parent:
+                return
+        try:
+            name, *arguments = pipe.recv()
+            if name == "close":
+                break
+            if env is None:
+                buffers = _attach(leaves, num_envs, size, memory).lanes(*share)
+                env = SyncEnv(id, make, share[1] - share[0], check=check, buffers=buffers)
+            pipe.send((True, _answer(env, name, arguments), list(env.notices)))
+            env.notices.clear()
+        except (EOFError, BrokenPipeError):
+            break
+        except Exception as error:
+            line = str(error) if isinstance(error, TrainingError | RequestError) else f"{id}: {error!r}"
+            pipe.send((False, (type(error).__name__, line, traceback.format_exc()), []))
+    if env is not None:
+        env.close()
+
+
+def _answer(env: SyncEnv, name: str, arguments: list[Any]) -> Any:
+    if name == "step":
+        return env.step(*arguments).episodes
+    if name == "reset":
+        env.reset(*arguments)
+        return env.action_mask is not None
+    if name == "restore":
+        return env.restore(*arguments), env.action_mask is not None
+    return getattr(env, name)()

@@ -1,0 +1,43 @@
+"""`evaluate RUN`: judge a finished model on fresh episodes, write what was found into the run folder and print it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rlgym.config_file import load_config
+from rlgym.envs.episodes import evaluate_policy
+from rlgym.envs.make import make_env
+from rlgym.files import to_json, write_atomic
+from rlgym.loading import load
+from rlgym.run import Run
+
+FRESH = 7_000_003
+"""Added to a run's seed: episodes that neither training nor its evaluations began with."""
+
+
+def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
+    """Play `episodes` with the run's `checkpoint`, each environment its fixed share.
+
+    Writes evaluations/*.json with `{"mean_reward", "std_reward", "episodes": [{"return", "length"}, ...], ...}`, prints
+    the same in short, and returns it.
+    """
+    config = load_config(folder, trust=words["trust"])
+    policy = load(Run(folder), words["checkpoint"], words["device"], words["trust"])
+    episodes = words["episodes"]
+    seed = config.seed + FRESH if words["seed"] is None else words["seed"]
+    env = make_env(config.env, num_envs=min(episodes, config.env.num_envs))
+    try:
+        found = evaluate_policy(policy, env, episodes, seed)
+    finally:
+        env.close()
+    result: dict[str, Any] = {tag.removeprefix("eval/"): value for tag, value in found.metrics.items()}
+    result |= {"checkpoint": words["checkpoint"], **found.records}
+    target = folder / "evaluations"
+    target.mkdir(exist_ok=True)
+    path = target / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{episodes}_episodes_seed_{seed}.json"
+    write_atomic(path, to_json(result))
+    print(f"mean_reward {result['mean_reward']:.4g}  std_reward {result['std_reward']:.4g}  over {episodes} fresh episodes")
+    print(f"written to {path}")
+    return result

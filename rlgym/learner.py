@@ -1,0 +1,72 @@
+"""What the loop asks of anything that learns, from CartPole PPO to a language model under GRPO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+type_json = Any  # anything `json` round-trips exactly: None, bool, int of any size, float, str, list, dict with str keys
+
+Metrics = dict[str, "float | Tensor"]
+"""Tag -> a number or a 0-d tensor that may still live on the device."""
+
+Section = Mapping[str, "Tensor | type_json"]
+"""One named part of a checkpoint: tensors go to `<section>.safetensors`, everything else to `state.json`."""
+
+NON_FINITE = "train/non_finite"
+"""Metric an update reports: how many of its optimiser steps were withheld for a non-finite loss or gradient."""
+
+
+@dataclass
+class Progress:
+    """How far training is. `step` counts environment steps, moves or tokens; `update` counts calls of `update()`."""
+
+    step: int = 0
+    update: int = 0
+
+
+@dataclass
+class Evaluation:
+    """What one evaluation found: `metrics` by tag, and the `records` (JSON) it rests on, e.g. every episode's return."""
+
+    metrics: dict[str, float]
+    records: dict[str, Any] = field(default_factory=dict)
+    videos: dict[str, tuple[np.ndarray, int]] = field(default_factory=dict)
+    """Tag -> (frames [time, height, width, 3] uint8, frames per second)."""
+
+
+class Learner(Protocol):
+    progress: Progress
+    unit: Literal["steps", "moves", "tokens"]
+    """What `progress.step` counts."""
+    monitor: tuple[str, Literal["max", "min"]]
+    """Which evaluation metric "best" and early stopping look at, and which way is better."""
+    exactness: dict[str, str]
+    """What a resume restores exactly and what it cannot, in words, for the manifest: part -> promise."""
+
+    def update(self) -> Metrics:
+        """Gather a batch of experience or data and take the gradient steps. Advances `progress`."""
+        ...
+
+    def evaluate(self) -> Evaluation:
+        """Judge the current model on its own environments and generators; training sees no trace of it."""
+        ...
+
+    def histograms(self) -> dict[str, Tensor]:
+        """Parameters and latest gradients by name, for TensorBoard; called at evaluations, off the hot path."""
+        ...
+
+    def state_dict(self) -> dict[str, Section]:
+        """Everything the exact continuation needs, in named sections: model, optimizer, rng, environment, ..."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Section]) -> None: ...
+
+    def close(self) -> None:
+        """Release workers and files."""
+        ...

@@ -1,0 +1,40 @@
+"""`load(run)`: a finished model ready for use, from its run folder alone. Builds no learner."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from rlgym import checkpoint, registry
+from rlgym.config_file import load_config
+from rlgym.errors import RequestError
+from rlgym.run import Run, find_run
+
+
+def load(run: Run | Path | str, checkpoint: str = "best", device: str = "cpu", trust: bool = False) -> Any:
+    """The policy of a run: `policy.act(obs)` gives actions for the environment.
+
+    `run`: what `rlgym.train` returned, a folder, a short name under runs/, or "last". `checkpoint`: best, latest or a
+    step's number. Code that the run's config names by `module:Name` is imported only with `trust`.
+    """
+    from rlgym.device import pick_device
+
+    found = run if isinstance(run, Run) else find_run(str(run))
+    config = load_config(found.dir, trust=trust)
+    state, _ = open_checkpoint(found, checkpoint)
+    learner = registry.resolve(registry.agent(config.agent.name).learner)
+    return learner.load_policy(config, state["model"], pick_device(device))
+
+
+def open_checkpoint(run: Run, which: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(state, loop) of a run's checkpoint: `best` (the latest where nothing was evaluated), `latest`, or a step's number."""
+    folder = checkpoint.best(run.dir) if which == "best" else None
+    if folder is None and which in ("best", "latest"):
+        folder = checkpoint.newest(run.dir, lambda line: print(f"rlgym: {line}", file=sys.stderr))
+    if folder is None:
+        folder = run.dir / "checkpoints" / f"step_{which}"
+        if not folder.is_dir():
+            steps = ", ".join(str(step) for step in checkpoint.steps(run.dir))
+            raise RequestError(f"checkpoint={which}: {run.dir} has the steps {steps}")
+    return checkpoint.load(folder)

@@ -1,0 +1,65 @@
+"""A small table on stdout: rich on a terminal, plain aligned lines otherwise."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from rlgym.errors import RequestError
+from rlgym.nearest import did_you_mean
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    cells = [[shown(row.get(column), column) for column in columns] for row in rows]
+    numeric = [all(isinstance(row.get(c), int | float | None) for row in rows) for c in columns]
+    if sys.stdout.isatty():
+        _rich(cells, columns, numeric)
+    else:
+        _plain(cells, columns, numeric)
+
+
+def ordered(rows: Sequence[dict[str, Any]], sort: str) -> list[dict[str, Any]]:
+    """Rows by a column, descending with a leading `-`; rows without a value come last."""
+    column = sort.removeprefix("-")
+    if column not in rows[0]:
+        raise RequestError(f"sort={sort}: must be one of {', '.join(rows[0])}{did_you_mean(column, rows[0], 'sort=')}")
+    present = [row for row in rows if row[column] is not None]
+    absent = [row for row in rows if row[column] is None]
+    return sorted(present, key=lambda row: row[column], reverse=sort != column) + absent
+
+
+def shown(value: Any, column: str = "") -> str:
+    if value is None:
+        return "-"
+    if column.endswith("_s"):  # seconds
+        return str(timedelta(seconds=round(value)))
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _title(column: str) -> str:
+    return column.removesuffix("_s").replace("_", " ")
+
+
+def _plain(cells: list[list[str]], columns: Sequence[str], numeric: list[bool]) -> None:
+    lines = [[_title(column) for column in columns], *cells]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    for line in lines:
+        texts = (t.rjust(w) if right else t.ljust(w) for t, w, right in zip(line, widths, numeric, strict=True))
+        print("  ".join(texts).rstrip())
+
+
+def _rich(cells: list[list[str]], columns: Sequence[str], numeric: list[bool]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold")
+    for column, right in zip(columns, numeric, strict=True):
+        table.add_column(_title(column), justify="right" if right else "left", overflow="fold")
+    for line in cells:
+        table.add_row(*(Text(text) for text in line))
+    Console().print(table)

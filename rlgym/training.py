@@ -1,0 +1,171 @@
+"""From a config to a finished run folder: what `train`, `rerun` and `resume` have in common."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rlgym import registry
+from rlgym.compose import compose
+from rlgym.config_file import to_yaml
+from rlgym.display import Display, make_display
+from rlgym.errors import TrainingError
+from rlgym.loop import Loop, Outcome
+from rlgym.manifest import now
+from rlgym.run import Run, create_run
+from rlgym.tracking import Tracker
+
+if TYPE_CHECKING:
+    from rlgym.config import TrainConfig
+    from rlgym.learner import Learner
+
+
+def train(*words: str) -> Run:
+    """Train by the words of the command line, `train("agent=ppo", "env=CartPole-v1")`; returns the finished run.
+
+    Raises RequestError when the request is wrong and TrainingError when training failed.
+    """
+    run = run_training(compose(list(words)), ["rlgym", *words], fail=_raise)
+    return run
+
+
+def build_learner(config: TrainConfig) -> Learner:
+    """The learner that the config names, its environments started. Writes nothing; RequestErrors only."""
+    learner: Learner = registry.resolve(registry.agent(config.agent.name).learner)(config)
+    return learner
+
+
+def check_request(config: TrainConfig) -> None:
+    """Whether a run of this config could start; a RequestError says why not. Leaves `config` as it was."""
+    from copy import deepcopy
+
+    build_learner(deepcopy(config)).close()
+
+
+def run_training(config: TrainConfig, command: list[str], fail: Callable[[TrainingError], None] | None = None) -> Run:
+    """Train a new run by `config`. A TrainingError goes to `fail`; by default it is one line on stderr and exit code 3."""
+    learner = build_learner(config)
+    try:
+        run = create_run(config, config.agent.name, command, resume=learner.exactness, **_hardware(config))
+        return drive(learner, config, run, fail=fail)
+    finally:
+        learner.close()
+
+
+def drive(
+    learner: Learner,
+    config: TrainConfig,
+    run: Run,
+    loop_state: dict[str, Any] | None = None,
+    fail: Callable[[TrainingError], None] | None = None,
+) -> Run:
+    """Run the loop over `learner` in `run`'s folder, from `loop_state` on when it is a resume, and write how it ended."""
+    tracker = Tracker(run.dir, None if loop_state is None else learner.progress.step)
+    display = make_display(config.display, _title(config, run), config.steps, learner.unit)
+    loop = Loop(learner, config, run, tracker, display)
+    if loop_state is not None:
+        loop.resume(loop_state)
+    else:
+        tracker.text("config", f"```yaml\n{to_yaml(config)}\n```", 0)
+    run.update_manifest(status="running")
+    failure: TrainingError | None = None
+    display.start()
+    try:
+        outcome = loop()
+    except TrainingError as error:
+        run.log_traceback(error)
+        failure = error
+        outcome = Outcome("failed", str(error), error.exit_code, loop.latest, loop.state)
+    except KeyboardInterrupt:
+        outcome = Outcome("stopped", "interrupted twice, without a last checkpoint", 130, loop.latest, loop.state)
+    except BaseException as error:
+        run.log_traceback(error)
+        run.update_manifest(status="failed", end=now())
+        display.close()
+        raise
+    run.exit_code = outcome.exit_code
+    _conclude(learner, config, run, loop, outcome, tracker, display)
+    if failure is not None:
+        (fail or _print)(failure)
+    return run
+
+
+def _conclude(
+    learner: Learner, config: TrainConfig, run: Run, loop: Loop, outcome: Outcome, tracker: Tracker, display: Display
+) -> None:
+    """Summary, manifest, hparams, curves, and the last lines on the terminal."""
+    state, seconds = outcome.state, loop.seconds
+    tag, _ = learner.monitor
+    best = None if state.best is None else {tag: state.best, "step": state.best_step}
+    run.write_summary(
+        {
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "steps": learner.progress.step,
+            "updates": learner.progress.update,
+            "wall_time_s": round(seconds, 3),
+            "steps_per_second": round(learner.progress.step / seconds, 1) if seconds else None,
+            "final": outcome.final,
+            "best": best,
+        }
+    )
+    run.log_line(f"{outcome.status}: {outcome.reason}")
+    if outcome.status == "finished":
+        tracker.hparams(flat(asdict(config)), {tag: state.best} if state.best is not None else {})
+    tracker.close()
+    run.update_manifest(status=outcome.status, end=now())
+    display.close()
+    if outcome.status == "finished":
+        from rlgym.plots import curves
+
+        curves(run.dir)
+    if outcome.status != "failed":
+        display.finish(closing_words(config, run, outcome, best, seconds))
+
+
+def closing_words(config: TrainConfig, run: Run, outcome: Outcome, best: dict[str, Any] | None, seconds: float) -> list[str]:
+    """The final summary: what came out, where it is, and the commands to try next."""
+    trust = " trust=true" if ":" in config.env.id or ":" in config.agent.name else ""
+    lines = [f"{outcome.status}: {outcome.reason}, after {seconds:,.1f} s"]
+    if best is not None:
+        tag = next(iter(best))
+        lines.append(f"best {tag} {best[tag]:.4g} at step {best['step']:,}")
+    lines += [f"folder       {run.dir}", f"tensorboard  tensorboard --logdir {run.dir.parent}"]
+    if outcome.status == "finished":
+        lines.append(f"evaluate     python -m rlgym evaluate {run.dir}{trust}")
+        lines.append(f"watch        python -m rlgym play {run.dir}{trust}")
+        lines.append(f"go on        python -m rlgym resume {run.dir} steps={2 * config.steps}{trust}")
+    else:
+        lines.append(f"go on        python -m rlgym resume {run.dir}{trust}")
+    return lines
+
+
+def flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots: what TensorBoard shows as hyper-parameters."""
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def _hardware(config: TrainConfig) -> dict[str, Any]:
+    from rlgym.device import hardware, pick_device
+
+    return hardware(pick_device(config.device))
+
+
+def _title(config: TrainConfig, run: Run) -> str:
+    return f"{config.agent.name} on {config.env.id}, seed {config.seed}, {config.device}: {run.dir}"
+
+
+def _print(error: TrainingError) -> None:
+    print(f"rlgym: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def _raise(error: TrainingError) -> None:
+    raise error

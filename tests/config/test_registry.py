@@ -1,0 +1,46 @@
+"""Agents by name, and names of code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlgym import registry
+from rlgym.errors import RequestError
+
+
+def test_built_in_agents_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = type("EntryPoint", (), {"name": "ppo", "value": "evil:Agent"})
+    monkeypatch.setattr(registry, "entry_points", lambda group: [own])
+    assert registry.agent("ppo").learner == "rlgym.agents.ppo:PPO"
+
+
+def test_module_name_is_its_own_entry() -> None:
+    entry = registry.agent("somewhere:Agent")
+    assert (entry.learner, entry.config) == ("somewhere:Agent", "somewhere:Agent.Config")
+
+
+def test_resolve_follows_attributes() -> None:
+    assert registry.resolve("pathlib:Path.home") == Path.home
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing", "nothing: must be module:Name"),
+        ("no_such_module:X", "cannot import no_such_module: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("pathlib:Pth", "no Pth in pathlib - did you mean Path?"),
+    ],
+)
+def test_resolve_says_what_is_missing(name: str, message: str) -> None:
+    with pytest.raises(RequestError) as raised:
+        registry.resolve(name)
+    assert str(raised.value) == message
+
+
+def test_a_module_that_raises_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "raises.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(RequestError, match="^cannot import raises: ZeroDivisionError: division by zero$"):
+        registry.resolve("raises:X")
