@@ -29,8 +29,12 @@ class PPOConfig:
     vf_coef: float = knob(0.5, "weight of the value loss", ge=0)
     max_grad_norm: float = knob(0.5, "gradients are scaled down to this norm", gt=0)
     target_kl: float | None = knob(None, "end an update's epochs once the approximate KL passes 1.5 times this", gt=0)
-    net_arch: list[int] = knob([64, 64], "widths of the hidden layers of actor and of critic")
+    net_arch: list[int] = knob([64, 64], "widths of the hidden layers of actor and of critic", gt=0)
     activation: str = knob("tanh", "between layers", choices=("tanh", "relu"))
-    std: str = knob("free", "Gaussian deviation: one free parameter a dimension, or a function of the state", choices=("free", "state"))
+    std: str = knob(
+        "free",
+        "Gaussian deviation: one free parameter a dimension, or a function of the state",
+        choices=("free", "state"),
+    )
     log_std_init: float = knob(0.0, "initial log deviation of a Gaussian policy")
     squash: bool = knob(False, "a Gaussian's samples through tanh to the action bounds, instead of clipped to them")

@@ -19,7 +19,9 @@ class FlatAdam:
     it on its device from then on.
     """
 
-    def __init__(self, module: nn.Module, max_grad_norm: float, eps: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+    def __init__(
+        self, module: nn.Module, max_grad_norm: float, eps: float, betas: tuple[float, float] = (0.9, 0.999)
+    ) -> None:
         self.named = dict(module.named_parameters())
         tensors = list(self.named.values())
         with torch.no_grad():
@@ -44,7 +46,7 @@ class FlatAdam:
         decided on the device, so that nothing waits; whoever logs reads it.
         """
         self.gradients.zero_()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         with torch.no_grad():
             norm = torch.linalg.vector_norm(self.gradients)
             withheld = (~torch.isfinite(norm + loss)).float()

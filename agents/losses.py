@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float | Tensor) -> tuple[Tensor, Tensor]:
+def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
     """PPO's policy loss, element by element (Schulman et al. 2017, arXiv:1707.06347, equation 7), to be minimised.
 
     All `[...]` of one shape. Returns `(loss, log_ratio)`, both `[...]`; the ratio's logarithm serves the diagnostics.
@@ -36,6 +36,7 @@ def approximate_kl(log_ratio: Tensor) -> Tensor:
 
 
 def explained_variance(value: Tensor, target: Tensor) -> Tensor:
-    """1 - Var[target - value] / Var[target], 0-d: 1 is a perfect critic, 0 no better than a constant, NaN for a constant target."""
+    """1 - Var[target - value] / Var[target], 0-d: 1 is a perfect critic, 0 one no better than a constant, NaN where the
+    target is constant."""
     variance = target.var(correction=0)
     return torch.where(variance > 0, 1 - (target - value).var(correction=0) / variance, torch.nan)

@@ -21,7 +21,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 
 def orthogonal(layer: nn.Module, gain: float) -> nn.Module:
-    """Orthogonal weights and zero biases, as in the reference PPO (Huang et al. 2022, "The 37 Implementation Details")."""
+    """Orthogonal weights, zero biases, as in the reference PPO (Huang et al. 2022, "The 37 Implementation Details")."""
     assert isinstance(layer, nn.Linear | nn.Conv2d)
     nn.init.orthogonal_(layer.weight, gain)
     if layer.bias is not None:
@@ -94,6 +94,13 @@ class Encoder(nn.Module):
                 self.features += sum(leaf.nvec)
             else:
                 self.features += math.prod(leaf.shape)
+
+    def observe(self, obs: dict[str, Tensor]) -> None:
+        """Move the running statistics by what was seen, each leaf `[batch, *leaf.shape]`."""
+        for leaf in self.leaves:
+            norm = self.norms[key(leaf)] if leaf.kind == "vector" and self.norms else None
+            if isinstance(norm, RunningNorm):
+                norm.update(obs[leaf.name])
 
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
         """Each leaf `[batch, *leaf.shape]`."""

@@ -14,8 +14,7 @@ from torch import nn
 
 from rlgym.agents.networks import ActorCritic, key
 from rlgym.agents.running_norm import CLIP, RunningNorm
-
-Array = np.ndarray
+from rlgym.envs.spaces import Array
 
 
 class NumpyActor:
@@ -72,4 +71,5 @@ class NumpyActor:
 
 
 def _relu(x: Array, out: Array) -> Array:
-    return np.maximum(x, 0.0, out=out)
+    np.maximum(x, 0.0, out=out)
+    return out

@@ -12,14 +12,15 @@ from torch import Tensor
 from rlgym.agents.distributions import MASKED, Distribution, SquashedGaussian, mask_logits
 from rlgym.agents.networks import ActorCritic
 from rlgym.agents.numpy_actor import NumpyActor
+from rlgym.envs.spaces import Array
 
-Observations = Mapping[str, "np.ndarray | Tensor"]
+Observations = Mapping[str, "Array | Tensor"]
 Sampler = np.random.Generator | torch.Generator
 """Where samples come from: NumPy's generator for the NumPy act step, torch's for the other."""
 
 
 class Policy:
-    """`act(obs)` is all that evaluation, play and opponents need; `choose` is the same before clipping, for training."""
+    """`act(obs)` is all that evaluation, play and opponents need; `choose` is it before clipping, for training."""
 
     def __init__(self, network: ActorCritic, distribution: Distribution, action_space: gym.Space[object]) -> None:
         self.network = network
@@ -46,7 +47,7 @@ class Policy:
             for name, value in obs.items()
         }
 
-    def choose(self, obs: Observations, mask: np.ndarray | None, sampler: Sampler | None) -> np.ndarray:
+    def choose(self, obs: Observations, mask: Array | None, sampler: Sampler | None) -> Array:
         """Actions `[envs, ...]` as drawn, before `to_env`; the distribution's mode without a `sampler`.
 
         `mask [envs, n]`: True where an action is legal.
@@ -60,19 +61,20 @@ class Policy:
         with torch.inference_mode():
             outputs = self.network.policy(self.tensors(obs))
             legal = None if mask is None else torch.from_numpy(mask).to(self.device)
-            actions: np.ndarray = self.distribution.sample(mask_logits(outputs, legal), sampler).cpu().numpy()
+            actions: Array = self.distribution.sample(mask_logits(outputs, legal), sampler).cpu().numpy()
         return actions
 
-    def to_env(self, actions: np.ndarray) -> np.ndarray:
-        """Actions as a `BatchEnv` takes them: a Box's clipped to its bounds (squashed ones scaled to them), in the space's
-        dtype; others as they are."""
+    def to_env(self, actions: Array) -> Array:
+        """Actions as a `BatchEnv` takes them: a Box's clipped to its bounds (squashed ones scaled to them), in the
+        space's dtype; others as they are."""
         space = self.action_space
         if not isinstance(space, gym.spaces.Box):
             return actions
         if isinstance(self.distribution, SquashedGaussian):
             actions = space.low + (actions + 1) * 0.5 * (space.high - space.low)
-        return np.clip(actions, space.low, space.high).astype(space.dtype, copy=False)
+        clipped: Array = np.clip(actions, space.low, space.high).astype(space.dtype, copy=False)
+        return clipped
 
-    def act(self, obs: Observations, mask: np.ndarray | None = None, sampler: Sampler | None = None) -> np.ndarray:
+    def act(self, obs: Observations, mask: Array | None = None, sampler: Sampler | None = None) -> Array:
         """Actions `[envs, ...]` for the environment; deterministic without a `sampler`."""
         return self.to_env(self.choose(obs, mask, sampler))

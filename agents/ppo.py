@@ -1,17 +1,19 @@
 """Proximal Policy Optimization (Schulman et al. 2017, arXiv:1707.06347).
 
-Gathers `n_steps` steps of `num_envs` parallel environments with the current policy; estimates advantages by GAE; then, for
-`n_epochs` passes over the rollout in shuffled minibatches, minimises
+Gathers `n_steps` steps of `num_envs` parallel environments with the current policy; estimates advantages by GAE; then,
+for `n_epochs` passes over the rollout in shuffled minibatches, minimises
 
     clipped surrogate - ent_coef * entropy + vf_coef * value loss
 
-with Adam, the gradient's norm clipped. Differences from the paper are those that every strong implementation has (Huang et
-al. 2022, "The 37 Implementation Details of PPO") plus one: a truncated episode is bootstrapped from its final observation.
+with Adam, the gradient's norm clipped. Differences from the paper are those that every strong implementation has (Huang
+et al. 2022, "The 37 Implementation Details of PPO") plus one: a truncated episode is bootstrapped from its final
+observation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -27,10 +29,11 @@ from rlgym.agents.returns import gae
 from rlgym.agents.rollout import RecentEpisodes, Rollout
 from rlgym.agents.schedules import scheduled
 from rlgym.device import settle
+from rlgym.envs.episodes import evaluate_policy
 from rlgym.envs.make import make_env
 from rlgym.envs.normalize import RewardScaler
+from rlgym.envs.video import record
 from rlgym.errors import RequestError
-from rlgym.envs.episodes import evaluate_policy
 from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section
 from rlgym.random_state import generator_state, load_generator_state
 from rlgym.state import load_module
@@ -90,7 +93,7 @@ class PPO:
         self.shuffler = torch.Generator(device).manual_seed(config.seed + 2)
         self.loss: Callable[..., tuple[Tensor, Tensor]] = self.minibatch_loss
         if config.compile == "on":
-            self.loss = torch.compile(self.minibatch_loss, dynamic=True if self.env.phantoms else False)
+            self.loss = torch.compile(self.minibatch_loss, dynamic=bool(self.env.phantoms))
         self.rollout.start(self.env.reset(config.seed), self.env.action_mask)
         self._evaluation_env: BatchEnv | None = None
 
@@ -106,8 +109,7 @@ class PPO:
         batch = self.batch()
         statistics, withheld, norm = self.epochs(batch, learning_rate, clip, ent_coef)
         # Only now do the observations' statistics move: the whole update saw one and the same scaling.
-        for name, running in self.network.encoder.norms.items():
-            running.update(self.rollout.flat_obs()[name.replace("/", ".")])
+        self.network.encoder.observe(self.rollout.flat_obs())
         self.rollout.carry_over()
         self.progress.step += self.rollout.rows
         self.progress.update += 1
@@ -148,12 +150,19 @@ class PPO:
         for t, cut, final_obs in rollout.cuts:
             next_value[t, cut] = self.network.value(self.policy.tensors(final_obs))
 
-        arguments = (rollout.reward, values[:-1], next_value, rollout.terminated, rollout.done)
         advantage = torch.empty_like(rollout.reward)
-        if self.device.type == "cpu":  # the same recursion; NumPy's calls cost less on rows this short
-            gae(*(x.numpy() for x in arguments), knobs.gamma, knobs.gae_lambda, advantage.numpy())
-        else:
-            gae(*arguments, knobs.gamma, knobs.gae_lambda, advantage)
+        # The same recursion on a CPU's arrays: NumPy's calls cost less than torch's on rows this short.
+        native: Callable[[Tensor], Any] = Tensor.numpy if self.device.type == "cpu" else Tensor.detach
+        gae(
+            reward=native(rollout.reward),
+            value=native(values[:-1]),
+            next_value=native(next_value),
+            terminated=native(rollout.terminated),
+            done=native(rollout.done),
+            out=native(advantage),
+            gamma=knobs.gamma,
+            lam=knobs.gae_lambda,
+        )
         batch: Batch = {
             "obs": obs,
             "mask": mask,
@@ -167,7 +176,7 @@ class PPO:
 
     # ---- minimise
 
-    def minibatch_loss(self, batch: Batch, clip: float | Tensor, ent_coef: float | Tensor) -> tuple[Tensor, Tensor]:
+    def minibatch_loss(self, batch: Batch, clip: float, ent_coef: float) -> tuple[Tensor, Tensor]:
         """The loss of one minibatch, 0-d, and its `STATISTICS`, `[6]`."""
         knobs = self.knobs
         outputs, value = self.network(batch["obs"])
@@ -183,14 +192,12 @@ class PPO:
         loss = policy_loss + ent_coef * entropy_loss + knobs.vf_coef * critic_loss
         with torch.no_grad():
             clipped = ((log_ratio.exp() - 1).abs() > clip).float().mean()
-            statistics = torch.stack(
-                [policy_loss, critic_loss, entropy_loss, approximate_kl(log_ratio), clipped, loss]
-            )
+            statistics = torch.stack([policy_loss, critic_loss, entropy_loss, approximate_kl(log_ratio), clipped, loss])
         return loss, statistics
 
     def epochs(self, batch: Batch, learning_rate: float, clip: float, ent_coef: float) -> tuple[Tensor, Tensor, Tensor]:
-        """All gradient steps of one update. Returns the mean `STATISTICS [6]`, how many steps were withheld, and the last
-        gradient's norm."""
+        """All gradient steps of one update. Returns the mean `STATISTICS [6]`, how many steps were withheld, and the
+        last gradient's norm."""
         knobs = self.knobs
         rows = len(batch["action"])
         coefficients: tuple[Any, Any] = (clip, ent_coef)
@@ -220,7 +227,15 @@ class PPO:
             self._evaluation_env = make_env(config.env, num_envs=min(config.evaluate.episodes, config.env.num_envs))
         # A seed of its own at each point, a pure function of the run's: nothing to restore on resume.
         seed = config.seed + 1_000_003 + self.progress.step
-        return evaluate_policy(self.policy, self._evaluation_env, config.evaluate.episodes, seed)
+        found = evaluate_policy(self.policy, self._evaluation_env, config.evaluate.episodes, seed)
+        if config.evaluate.video:
+
+            def film(path: Path) -> tuple[np.ndarray, int]:
+                video = record(config.env, self.policy.act, 1, seed, path)
+                return video.frames, video.fps
+
+            found.videos["eval/episode"] = film
+        return found
 
     def histograms(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -246,7 +261,7 @@ class PPO:
             state["reward_scaler"] = self.scaler.state_dict()
         return state
 
-    def load_state_dict(self, state: dict[str, Section]) -> None:
+    def load_state_dict(self, state: Mapping[str, Section]) -> None:
         load_module(self.network, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         load_generator_state(self.sampler, state["rng"]["sampler"])

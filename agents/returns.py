@@ -16,9 +16,9 @@ def gae(
     next_value: Array,
     terminated: Array,
     done: Array,
+    out: Array,
     gamma: float,
     lam: float,
-    out: Array,
 ) -> Array:
     """Generalised advantage estimation (Schulman et al. 2015, arXiv:1506.02438, equations 11-12, 16).
 

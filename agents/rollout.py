@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rlgym.agents.policy import Policy, Sampler
     from rlgym.envs.batch import BatchEnv, Episode
     from rlgym.envs.normalize import RewardScaler
-    from rlgym.envs.spaces import Obs
+    from rlgym.envs.spaces import Array, Obs
 
 
 class Rollout:
@@ -42,10 +42,10 @@ class Rollout:
         self.reward, self.terminated, self.done = (storage(time, envs) for _ in range(3))
         self.valid = storage(time, envs, dtype=torch.bool) if env.phantoms else None
         self.mask: Tensor | None = None
-        self.cuts: list[tuple[int, np.ndarray, Obs]] = []
+        self.cuts: list[tuple[int, Array, Obs]] = []
         # What environments return arrives in host memory. On a CPU these are views of the tensors above; elsewhere the
         # observations cross once, when they are acted on, and the rest in one go at the end of the rollout.
-        self.host: dict[str, np.ndarray] = {}
+        self.host: dict[str, Array] = {}
         for name in ("action", "reward", "terminated", "done", "valid"):
             self._mirror(name)
         self.rows_of = {name: t.numpy() if device.type == "cpu" else t for name, t in self.obs.items()}
@@ -53,7 +53,9 @@ class Rollout:
     def _mirror(self, name: str) -> None:
         tensor: Tensor | None = getattr(self, name)
         if tensor is not None:
-            self.host[name] = tensor.numpy() if self.device.type == "cpu" else np.zeros(tensor.shape, _numpy_dtype(tensor))
+            self.host[name] = (
+                tensor.numpy() if self.device.type == "cpu" else np.zeros(tensor.shape, _numpy_dtype(tensor))
+            )
 
     def _put(self, row: int, obs: Obs) -> None:
         for name, rows in self.rows_of.items():
@@ -62,7 +64,7 @@ class Rollout:
             else:
                 rows[row] = obs[name]
 
-    def start(self, obs: Obs, mask: np.ndarray | None) -> None:
+    def start(self, obs: Obs, mask: Array | None) -> None:
         """Row 0: where the environments stand."""
         self._put(0, obs)
         if mask is not None:
@@ -85,7 +87,7 @@ class Rollout:
             host["action"][t] = action
             step = env.step(policy.to_env(action))
             done = step.terminated | step.truncated
-            host["reward"][t] = step.reward if scaler is None else scaler(step.reward, done)
+            host["reward"][t] = step.reward if scaler is None else scaler(step.reward, done, step.valid)
             host["terminated"][t] = step.terminated
             host["done"][t] = done
             if step.final_obs is not None:
@@ -135,7 +137,9 @@ class RecentEpisodes:
 
     def add(self, episodes: list[Episode]) -> None:
         for episode in episodes:
-            self.episodes.append((episode.ret, episode.length, None if episode.success is None else float(episode.success)))
+            self.episodes.append(
+                (episode.ret, episode.length, None if episode.success is None else float(episode.success))
+            )
 
     def metrics(self) -> dict[str, float]:
         if not self.episodes:

@@ -1,11 +1,13 @@
-"""PPO beside Stable-Baselines3: steps per second, time to a solved CartPole, and memory, measured on this machine.
+"""PPO beside Stable-Baselines3: steps per second, time to a solved CartPole, and memory, on this machine.
 
-    python benchmarks/ppo.py                        # every table, about half an hour
-    python benchmarks/ppo.py speed --repeats 5      # one of: speed, fast, solve, lunar
+    python benchmarks/ppo.py                                # every table at one thread: half an hour
+    python benchmarks/ppo.py speed fast --repeats 7         # some of: speed, fast, solve, lunar
     python benchmarks/ppo.py speed --threads 2
 
-Every measurement is a process of its own; the programs take turns (A B A B ...), so that a machine whose speed drifts
-favours neither. Tables give the median with minimum and maximum, and for ratios the median over the pairs.
+Every measurement is a process of its own, and the programs take turns (A B A B ...), so that a machine whose speed
+drifts favours neither. Tables give medians with minimum and maximum; a ratio is the median over the pairs of turns.
+"Steps/s" starts after the fifth update (compiling, if any, lies before); "s to 475" is the time until the mean return
+of the last 100 training episodes reaches 475, from the start of training and from the start of the process.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import resource
 import statistics
 import subprocess
@@ -22,72 +25,187 @@ import time
 from pathlib import Path
 from typing import Any
 
-COMMON = {"n_steps": 128, "batch_size": 256, "n_epochs": 4, "gamma": 0.99, "gae_lambda": 0.95, "clip_range": 0.2}
-"""The same hyper-parameters for both programs in `speed`: 8 environments, 128 steps, 4 epochs of 4 minibatches, separate
-64x64 tanh networks, learning rate 2.5e-4."""
-LUNAR = {"n_steps": 128, "batch_size": 512, "n_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98, "clip_range": 0.2}
-SB3_SETTINGS: dict[str, dict[str, Any]] = {
-    # "best setting" is whichever of these is fastest in the run at hand
-    "8x128": {**COMMON, "n_envs": 8, "learning_rate": 1e-3},
-    "zoo": {
-        "n_steps": 32, "batch_size": 256, "n_epochs": 20, "gamma": 0.98, "gae_lambda": 0.8, "n_envs": 8,
-        "learning_rate": "lin_0.001", "clip_range": "lin_0.2",
+Point = tuple[int, float, float | None]  # environment steps, clock (time.time), mean return of the last 100 episodes
+
+# Equal hyper-parameters for both: 8 environments, 128 steps, 4 epochs of 4 minibatches, separate 64x64 tanh networks.
+EQUAL = {"n_steps": 128, "batch_size": 256, "n_epochs": 4, "gamma": 0.99, "gae_lambda": 0.95, "clip_range": 0.2}
+RLGYM_EQUAL = ["tuned=off", "agent.learning_rate=2.5e-4", "agent.learning_rate_schedule=constant"]
+# LunarLander-v3 at the Zoo's sizes, 16 environments.
+LUNAR = {"n_steps": 1024, "batch_size": 64, "n_epochs": 4, "gamma": 0.999, "gae_lambda": 0.98, "ent_coef": 0.01}
+
+CASES: dict[str, dict[str, dict[str, Any]]] = {
+    "speed": {
+        "rlgym": {"words": ["env=CartPole-v1", "steps=150_000", *RLGYM_EQUAL]},
+        "sb3": {"env": "CartPole-v1", "steps": 60_000, "n_envs": 8, "learning_rate": 2.5e-4, **EQUAL},
     },
-}  # fmt: skip
+    "fast": {
+        "rlgym cartpole_fast": {"words": ["experiment=cartpole_fast"]},
+        "sb3": {"env": "CartPole-v1", "steps": 60_000, "n_envs": 8, "learning_rate": 2.5e-4, **EQUAL},
+    },
+    "solve": {
+        "rlgym": {"words": ["env=CartPole-v1"]},
+        "sb3 8x128": {"env": "CartPole-v1", "steps": 100_000, "n_envs": 8, "learning_rate": 1e-3, **EQUAL},
+        "sb3 zoo": {
+            **{"env": "CartPole-v1", "steps": 100_000, "n_envs": 8, "n_steps": 32, "batch_size": 256, "n_epochs": 20},
+            **{"gamma": 0.98, "gae_lambda": 0.8, "learning_rate": "linear 1e-3", "clip_range": "linear 0.2"},
+        },
+    },
+    "lunar": {
+        "rlgym": {
+            "words": ["env=LunarLander-v3", "env.num_envs=16", "steps=100_000", *RLGYM_EQUAL]
+            + [f"agent.{key}={value}" for key, value in LUNAR.items()]
+        },
+        "sb3": {"env": "LunarLander-v3", "steps": 100_000, "n_envs": 16, "learning_rate": 2.5e-4, **LUNAR},
+    },
+}
+SOLVED = 475.0
 
 
-# ---- one measurement, in its own process
+# ---- one measurement, in a process of its own
 
 
-def run_rlgym(words: list[str], began: float) -> dict[str, Any]:
-    """Train by the real command's code and read the times out of metrics.jsonl."""
+def measure_rlgym(words: list[str], seed: int, threads: int) -> list[Point]:
+    """The real command's own code, its log points stamped with the clock."""
     from rlgym.cli import main
+    from rlgym.tracking import Tracker
 
+    points: list[Point] = []
+    log = Tracker.log
+
+    def stamped(self: Tracker, step: int, seconds: float, metrics: Any) -> None:
+        log(self, step, seconds, metrics)
+        if not points:
+            points.append((0, time.time() - seconds, None))
+        points.append((step, time.time(), metrics.get("rollout/ep_rew_mean")))
+
+    Tracker.log = stamped  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
-        code = main(["train", f"run.dir={folder}/run", "display=quiet", "evaluate.every=0", "checkpoint.every=0", *words])
-        ended = time.time()
-        assert code == 0, code
-        rows = [json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()]
-        wall = json.loads((Path(folder) / "run" / "summary.json").read_text())["wall_time_s"]
-    rows = [row for row in rows if "time/iterations" in row]
-    points = [(row["step"], row["time"], row.get("rollout/ep_rew_mean")) for row in rows]
-    start = ended - points[-1][1]  # unused for rates; see solved()
-    del start, wall
-    return {"points": points, "began": began}
+        quiet = ["display=quiet", "log.every=1", "evaluate.every=0", "evaluate.episodes=1", "checkpoint.every=0"]
+        code = main(["train", *words, *quiet, f"seed={seed}", f"threads={threads}", f"run.dir={folder}/run"])
+    assert code == 0, f"rlgym ended with {code}"
+    return points
 
 
-def run_sb3(env: str, settings: dict[str, Any], steps: int, seed: int, stop_at: float | None) -> dict[str, Any]:
+def measure_sb3(settings: dict[str, Any], seed: int, threads: int) -> list[Point]:
     import numpy as np
+    import torch
     from stable_baselines3 import PPO
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
     from torch import nn
 
-    points: list[tuple[int, float, float | None]] = []
-    clock = time.perf_counter()
+    torch.set_num_threads(threads)
+    points: list[Point] = []
 
-    class Watch(BaseCallback):
+    class Stamp(BaseCallback):
         def _on_rollout_start(self) -> None:
-            recent = [info["r"] for info in self.model.ep_info_buffer]
-            points.append((self.num_timesteps, time.perf_counter() - clock, float(np.mean(recent)) if recent else None))
+            recent = [info["r"] for info in self.model.ep_info_buffer or ()]
+            points.append((self.num_timesteps, time.time(), float(np.mean(recent)) if len(recent) == 100 else None))
 
         def _on_step(self) -> bool:
-            if stop_at is None or len(self.model.ep_info_buffer) < 100:
-                return True
-            return bool(np.mean([info["r"] for info in self.model.ep_info_buffer]) < stop_at)
+            return True
 
-    def schedule(value: Any) -> Any:
-        if isinstance(value, str):
-            top = float(value.removeprefix("lin_"))
+    def value(given: Any) -> Any:
+        if isinstance(given, str) and given.startswith("linear "):
+            top = float(given.removeprefix("linear "))
             return lambda left: left * top
-        return value
+        return given
 
-    settings = {key: schedule(value) for key, value in settings.items()}
-    venv = make_vec_env(env, n_envs=settings.pop("n_envs"), seed=seed)
-    clock = time.perf_counter()
-    arch = {"net_arch": {"pi": [64, 64], "vf": [64, 64]}, "activation_fn": nn.Tanh}
-    model = PPO("MlpPolicy", venv, seed=seed, device="cpu", policy_kwargs=arch, verbose=0, **settings)
-    model.learn(steps, callback=Watch())
-    recent = [info["r"] for info in model.ep_info_buffer]
-    points.append((model.num_timesteps, time.perf_counter() - clock, float(np.mean(recent))))
-    return {"points": points}
+    knobs = {key: value(given) for key, given in settings.items()}
+    environment, steps = knobs.pop("env"), knobs.pop("steps")
+    envs = make_vec_env(environment, n_envs=knobs.pop("n_envs"), seed=seed)
+    networks = {"net_arch": {"pi": [64, 64], "vf": [64, 64]}, "activation_fn": nn.Tanh}
+    began = time.time()
+    model = PPO("MlpPolicy", envs, seed=seed, device="cpu", policy_kwargs=networks, **knobs)
+    model.learn(steps, callback=Stamp())
+    points[0] = (0, began, None)
+    points.append((model.num_timesteps, time.time(), None))
+    return points
+
+
+def figures(points: list[Point], process_began: float) -> dict[str, float | None]:
+    """The figures of one measurement."""
+    warm = points[5]
+    last = points[-1]
+    solved = next(((step, at) for step, at, mean in points if mean is not None and mean >= SOLVED), None)
+    return {
+        "steps/s": (last[0] - warm[0]) / (last[1] - warm[1]),
+        "steps to 475": solved[0] if solved else None,
+        "s to 475": solved[1] - points[0][1] if solved else None,
+        "s to 475 with process start": solved[1] - process_began if solved else None,
+        "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def one(case: str, program: str, seed: int, threads: int, process_began: float) -> None:
+    settings = CASES[case][program]
+    if "words" in settings:
+        points = measure_rlgym(settings["words"], seed, threads)
+    else:
+        points = measure_sb3(settings, seed, threads)
+    print(json.dumps(figures(points, process_began)))
+
+
+# ---- the table
+
+
+def spawn(case: str, program: str, seed: int, threads: int) -> dict[str, float | None]:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
+    words = [sys.executable, __file__, "--one", case, program, str(seed), str(threads), repr(time.time())]
+    root = Path(__file__).resolve().parent.parent
+    answer = subprocess.run(words, env=environment, cwd=root, capture_output=True, text=True)
+    if answer.returncode:
+        raise SystemExit(f"{program}: {answer.stderr}")
+    found: dict[str, float | None] = json.loads(answer.stdout.splitlines()[-1])
+    return found
+
+
+def spread(values: list[float]) -> str:
+    if not values:
+        return "-"
+    digits = 0 if statistics.median(values) >= 100 else 2
+    middle, low, high = (f"{v:,.{digits}f}" for v in (statistics.median(values), min(values), max(values)))
+    return f"{middle} ({low}-{high})"
+
+
+def table(case: str, repeats: int, threads: int) -> None:
+    programs = list(CASES[case])
+    found: dict[str, list[dict[str, float | None]]] = {program: [] for program in programs}
+    for repeat in range(repeats):
+        for program in programs:  # in turn, a seed each round
+            found[program].append(spawn(case, program, repeat + 1, threads))
+            print(f"{case} {repeat + 1}/{repeats} {program}: {found[program][-1]}", file=sys.stderr)
+    columns = list(found[programs[0]][0])
+    print(f"\n### {case}: {threads} thread(s), {repeats} turns, seeds 1-{repeats}\n")
+    print(f"| program | {' | '.join(columns)} | solved |")
+    print("|---" * (len(columns) + 2) + "|")
+    for program, turns in found.items():
+        cells = [spread([v for turn in turns if (v := turn[column]) is not None]) for column in columns]
+        solved = sum(turn["s to 475"] is not None for turn in turns)
+        print(f"| {program} | {' | '.join(cells)} | {solved}/{repeats} |")
+    first = programs[0]
+    for other in programs[1:]:
+        for column in columns:
+            pairs = [(a[column], b[column]) for a, b in zip(found[first], found[other], strict=True)]
+            ratios = [a / b for a, b in pairs if a is not None and b is not None]
+            if ratios:
+                print(f"\n{column}, {first} / {other}: {spread(ratios)} over {len(ratios)} pairs")
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--one"]:
+        case, program, seed, threads, began = sys.argv[2:]
+        one(case, program, int(seed), int(threads), float(began))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", default=list(CASES), help=", ".join(CASES))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    for case in given.cases:
+        table(case, given.repeats, given.threads)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,8 @@
 """rlgym: one training gym for learning by reward and by predicting one's own data.
 
-    import rlgym
-    run = rlgym.train("agent=ppo", "env=CartPole-v1")   # the words of the command line; returns the finished run
-    policy = rlgym.load(run)                            # its policy, ready to act
+import rlgym
+run = rlgym.train("agent=ppo", "env=CartPole-v1")   # the words of the command line; returns the finished run
+policy = rlgym.load(run)                            # its policy, ready to act
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,15 +32,17 @@ class CommandLine:
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(_read(argv), argv)
+        code = _run(_read(argv), argv)
+        sys.stdout.flush()
+        return code
     except (RequestError, TrainingError, CheckpointError) as error:
         complain(error)
         return getattr(error, "exit_code", RequestError.exit_code)
     except KeyboardInterrupt:  # before or after training; during it the loop saves a checkpoint first
         print("rlgym: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # `rlgym runs | head`
-        sys.stderr.close()
+    except BrokenPipeError:  # `rlgym runs | head`: nobody reads on, and the interpreter must not try again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 

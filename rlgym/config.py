@@ -1,7 +1,7 @@
 """The keys every training command understands, typed, with their bounds. Agents add their own under `agent.`.
 
-A dataclass is the one source of a key's default, type, bounds and help text; the YAML files in `conf/` only choose among
-and override them.
+A dataclass is the one source of a key's default, type, bounds and help text; the YAML files in `conf/` only choose
+among and override them.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ class TrainConfig:
     schedule_steps: int | None = knob(None, "steps over which schedules run; empty: the first budget in steps", gt=0)
     seed: int = knob(1, "seed of everything random", ge=0)
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
-    compile: str = knob("auto", "torch.compile of the update: auto only where the budget repays it", choices=("auto", "on", "off"))
+    compile: str = knob(
+        "auto", "torch.compile of the update: auto only where the budget repays it", choices=("auto", "on", "off")
+    )
     threads: int | None = knob(None, "CPU threads of torch; empty: chosen by the size of the work", gt=0)
     display: str = knob("auto", "progress on the terminal", choices=("auto", "rich", "plain", "quiet"))
     run: RunConfig = field(default_factory=RunConfig)

@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rlgym.config_file import load_config
-from rlgym.envs.episodes import evaluate_policy
+from rlgym.envs.episodes import FRESH, evaluate_policy
 from rlgym.envs.make import make_env
 from rlgym.files import to_json, write_atomic
 from rlgym.loading import load
 from rlgym.run import Run
-
-FRESH = 7_000_003
-"""Added to a run's seed: episodes that neither training nor its evaluations began with."""
 
 
 def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
@@ -38,6 +35,7 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     target.mkdir(exist_ok=True)
     path = target / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{episodes}_episodes_seed_{seed}.json"
     write_atomic(path, to_json(result))
-    print(f"mean_reward {result['mean_reward']:.4g}  std_reward {result['std_reward']:.4g}  over {episodes} fresh episodes")
+    mean, deviation = result["mean_reward"], result["std_reward"]
+    print(f"mean_reward {mean:.4g}  std_reward {deviation:.4g}  over {episodes} fresh episodes")
     print(f"written to {path}")
     return result

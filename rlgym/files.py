@@ -80,17 +80,17 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def parse_rows(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """The complete lines of a metrics.jsonl beside what they say; each row has an integer `step`."""
+    """The whole lines of a metrics.jsonl beside what they say; each row has an integer `step`."""
     rows: list[tuple[bytes, dict[str, Any]]] = []
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        lines = path.read_bytes().split(b"\n")
     except OSError:
         return rows
     for line in lines:
         try:
-            row = json.loads(line) if line.endswith(b"\n") else None
+            row = json.loads(line)
         except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and type(row.get("step")) is int:
-            rows.append((line, row))
+            rows.append((line + b"\n", row))
     return rows

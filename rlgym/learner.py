@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-type_json = Any  # anything `json` round-trips exactly: None, bool, int of any size, float, str, list, dict with str keys
+type_json = (
+    Any  # anything `json` round-trips exactly: None, bool, int of any size, float, str, list, dict with str keys
+)
 
 Metrics = dict[str, "float | Tensor"]
 """Tag -> a number or a 0-d tensor that may still live on the device."""
@@ -32,12 +35,12 @@ class Progress:
 
 @dataclass
 class Evaluation:
-    """What one evaluation found: `metrics` by tag, and the `records` (JSON) it rests on, e.g. every episode's return."""
+    """What one evaluation found: `metrics` by tag, and the `records` (JSON) it rests on, as every episode's return."""
 
     metrics: dict[str, float]
     records: dict[str, Any] = field(default_factory=dict)
-    videos: dict[str, tuple[np.ndarray, int]] = field(default_factory=dict)
-    """Tag -> (frames [time, height, width, 3] uint8, frames per second)."""
+    videos: dict[str, Callable[[Path], tuple[np.ndarray, int]]] = field(default_factory=dict)
+    """Tag -> what films it: given the file to write, returns frames [time, height, width, 3] uint8 and their rate."""
 
 
 class Learner(Protocol):
@@ -65,7 +68,7 @@ class Learner(Protocol):
         """Everything the exact continuation needs, in named sections: model, optimizer, rng, environment, ..."""
         ...
 
-    def load_state_dict(self, state: dict[str, Section]) -> None: ...
+    def load_state_dict(self, state: Mapping[str, Section]) -> None: ...
 
     def close(self) -> None:
         """Release workers and files."""

@@ -28,7 +28,7 @@ def load(run: Run | Path | str, checkpoint: str = "best", device: str = "cpu", t
 
 
 def open_checkpoint(run: Run, which: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(state, loop) of a run's checkpoint: `best` (the latest where nothing was evaluated), `latest`, or a step's number."""
+    """(state, loop) of a run's checkpoint: `best` (where nothing was evaluated: the latest), `latest`, or a step."""
     folder = checkpoint.best(run.dir) if which == "best" else None
     if folder is None and which in ("best", "latest"):
         folder = checkpoint.newest(run.dir, lambda line: print(f"rlgym: {line}", file=sys.stderr))

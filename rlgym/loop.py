@@ -148,8 +148,8 @@ class Loop:
         return None
 
     def _finish(self) -> None:
-        """The last log point and evaluation of a run that ended by itself. The checkpoint of this step is written before
-        the rest is flushed: a resume with a larger budget then logs as if the run had never ended."""
+        """The last log point and evaluation of a run that ended by itself. The checkpoint of this step is written
+        before the rest is flushed: a resume with a larger budget then logs as if the run had never ended."""
         progress = self.learner.progress
         if self.saved != progress.step and progress.update > 0:
             self._save(False)
@@ -165,7 +165,9 @@ class Loop:
         """Bring the metrics of the latest updates to the host in one copy, and stop at the first non-finite one."""
         if not self._updates:
             return
-        tensors = [value for _, _, metrics in self._updates for value in metrics.values() if isinstance(value, torch.Tensor)]
+        tensors = [
+            value for _, _, metrics in self._updates for value in metrics.values() if isinstance(value, torch.Tensor)
+        ]
         numbers = iter(torch.stack([t.detach().double() for t in tensors]).tolist() if tensors else [])
         for step, update, metrics in self._updates:
             row = {tag: next(numbers) if isinstance(value, torch.Tensor) else value for tag, value in metrics.items()}
@@ -238,19 +240,22 @@ class Loop:
         folder = self.run.dir / "evaluations"
         folder.mkdir(exist_ok=True)
         write_atomic(folder / f"step_{step}.json", to_json({"step": step, **evaluation.metrics, **evaluation.records}))
-        for tag, (frames, fps) in evaluation.videos.items():
+        for tag, film in evaluation.videos.items():
+            frames, fps = film(self.run.dir / "videos" / f"{tag.replace('/', '_')}_step_{step}.mp4")
             self.tracker.video(tag, frames, fps, step)
         if self.config.log.histograms:
             for tag, tensor in self.learner.histograms().items():
                 self.tracker.histogram(tag, tensor.detach().float().cpu().numpy(), step)
 
     def _save(self, best: bool) -> None:
-        """Write a checkpoint of this step, then drop what is no longer to be kept. A failed save costs nothing older."""
+        """Write a checkpoint of this step, then drop what need not be kept. A failed save costs nothing older."""
         self._settle_updates()
         step = self.learner.progress.step
         self.state.seconds = self.seconds
         try:
-            checkpoint.save(self.run.dir, step, self.learner.state_dict(), asdict(self.state), {"best": self.state.best})
+            checkpoint.save(
+                self.run.dir, step, self.learner.state_dict(), asdict(self.state), {"best": self.state.best}
+            )
         except OSError as error:
             raise TrainingError(
                 f"the checkpoint at step {step} could not be written ({error.strerror or error}); the earlier ones are "
@@ -292,5 +297,3 @@ def due(every: int, step: int, threshold: int) -> bool:
 def following(every: int, step: int) -> int:
     """The first multiple of `every` after `step`."""
     return (step // every + 1) * every
-
-

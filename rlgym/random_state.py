@@ -24,7 +24,8 @@ def load_generator_state(generator: np.random.Generator | torch.Generator, state
 
 def numpy_state(generator: np.random.Generator) -> dict[str, Any]:
     """The bit generator's state with its arrays as lists."""
-    return _plain(dict(generator.bit_generator.state))
+    state: dict[str, Any] = _plain(dict(generator.bit_generator.state))
+    return state
 
 
 def load_numpy_state(generator: np.random.Generator, state: dict[str, Any]) -> None:

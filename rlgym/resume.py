@@ -36,7 +36,9 @@ def resume(folder: Path, words: dict[str, Any]) -> Run:
         raise RequestError(f"{folder} cannot be resumed: {error}") from error
     step = int(state["progress"]["step"])
     if step >= config.steps and began == (config.steps, config.updates, config.minutes):
-        raise RequestError(f"{folder} has spent its budget of {config.steps:,}; give it more, as in steps={2 * config.steps}")
+        raise RequestError(
+            f"{folder} has spent its budget of {config.steps:,}; give it more, as in steps={2 * config.steps}"
+        )
     learner = build_learner(config)
     try:
         learner.load_state_dict(state)

@@ -6,6 +6,7 @@ import re
 import socket
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -184,14 +185,16 @@ def _row(run: Run) -> dict[str, Any]:
         status = "killed"
     if status in ("running", "killed") or not summary:  # a summary of before a resume would be stale
         summary = _so_far(read_rows(run.dir / "metrics.jsonl"))
+    best, final = _metrics(summary.get("best")), _metrics(summary.get("final"))
+    tag = _judged(best) or _judged(final)
     return {
         "name": run.name,
         "dir": str(run.dir),
         **{key: recorded.get(key) for key in ("agent", "env", "seed")},
         "status": status,
         "steps": summary.get("steps"),
-        "best": _score(summary.get("best")),
-        "final": _score(summary.get("final")),
+        "best": best.get(tag),
+        "final": final.get(tag),
         "wall_time_s": summary.get("wall_time_s"),
         "age_s": time.time() - _started(run)[0],
     }
@@ -204,9 +207,15 @@ def _still_runs(recorded: dict[str, Any]) -> bool:
     return isinstance(pid, int) and manifest.alive(pid, start if isinstance(start, float) else None)
 
 
-def _score(metrics: Any) -> float | None:
-    found = headline(metrics) if isinstance(metrics, dict) else None
-    return found[1] if found else None
+def _metrics(part: Any) -> dict[str | None, Any]:
+    return part if isinstance(part, dict) else {}
+
+
+def _judged(metrics: Mapping[Any, Any]) -> str | None:
+    """The tag by which a run is compared with others: an evaluation's where there is one."""
+    evaluations = {tag: value for tag, value in metrics.items() if str(tag).startswith(("eval/", "validation/"))}
+    found = headline(evaluations) or headline(metrics)
+    return found[0] if found else None
 
 
 def _so_far(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -214,10 +223,9 @@ def _so_far(rows: list[dict[str, Any]]) -> dict[str, Any]:
     if not rows:
         return {}
     final = {tag: value for row in rows for tag, value in row.items() if value is not None}
-    found = headline(final)
+    tag = _judged(final)
     best: dict[str, Any] | None = None
-    if found:
-        tag = found[0]
+    if tag:
         pick = min if lower_is_better(tag) else max
         best = {tag: pick(row[tag] for row in rows if isinstance(row.get(tag), int | float))}
     return {"steps": rows[-1]["step"], "wall_time_s": rows[-1].get("time"), "final": final, "best": best}

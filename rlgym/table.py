@@ -59,7 +59,7 @@ def _rich(cells: list[list[str]], columns: Sequence[str], numeric: list[bool]) -
 
     table = Table(box=None, header_style="bold")
     for column, right in zip(columns, numeric, strict=True):
-        table.add_column(_title(column), justify="right" if right else "left", overflow="fold")
+        table.add_column(_title(column), justify="right" if right else "left", overflow="fold", no_wrap=right)
     for line in cells:
         table.add_row(*(Text(text) for text in line))
     Console().print(table)

@@ -45,7 +45,7 @@ def check_request(config: TrainConfig) -> None:
 
 
 def run_training(config: TrainConfig, command: list[str], fail: Callable[[TrainingError], None] | None = None) -> Run:
-    """Train a new run by `config`. A TrainingError goes to `fail`; by default it is one line on stderr and exit code 3."""
+    """Train a new run by `config`. A TrainingError goes to `fail`; by default it is one line on stderr, exit code 3."""
     learner = build_learner(config)
     try:
         run = create_run(config, config.agent.name, command, resume=learner.exactness, **_hardware(config))
@@ -61,7 +61,7 @@ def drive(
     loop_state: dict[str, Any] | None = None,
     fail: Callable[[TrainingError], None] | None = None,
 ) -> Run:
-    """Run the loop over `learner` in `run`'s folder, from `loop_state` on when it is a resume, and write how it ended."""
+    """Run the loop over `learner` in `run`'s folder, from `loop_state` on if it is a resume, and write how it ended."""
     tracker = Tracker(run.dir, None if loop_state is None else learner.progress.step)
     display = make_display(config.display, _title(config, run), config.steps, learner.unit)
     loop = Loop(learner, config, run, tracker, display)
@@ -125,7 +125,9 @@ def _conclude(
         display.finish(closing_words(config, run, outcome, best, seconds))
 
 
-def closing_words(config: TrainConfig, run: Run, outcome: Outcome, best: dict[str, Any] | None, seconds: float) -> list[str]:
+def closing_words(
+    config: TrainConfig, run: Run, outcome: Outcome, best: dict[str, Any] | None, seconds: float
+) -> list[str]:
     """The final summary: what came out, where it is, and the commands to try next."""
     trust = " trust=true" if ":" in config.env.id or ":" in config.agent.name else ""
     lines = [f"{outcome.status}: {outcome.reason}, after {seconds:,.1f} s"]

@@ -88,7 +88,7 @@ class BatchEnv(ABC):
         """Continue from `state_dict`; returns the observations to act on. Sets `restore_report`."""
 
     def verify_restores(self) -> bool:
-        """Whether a fresh copy restored from a snapshot shows what the running one shows; if not, `restores` says so."""
+        """Whether a fresh copy, restored, shows what the running one shows; if not, `restores` says so."""
         return self.restores == "exact"
 
     def close(self) -> None:  # noqa: B027  nothing to release is a fine default

@@ -10,14 +10,16 @@ from rlgym.learner import Evaluation
 
 if TYPE_CHECKING:
     from rlgym.envs.batch import BatchEnv
-    from rlgym.envs.spaces import Obs
+    from rlgym.envs.spaces import Array, Obs
 
+FRESH = 7_000_003
+"""Added to a run's seed: episodes that neither its training nor its evaluations began with."""
 ENDLESS = 30_000
-"""Steps after which an episode that nothing ends is counted as it stands: a deterministic policy can walk in circles."""
+"""Steps after which an episode that nothing ends is counted as it stands: a fixed policy can walk in circles."""
 
 
 class Acts(Protocol):
-    def act(self, obs: Obs, mask: np.ndarray | None = None, sampler: Any = None) -> np.ndarray: ...
+    def act(self, obs: Obs, mask: Array | None = None, sampler: Any = None) -> Array: ...
 
 
 def evaluate_policy(policy: Acts, env: BatchEnv, episodes: int, seed: int, sampler: Any = None) -> Evaluation:
@@ -49,7 +51,7 @@ def evaluate_policy(policy: Acts, env: BatchEnv, episodes: int, seed: int, sampl
                 played[slot].append(record)
                 missing -= 1
         if running.max() >= ENDLESS:
-            for slot in np.flatnonzero(running >= ENDLESS):
+            for slot in np.flatnonzero(running >= ENDLESS).tolist():
                 lacking = share[slot] - len(played[slot])
                 played[slot] += [{"return": float(score[slot]), "length": ENDLESS, "cut": True}] * lacking
                 missing -= lacking

@@ -19,6 +19,7 @@ from gymnasium.wrappers import FrameStackObservation
 from rlgym.config import EnvConfig
 from rlgym.envs import classic
 from rlgym.envs.batch import BatchEnv
+from rlgym.envs.fresh_world import FreshWorld, keeps_its_world
 from rlgym.envs.sync import MakeEnv, SyncEnv
 from rlgym.envs.vector import VectorEnv
 from rlgym.envs.workers import AsyncEnv
@@ -63,6 +64,8 @@ def make_one(config: EnvConfig, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
     """One environment with its wrappers."""
     with _quiet(), _explained(config):
         env = gym.make(config.id, disable_env_checker=True, **kwargs)
+        if keeps_its_world(env):
+            env = FreshWorld(env)
         return FrameStackObservation(env, config.frame_stack) if config.frame_stack > 1 else env
 
 

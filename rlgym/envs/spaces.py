@@ -42,9 +42,12 @@ class Leaf:
     @property
     def layout(self) -> str:
         """Of an image: the meaning of its axes, out of s(tack), h(eight), w(idth), c(hannels)."""
-        if len(self.shape) == 3:  # stacked grey images [s, h, w] read as channels first
-            return "chw" if self.shape[0] < min(self.shape[1:]) else "hwc"
-        return {2: "hw", 4: "shwc" if self.shape[3] < min(self.shape[1:3]) else "schw"}[len(self.shape)]
+        if len(self.shape) == 2:
+            return "hw"
+        *front, height, width = self.shape
+        if min(height, width) < IMAGE_SIDE:  # the last axis is too short for a side
+            return "hwc" if len(front) == 1 else "shwc"
+        return "chw" if len(front) == 1 else "schw"  # stacked grey images [s, h, w] read as channels first
 
 
 def leaves(space: spaces.Space[Any]) -> tuple[Leaf, ...]:

@@ -206,9 +206,8 @@ class SyncEnv(BatchEnv):
 
     def _replay(self, env: gym.Env[Any, Any], snapshot: Snapshot, i: int) -> dict[str, Any] | None:
         """Replays into lane i; its info, or None where the replay did not end in the very same observation."""
-        start = self._action_start
+        start, beginning = self._action_start, snapshot.beginning
         try:
-            beginning = snapshot.beginning
             seed_spaces(env, beginning.seed or 0)
             if beginning.generators is None:
                 observation, info = env.reset(seed=beginning.seed)

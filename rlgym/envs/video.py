@@ -33,7 +33,7 @@ class Video:
 
 
 def record(config: EnvConfig, act: Act, episodes: int, seed: int, path: Path, *, max_frames: int = 5_000) -> Video:
-    """Plays `episodes` episodes and writes them to `path` (.mp4). RequestError where the environment cannot be drawn."""
+    """Plays `episodes` episodes and writes them to `path` (.mp4). RequestError where there is nothing to film."""
     kwargs = {**config.kwargs, "render_mode": "rgb_array"}
     with _no_display():
         single = SyncEnv(config.id, lambda: make_one(config, kwargs), 1, check=config.check)

@@ -12,7 +12,13 @@ from rlgym.agents.returns import gae
 
 
 def brute_force(
-    reward: np.ndarray, value: np.ndarray, next_value: np.ndarray, terminated: np.ndarray, done: np.ndarray, gamma: float, lam: float
+    reward: np.ndarray,
+    value: np.ndarray,
+    next_value: np.ndarray,
+    terminated: np.ndarray,
+    done: np.ndarray,
+    gamma: float,
+    lam: float,
 ) -> np.ndarray:
     """The definition: a sum of discounted deltas up to the end of the episode or of the rollout."""
     time, envs = reward.shape
@@ -67,7 +73,7 @@ def test_truncation_bootstraps_and_stops_the_recursion() -> None:
     next_value = np.array([[5.0], [0.0]])
     terminated = np.array([[0.0], [1.0]])
     done = np.array([[1.0], [1.0]])
-    found = gae(reward, value, next_value, terminated, done, 0.9, 0.8, np.zeros((2, 1)))
+    found = gae(reward, value, next_value, terminated, done, np.zeros((2, 1)), 0.9, 0.8)
     np.testing.assert_allclose(found[:, 0], [1 + 0.9 * 5 - 2, 100 - 3])
 
 
@@ -77,7 +83,7 @@ def test_large_last_reward_is_not_replaced_by_the_state_before() -> None:
     value = np.zeros((2, 1))
     next_value = np.array([[0.0], [7.0]])  # V(final_obs) = 7 while V(s_t) = 0
     done = np.array([[0.0], [1.0]])
-    found = gae(reward, value, next_value, np.zeros((2, 1)), done, 1.0, 1.0, np.zeros((2, 1)))
+    found = gae(reward, value, next_value, np.zeros((2, 1)), done, np.zeros((2, 1)), 1.0, 1.0)
     np.testing.assert_allclose(found[:, 0], [57.0, 57.0])
 
 
@@ -87,7 +93,7 @@ def test_constant_reward_under_a_time_limit_is_worth_a_geometric_series() -> Non
     value = np.full((time, 1), 1 / (1 - gamma))
     done = np.zeros((time, 1))
     done[4::5] = 1
-    found = gae(np.ones((time, 1)), value, value, np.zeros((time, 1)), done, gamma, 0.95, np.zeros((time, 1)))
+    found = gae(np.ones((time, 1)), value, value, np.zeros((time, 1)), done, np.zeros((time, 1)), gamma, 0.95)
     np.testing.assert_allclose(found, 0, atol=1e-12)
 
 
@@ -106,5 +112,5 @@ def test_equals_stable_baselines3() -> None:
         buffer.add(zeros, zeros, reward[t], start, torch.from_numpy(value[t]), torch.zeros(envs))
         start = done[t]
     buffer.compute_returns_and_advantage(torch.from_numpy(value[-1]), done[-1])
-    found = gae(reward, value[:-1], value[1:], done, done, gamma, lam, np.zeros((time, envs), np.float32))
+    found = gae(reward, value[:-1], value[1:], done, done, np.zeros((time, envs), np.float32), gamma, lam)
     np.testing.assert_allclose(found, buffer.advantages, atol=1e-6)

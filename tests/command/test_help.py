@@ -100,5 +100,11 @@ def test_help_fits_the_terminal(command: Callable[..., Answer], monkeypatch: pyt
     assert all(line.endswith(SUMMARIES[line.split("=")[0]]) for line in long)
 
 
+def test_a_reader_that_stops_reading_is_no_fault(tmp_path: Path) -> None:
+    line = f"{sys.executable} -m rlgym train --help | head -n 1"
+    done = subprocess.run(["bash", "-c", line + "; echo ${PIPESTATUS[0]}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0" and done.stderr == ""
+
+
 def test_version(command: Callable[..., Answer]) -> None:
     assert command("--version") == Answer(0, f"rlgym {__version__}\n", "")

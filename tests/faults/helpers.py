@@ -66,5 +66,6 @@ def rows(run: Path) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     counts = ("time/total_timesteps", "time/iterations")
     return [
-        {tag: v for tag, v in row.items() if tag in counts or not (tag == "time" or tag.startswith("time/"))} for row in found
+        {tag: v for tag, v in row.items() if tag in counts or not (tag == "time" or tag.startswith("time/"))}
+        for row in found
     ]

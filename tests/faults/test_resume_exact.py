@@ -1,4 +1,4 @@
-"""A run killed with -9 and resumed equals the run that was never interrupted, bit for bit (experience.md, faults 9, 10)."""
+"""A run killed with -9 and resumed equals the run that was never interrupted, bit for bit."""
 
 from __future__ import annotations
 

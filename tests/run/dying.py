@@ -18,6 +18,8 @@ MOMENTS = (
     (os, "fsync"),
     (os, "rename"),
     (os, "replace"),
+    (os, "unlink"),
+    (os, "rmdir"),
     (shutil, "rmtree"),
     (safetensors.torch, "save_file"),
 )
