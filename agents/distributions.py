@@ -19,6 +19,7 @@ from rlgym.envs.spaces import Array
 from rlgym.errors import RequestError
 
 MASKED = -1e8  # logit of an illegal action: finite, so that p * log p is 0 and not NaN
+TINY = np.finfo(np.float32).tiny
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -54,6 +55,17 @@ def _gumbel_argmax(logits: Tensor, generator: torch.Generator | None) -> Tensor:
     return logits.argmax(-1)
 
 
+def _log_exponential(like: Array, generator: np.random.Generator) -> Array:
+    """log of standard exponential noise in the shape of `like`: minus Gumbel noise.
+
+    One in ten million of NumPy's float32 draws is 0; its infinite logarithm would outweigh even a mask.
+    """
+    noise = generator.standard_exponential(like.shape, dtype=np.float32)
+    np.maximum(noise, TINY, out=noise)
+    logarithm: Array = np.log(noise, out=noise)
+    return logarithm
+
+
 class Categorical:
     """One choice out of n: `Discrete(n)`."""
 
@@ -67,8 +79,7 @@ class Categorical:
         return _gumbel_argmax(outputs, generator)
 
     def sample_numpy(self, outputs: Array, generator: np.random.Generator) -> Array:
-        noise = generator.standard_exponential(outputs.shape, dtype=np.float32)
-        choice: Array = (outputs - np.log(noise, out=noise)).argmax(-1)
+        choice: Array = (outputs - _log_exponential(outputs, generator)).argmax(-1)
         return choice
 
     def log_prob_entropy(self, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +102,7 @@ class MultiCategorical:
         return torch.stack([_gumbel_argmax(part, generator) for part in outputs.split(self.nvec, -1)], -1)
 
     def sample_numpy(self, outputs: Array, generator: np.random.Generator) -> Array:
-        noisy = outputs - np.log(generator.standard_exponential(outputs.shape, dtype=np.float32))
+        noisy = outputs - _log_exponential(outputs, generator)
         return np.stack([part.argmax(-1) for part in np.split(noisy, np.cumsum(self.nvec)[:-1], -1)], -1)
 
     def log_prob_entropy(self, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:

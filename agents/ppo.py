@@ -87,6 +87,7 @@ class PPO:
         self.scaler = RewardScaler(self.env.num_envs, knobs.gamma) if config.env.normalize_reward else None
         self.recent = RecentEpisodes()
         self.progress = Progress()
+        self.notices = self.env.notices
         self.exactness = {"environment": self.env.restores}
 
         self.sampler = self.policy.sampler(config.seed + 1)
@@ -96,6 +97,7 @@ class PPO:
             self.loss = torch.compile(self.minibatch_loss, dynamic=bool(self.env.phantoms))
         self.rollout.start(self.env.reset(config.seed), self.env.action_mask)
         self._evaluation_env: BatchEnv | None = None
+        self._verified = False
 
     # ---- gather
 
@@ -246,6 +248,10 @@ class PPO:
         return found
 
     def state_dict(self) -> dict[str, Section]:
+        if not self._verified:  # once, on a real episode: that a fresh environment can be brought to where this one is
+            self._verified = True
+            self.env.verify_restores()
+            self.exactness["environment"] = self.env.restores
         state: dict[str, Section] = {
             "model": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -272,6 +278,8 @@ class PPO:
         self.progress.step, self.progress.update = cast(int, progress["step"]), cast(int, progress["update"])
         self.recent.episodes.extend(tuple(episode) for episode in cast(list[Any], progress["recent"]))
         self.rollout.start(self.env.load_state_dict(state["environment"]), self.env.action_mask)
+        if self.env.restore_report:
+            self.notices.append(self.env.restore_report)
 
     def close(self) -> None:
         self.env.close()

@@ -98,8 +98,8 @@ class Rollout:
             self._put(t + 1, step.obs)
             if masks is not None:
                 masks[t + 1] = step.action_mask
-            if step.valid is not None and self.valid is not None:
-                host["valid"][t] = step.valid
+            if self.valid is not None:
+                host["valid"][t] = True if step.valid is None else step.valid
             if step.episodes:
                 episodes += step.episodes
         if self.device.type != "cpu":

@@ -50,7 +50,10 @@ class Learner(Protocol):
     monitor: tuple[str, Literal["max", "min"]]
     """Which evaluation metric "best" and early stopping look at, and which way is better."""
     exactness: dict[str, str]
-    """What a resume restores exactly and what it cannot, in words, for the manifest: part -> promise."""
+    """What a resume restores exactly and what it cannot, in words, for the manifest: part -> promise. Final once
+    `state_dict` was called."""
+    notices: list[str]
+    """Lines for the person that came up while working; the loop shows and clears them."""
 
     def update(self) -> Metrics:
         """Gather a batch of experience or data and take the gradient steps. Advances `progress`."""

@@ -97,10 +97,12 @@ class Loop:
         learner, config, state = self.learner, self.config, self.state
         progress = learner.progress
         with self._signals():
+            self._show_notices()
             verdict = self._verdict()
             while verdict is None:
                 begin = time.perf_counter()
                 metrics = learner.update()
+                self._show_notices()
                 self._training_seconds += time.perf_counter() - begin
                 self._updates.append((progress.step, progress.update, metrics))
 
@@ -213,6 +215,12 @@ class Loop:
             left.append(60 * config.minutes - seconds)
         return max(0.0, min(left)) if left else None
 
+    def _show_notices(self) -> None:
+        for line in self.learner.notices:
+            self.display.message(line)
+            self.run.log_line(line)
+        self.learner.notices.clear()
+
     # ---- evaluation and checkpoints
 
     def _evaluate(self, row: dict[str, float]) -> bool:
@@ -261,6 +269,8 @@ class Loop:
                 f"the checkpoint at step {step} could not be written ({error.strerror or error}); the earlier ones are "
                 "intact: make room, then resume"
             ) from error
+        if self.saved < 0:
+            self.run.update_manifest(resume=self.learner.exactness)
         self.saved = step
         if best:
             checkpoint.mark_best(self.run.dir, step)

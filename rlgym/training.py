@@ -64,6 +64,7 @@ def drive(
     """Run the loop over `learner` in `run`'s folder, from `loop_state` on if it is a resume, and write how it ended."""
     tracker = Tracker(run.dir, None if loop_state is None else learner.progress.step)
     display = make_display(config.display, _title(config, run), config.steps, learner.unit)
+    tracker.hparams(asdict(config), [learner.monitor[0]])
     loop = Loop(learner, config, run, tracker, display)
     if loop_state is not None:
         loop.resume(loop_state)
@@ -83,6 +84,7 @@ def drive(
     except BaseException as error:
         run.log_traceback(error)
         run.update_manifest(status="failed", end=now())
+        tracker.close(success=False)
         display.close()
         raise
     run.exit_code = outcome.exit_code
@@ -112,15 +114,14 @@ def _conclude(
         }
     )
     run.log_line(f"{outcome.status}: {outcome.reason}")
-    if outcome.status == "finished":
-        tracker.hparams(flat(asdict(config)), {tag: state.best} if state.best is not None else {})
-    tracker.close()
     run.update_manifest(status=outcome.status, end=now())
     display.close()
     if outcome.status == "finished":
-        from rlgym.plots import curves
+        from rlgym.plots import curves  # matplotlib takes a second to import
 
-        curves(run.dir)
+        for picture in curves(run.dir):
+            tracker.image(f"curves/{picture.stem}", picture.read_bytes(), learner.progress.step)
+    tracker.close(success=outcome.status != "failed")
     if outcome.status != "failed":
         display.finish(closing_words(config, run, outcome, best, seconds))
 
@@ -142,17 +143,6 @@ def closing_words(
     else:
         lines.append(f"go on        python -m rlgym resume {run.dir}{trust}")
     return lines
-
-
-def flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots: what TensorBoard shows as hyper-parameters."""
-    found: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found
 
 
 def _hardware(config: TrainConfig) -> dict[str, Any]:

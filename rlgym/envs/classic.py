@@ -58,7 +58,7 @@ class CartPole(NativeEnv):
         return spaces.Discrete(2)
 
     def begin(self, lanes: Array, drawn: Array) -> None:
-        self.state[:, lanes] = drawn.T[[0, 2, 1, 3]]
+        self._state_view[..., lanes] = drawn.reshape(-1, 2, 2).T
         self.obs[lanes] = drawn
 
     def advance(self, actions: Array) -> None:
@@ -133,14 +133,14 @@ class MountainCar(NativeEnv):
         np.multiply(slope, gravity, slope)
         np.add(self._pushes[actions], slope, slope)
         np.add(velocity, slope, velocity)
-        np.maximum(velocity, back, velocity)
-        np.minimum(velocity, speed, velocity)
+        np.maximum(velocity, back, out=velocity)
+        np.minimum(velocity, speed, out=velocity)
         np.add(position, velocity, position)
-        np.maximum(position, low, position)
-        np.minimum(position, high, position)
+        np.maximum(position, low, out=position)
+        np.minimum(position, high, out=position)
         np.equal(position, low, wall)
         if np.count_nonzero(wall):
-            np.maximum(velocity, zero, velocity, where=wall)
+            np.maximum(velocity, zero, out=velocity, where=wall)
         np.greater_equal(position, goal, self.terminated)
         if np.count_nonzero(self.terminated):
             np.logical_and(self.terminated, velocity >= 0, self.terminated)
@@ -229,8 +229,8 @@ class Pendulum(NativeEnv):
         pi, two_pi, tenth, gravity, tau, fast, back = self._numbers
         strong, weak, thousandth, three = self._numbers_32
         u[:] = actions[:, 0]
-        np.maximum(u, weak, u)
-        np.minimum(u, strong, u)
+        np.maximum(u, weak, out=u)
+        np.minimum(u, strong, out=u)
         # cost = normalised_angle^2 + 0.1 * theta_dot^2 + 0.001 * u^2
         np.add(theta, pi, cost)
         np.remainder(cost, two_pi, cost)
@@ -250,8 +250,8 @@ class Pendulum(NativeEnv):
         np.add(a, u, a)
         np.multiply(a, tau, a)
         np.add(theta_dot, a, theta_dot)
-        np.maximum(theta_dot, back, theta_dot)
-        np.minimum(theta_dot, fast, theta_dot)
+        np.maximum(theta_dot, back, out=theta_dot)
+        np.minimum(theta_dot, fast, out=theta_dot)
         np.multiply(theta_dot, tau, a)
         np.add(theta, a, theta)
         self._write(self.obs, self.state)

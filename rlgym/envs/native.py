@@ -6,6 +6,7 @@ block of initial states ahead, which gives the same stream as drawing at every r
 
 from __future__ import annotations
 
+import sys
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -30,7 +31,7 @@ class NativeEnv(BatchEnv):
 
     def __init__(self, id: str, num_envs: int, max_steps: int | None) -> None:
         super().__init__(id, num_envs, self.make_observation_space(), self.make_action_space())
-        self.max_steps = max_steps
+        self.max_steps = max_steps or sys.maxsize // 2
         self.state = np.zeros((self.state_rows, num_envs))
         self.obs = np.zeros((num_envs, *(self.observation_space.shape or ())), np.float32)
         self.reward = np.zeros(num_envs)
@@ -41,7 +42,7 @@ class NativeEnv(BatchEnv):
         self._not_truncated.flags.writeable = False
         self._now = 0  # vector steps so far; a lane's length is now - start, so that counting costs nothing
         self._starts = np.zeros(num_envs, np.int64)
-        self._deadline: float = np.inf  # the earliest step at which some lane can reach max_steps
+        self._deadline = 0  # no lane reaches max_steps before this step
         self._generators: list[np.random.Generator] = []
         self._ahead = np.zeros((num_envs, AHEAD, self.initial[2]))
         self._used = np.zeros(num_envs, np.int64)
@@ -67,38 +68,45 @@ class NativeEnv(BatchEnv):
         self._generators = [np_random(seed + i)[0] for i in range(self.num_envs)]
         self._used[:] = AHEAD
         self._now = 0
-        self._starts[:] = 0
         self._tally.clear()
         self._begin(self._lanes)
+        self._set_deadline()
         return self._leaf
 
     def step(self, actions: Array) -> Step:
         self._now += 1
         self.advance(actions)
         self._tally.returns += self.reward
-        if self._now < self._deadline and not np.count_nonzero(self.terminated):
-            return Step(self._leaf, self.reward, self.terminated, self._not_truncated)
-        lengths = self._now - self._starts
-        truncated = lengths >= (self.max_steps or np.inf)
-        ended = np.flatnonzero(self.terminated | truncated)
+        truncated, ends = self._not_truncated, self.terminated
+        if self._now >= self._deadline:
+            truncated = self._now - self._starts >= self.max_steps
+            ends = self.terminated | truncated
+            self._set_deadline()  # further off: the lane that it was for has ended long ago, or ends now
+        if not np.count_nonzero(ends):
+            return Step(self._leaf, self.reward, self.terminated, truncated)
+        ended = ends.nonzero()[0]
         final = self.obs.copy()
-        self._tally.lengths[ended] = lengths[ended]
+        self._tally.lengths[ended] = self._now - self._starts[ended]
         episodes = self._tally.finish(ended.tolist())
         self._begin(ended)
-        return Step(self._leaf, self.reward, self.terminated, truncated, final_obs={"obs": final}, episodes=episodes)
+        return Step(self._leaf, self.reward, self.terminated, truncated, {"obs": final}, episodes=episodes)
 
     def _begin(self, lanes: Array) -> None:
         used = self._used[lanes]
-        if (used == AHEAD).any():
+        exhausted = used == AHEAD
+        if np.count_nonzero(exhausted):
             low, high, numbers = self.initial
-            for i in lanes[used == AHEAD].tolist():
+            for i in lanes[exhausted].tolist():
                 self._ahead[i] = self._generators[i].uniform(low, high, size=(AHEAD, numbers))
-                self._used[i] = 0
-            used = self._used[lanes]
+            used[exhausted] = 0
         self.begin(lanes, self._ahead[lanes, used])
         self._used[lanes] = used + 1
         self._starts[lanes] = self._now
-        self._set_deadline()
+
+    def _set_deadline(self) -> None:
+        """The first step after this one at which some lane can reach max_steps."""
+        running = self._starts[self._now - self._starts < self.max_steps]
+        self._deadline = (int(running.min()) if running.size else self._now) + self.max_steps
 
     def state_dict(self) -> Section:
         import torch  # here and not above: --help and environment workers stay free of torch
@@ -132,7 +140,3 @@ class NativeEnv(BatchEnv):
         np.negative(section["lengths"].numpy(), out=self._starts)
         self._set_deadline()
         return self._leaf
-
-    def _set_deadline(self) -> None:
-        if self.max_steps is not None:
-            self._deadline = int(self._starts.min()) + self.max_steps

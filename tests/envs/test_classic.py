@@ -105,4 +105,6 @@ def test_only_what_it_supports() -> None:
     assert not knows("Pendulum-v1", {"g": 9.81})
     assert not knows("LunarLander-v3", {})
     assert not knows("CartPole-v1", {"max_episode_steps": 0})
-    assert make_native("CartPole-v1", 2, {"max_episode_steps": -1}).max_steps is None
+    endless = make_native("Pendulum-v1", 2, {"max_episode_steps": -1})
+    endless.reset(0)
+    assert not any(endless.step(np.zeros((2, 1), np.float32)).episodes for _ in range(300))

@@ -104,11 +104,11 @@ def test_workers_only_where_a_measured_step_repays_them(monkeypatch: pytest.Monk
             time.sleep(0.002)
             return super().step(action)
 
-    monkeypatch.setattr(make.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     assert make._repays_workers(Slow, 8)
     assert not make._repays_workers(Slow, 1)
     assert not make._repays_workers(Diary, 8)
-    monkeypatch.setattr(make.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
     assert not make._repays_workers(Slow, 8)
 
 
@@ -132,7 +132,7 @@ def test_spaces_that_cannot_be_are_refused() -> None:
     class Nested(Misbehaving):
         def __init__(self, render_mode: str | None = None) -> None:
             super().__init__()
-            self.action_space = gym.spaces.Tuple((gym.spaces.Discrete(2),))  # type: ignore[assignment]
+            self.action_space = gym.spaces.Tuple((gym.spaces.Discrete(2),))
 
     gym.register("Words-v0", lambda **kwargs: Words(**kwargs))
     gym.register("Nested-v0", lambda **kwargs: Nested(**kwargs))

@@ -10,6 +10,7 @@ from rlgym.errors import RequestError
 
 
 def test_leaves_of_a_nested_space_hold_its_numbers() -> None:
+    choices = spaces.MultiDiscrete(np.array([[2, 3], [4, 5]]))
     space = spaces.Dict(
         {
             "camera": spaces.Box(0, 255, (40, 48, 3), np.uint8),
@@ -17,7 +18,7 @@ def test_leaves_of_a_nested_space_hold_its_numbers() -> None:
             "inner": spaces.Tuple(
                 (
                     spaces.Discrete(4, start=-2),
-                    spaces.MultiDiscrete(np.array([[2, 3], [4, 5]])),
+                    choices,
                     spaces.MultiBinary((2, 3)),
                 )
             ),
