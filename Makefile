@@ -8,6 +8,7 @@ STAMP := $(VENV)/.installed
 
 train: $(STAMP)
 	$(BIN)/python -m rlgym agent=ppo env=CartPole-v1 $(ARGS)
+	$(BIN)/python -m rlgym evaluate last episodes=100
 
 test: lint types
 	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(ARGS)

@@ -280,6 +280,12 @@ class PPO:
         self.rollout.start(self.env.load_state_dict(state["environment"]), self.env.action_mask)
         if self.env.restore_report:
             self.notices.append(self.env.restore_report)
+        total = self.config.schedule_steps or self.config.steps
+        if self.knobs.learning_rate_schedule == "linear" and total <= self.progress.step < self.config.steps:
+            self.notices.append(
+                f"agent.learning_rate reached 0 at step {total:,}, where its schedule ended: nothing more is learned; "
+                f"resume with schedule_steps={self.config.steps} to stretch it"
+            )
 
     def close(self) -> None:
         self.env.close()

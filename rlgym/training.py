@@ -139,7 +139,8 @@ def closing_words(
     if outcome.status == "finished":
         lines.append(f"evaluate     python -m rlgym evaluate {run.dir}{trust}")
         lines.append(f"watch        python -m rlgym play {run.dir}{trust}")
-        lines.append(f"go on        python -m rlgym resume {run.dir} steps={2 * config.steps}{trust}")
+        more = 2 * config.steps
+        lines.append(f"go on        python -m rlgym resume {run.dir} steps={more} schedule_steps={more}{trust}")
     else:
         lines.append(f"go on        python -m rlgym resume {run.dir}{trust}")
     return lines

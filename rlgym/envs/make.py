@@ -62,6 +62,7 @@ def make_env(config: EnvConfig, *, num_envs: int | None = None, render_mode: str
 
 def make_one(config: EnvConfig, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
     """One environment with its wrappers."""
+    check_id(config.id)  # here, too: a worker process may know only what it imports itself
     with _quiet(), _explained(config):
         env = gym.make(config.id, disable_env_checker=True, **kwargs)
         if keeps_its_world(env):
@@ -104,9 +105,9 @@ def _native(config: EnvConfig, name: str, count: int, kwargs: dict[str, Any]) ->
     """Batched code for this environment, own or its own; None where auto must look further."""
     if config.frame_stack == 1 and classic.knows(name, kwargs):
         return classic.make_native(name, count, kwargs)
-    if config.backend == "auto":
-        return None
     spec = gym.registry[name]
+    if config.backend == "auto" and spec.entry_point is not None:
+        return None
     if config.frame_stack > 1:
         raise RequestError("env.frame_stack > 1 needs env.backend=sync or async, not native")
     if spec.vector_entry_point is None or spec.additional_wrappers:

@@ -89,6 +89,7 @@ def test_backends() -> None:
     assert backend("CartPole-v1", backend="async") == "async"
     assert backend("Diary-v0") == "sync"
     assert backend("DiaryVector-v0", backend="native") == "native"
+    assert backend("DiaryVector-v0") == "native"  # it has nothing else
     # asked for batched code by name, with arguments that only Gymnasium's own supports
     env = make_env(EnvConfig(id="CartPole-v1", backend="native", kwargs={"sutton_barto_reward": True}))
     assert env.phantoms and env.backend == "native"
