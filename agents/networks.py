@@ -6,6 +6,7 @@ import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -84,7 +85,7 @@ class Encoder(nn.Module):
         self.leaves = leaves
         self.images = nn.ModuleDict({key(leaf): NatureCNN(leaf) for leaf in leaves if leaf.kind == "image"})
         self.norms = nn.ModuleDict(
-            {key(leaf): RunningNorm(leaf.shape) for leaf in leaves if normalize and leaf.kind == "vector"}
+            {key(leaf): RunningNorm(leaf.shape) for leaf in leaves if normalize and _scaled(leaf)}
         )
         self.features = 0
         for leaf in leaves:
@@ -98,8 +99,9 @@ class Encoder(nn.Module):
     def observe(self, obs: dict[str, Tensor]) -> None:
         """Move the running statistics by what was seen, each leaf `[batch, *leaf.shape]`."""
         for leaf in self.leaves:
-            norm = self.norms[key(leaf)] if leaf.kind == "vector" and self.norms else None
-            if isinstance(norm, RunningNorm):
+            if key(leaf) in self.norms:
+                norm = self.norms[key(leaf)]
+                assert isinstance(norm, RunningNorm)
                 norm.update(obs[leaf.name])
 
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
@@ -113,9 +115,14 @@ class Encoder(nn.Module):
                 columns = value.reshape(len(value), -1).long()
                 parts += [F.one_hot(columns[:, i], n).float() for i, n in enumerate(leaf.nvec)]
             else:
-                scaled = self.norms[key(leaf)](value) if self.norms else value.float()
+                scaled = self.norms[key(leaf)](value) if key(leaf) in self.norms else value.float()
                 parts.append(scaled.reshape(len(value), -1))
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def _scaled(leaf: Leaf) -> bool:
+    """Whether running statistics may scale it: numbers, not bits (MultiBinary is int8) and not images."""
+    return leaf.kind == "vector" and leaf.dtype != np.int8
 
 
 def key(leaf: Leaf) -> str:

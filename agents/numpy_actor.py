@@ -26,8 +26,9 @@ class NumpyActor:
         self.leaves = encoder.leaves
         self.norms: dict[str, tuple[Array, Array]] = {}
         for leaf in self.leaves:
-            norm = encoder.norms[key(leaf)] if leaf.kind == "vector" and encoder.norms else None
-            if isinstance(norm, RunningNorm):
+            if key(leaf) in encoder.norms:
+                norm = encoder.norms[key(leaf)]
+                assert isinstance(norm, RunningNorm)
                 self.norms[leaf.name] = norm.mean.numpy(), norm.variance.numpy()
         self.layers: list[tuple[Array, Array]] = []
         self.activation: Callable[..., Array] = np.tanh

@@ -111,7 +111,7 @@ class PPO:
         batch = self.batch()
         statistics, withheld, norm = self.epochs(batch, learning_rate, clip, ent_coef)
         # Only now do the observations' statistics move: the whole update saw one and the same scaling.
-        self.network.encoder.observe(self.rollout.flat_obs())
+        self.network.encoder.observe(batch["obs"])
         self.rollout.carry_over()
         self.progress.step += self.rollout.rows
         self.progress.update += 1
@@ -260,6 +260,7 @@ class PPO:
             "progress": {
                 "step": self.progress.step,
                 "update": self.progress.update,
+                "num_envs": self.env.num_envs,
                 "recent": [list(episode) for episode in self.recent.episodes],
             },
         }
@@ -268,6 +269,12 @@ class PPO:
         return state
 
     def load_state_dict(self, state: Mapping[str, Section]) -> None:
+        running = state["progress"]["num_envs"]
+        if running != self.env.num_envs:
+            raise RequestError(
+                f"env.num_envs={self.env.num_envs}: the checkpoint holds {running} running environments, and a resume "
+                "goes on with those"
+            )
         load_module(self.network, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         load_generator_state(self.sampler, state["rng"]["sampler"])

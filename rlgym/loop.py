@@ -152,13 +152,15 @@ class Loop:
     def _finish(self) -> None:
         """The last log point and evaluation of a run that ended by itself. The checkpoint of this step is written
         before the rest is flushed: a resume with a larger budget then logs as if the run had never ended."""
-        progress = self.learner.progress
+        progress, state = self.learner.progress, self.state
         if self.saved != progress.step and progress.update > 0:
             self._save(False)
-        row = self._flush()
-        improved = self.state.evaluated != progress.step and self._evaluate(row)
+        pending = list(state.pending)
+        row = self._flush() if pending else {}
+        improved = state.evaluated != progress.step and self._evaluate(row)
         self._report(row)
         if improved:
+            state.pending = pending
             self._save(True)
 
     # ---- metrics

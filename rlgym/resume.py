@@ -41,7 +41,13 @@ def resume(folder: Path, words: dict[str, Any]) -> Run:
         )
     learner = build_learner(config)
     try:
-        learner.load_state_dict(state)
+        try:
+            learner.load_state_dict(state)
+        except (KeyError, ValueError) as error:
+            words = " ".join(str(error).split())
+            raise RequestError(
+                f"{folder}: its checkpoint does not fit its config.yaml, changed since? {words}"
+            ) from error
         save_config(config, run.config_path)
         run.update_manifest(**process(), end=None, resumed_from=[*run.manifest.get("resumed_from", []), step])
         return drive(learner, config, run, loop_state)

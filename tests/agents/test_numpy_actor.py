@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from rlgym.agents.distributions import distribution_for
 from rlgym.agents.networks import ActorCritic
 from rlgym.agents.numpy_actor import NumpyActor
-from rlgym.agents.distributions import distribution_for
 from rlgym.agents.ppo import PPO
 from rlgym.envs.spaces import Obs, leaves
 from tests.agents.worlds import ACTIONS, OBSERVATIONS, learner

@@ -41,21 +41,22 @@ ACTED: dict[str, dict[str, Any]] = {
 }
 
 
-def behaviour(ppo: PPO, obs: Any, mask: Array | None, action: Array) -> Tensor:
+def behaviour(ppo: Any, obs: Any, mask: Array | None, action: Array) -> Tensor:
     """log pi(action) by torch's own distributions, with the network as it stands."""
     outputs = ppo.network.policy(ppo.policy.tensors(obs))
     if isinstance(ppo.policy.distribution, distributions.Gaussian):
         mean, log_std = outputs.chunk(2, -1)
-        return Independent(Normal(mean, log_std.exp()), 1).log_prob(torch.from_numpy(action))
+        gaussian = Independent(Normal(mean, log_std.exp()), 1)
+        return torch.as_tensor(gaussian.log_prob(torch.from_numpy(action)))
     if mask is not None:
         outputs = outputs.masked_fill(~torch.from_numpy(mask), -math.inf)
-    return Categorical(logits=outputs).log_prob(torch.from_numpy(action))
+    return torch.as_tensor(Categorical(logits=outputs).log_prob(torch.from_numpy(action)))
 
 
 @pytest.mark.parametrize("case", ACTED)
 def test_the_first_ratio_is_one(case: str) -> None:
     """The stored log-probability is that of the drawn action, by the policy that drew it when it did."""
-    ppo = learner(**ACTED[case])
+    ppo: Any = learner(**ACTED[case])
     minibatches, batches = spy_on_minibatches(ppo), spy_on_batches(ppo)
     drawn: list[Tensor] = []
     actions: list[Tensor] = []
@@ -63,7 +64,7 @@ def test_the_first_ratio_is_one(case: str) -> None:
     choose, step = ppo.policy.choose, ppo.env.step
 
     def choosing(obs: Any, mask: Array | None, sampler: Any) -> Array:
-        action = choose(obs, mask, sampler)
+        action: Array = choose(obs, mask, sampler)
         with torch.no_grad():
             drawn.append(behaviour(ppo, obs, mask, action))
         actions.append(torch.from_numpy(action.copy()))
@@ -73,8 +74,8 @@ def test_the_first_ratio_is_one(case: str) -> None:
         taken.append(action.copy())
         return step(action)
 
-    ppo.policy.choose = choosing  # type: ignore[method-assign]
-    ppo.env.step = stepping  # type: ignore[method-assign]
+    ppo.policy.choose = choosing
+    ppo.env.step = stepping
     for _ in range(3):  # the first update moves the weights, and the observations' statistics
         for record in (minibatches, batches, drawn, actions, taken):
             record.clear()
@@ -131,7 +132,7 @@ def test_the_first_policy_is_near_uniform(action: str, entropy: float, observati
 def test_targets_of_cut_off_episodes_by_hand(normalize: bool, last: float) -> None:
     """With lambda = 1 a target is the discounted reward up to the cut, and the value of the true successor there."""
     gamma = 0.9
-    ppo = learner(
+    ppo: Any = learner(
         "Clock-v0",
         {"normalize_observation": normalize},
         num_envs=2,
@@ -285,8 +286,10 @@ def test_every_leaf_reaches_the_network(observation: str) -> None:
     one, two = ({name: x.copy() for name, x in ppo.env.reset(seed).items()} for seed in (1, 9))
     for leaf in ppo.env.leaves:
         other = {**one, leaf.name: two[leaf.name]}
-        if leaf.kind == "onehot":
+        if leaf.kind == "onehot":  # so that no part is the same by chance
             other[leaf.name] = (one[leaf.name] + 1) % np.array(leaf.nvec)
+        elif leaf.dtype == np.int8:
+            other[leaf.name] = 1 - one[leaf.name]
         with torch.no_grad():
             (outputs, value), (outputs2, value2) = (ppo.network(ppo.policy.tensors(obs)) for obs in (one, other))
         assert (outputs != outputs2).any(1).all() and (value != value2).all(), leaf.name
@@ -396,8 +399,8 @@ def test_target_kl_ends_an_updates_epochs() -> None:
 
 
 def test_schedules_go_to_zero_over_the_budget() -> None:
-    scheduled = {"clip_range_schedule": "linear", "ent_coef_schedule": "linear", "ent_coef": 0.1}
-    ppo = learner("CartPole-v1", steps=4 * 64, learning_rate=1e-3, clip_range=0.2, **scheduled)
+    scheduled: dict[str, Any] = {"clip_range_schedule": "linear", "ent_coef_schedule": "linear", "ent_coef": 0.1}
+    ppo: Any = learner("CartPole-v1", steps=4 * 64, learning_rate=1e-3, clip_range=0.2, **scheduled)
     coefficients: list[tuple[float, ...]] = []
     original = ppo.epochs
 
@@ -405,7 +408,7 @@ def test_schedules_go_to_zero_over_the_budget() -> None:
         coefficients.append(given)
         return original(batch, *given)
 
-    ppo.epochs = epochs  # type: ignore[method-assign]
+    ppo.epochs = epochs
     metrics = [ppo.update() for _ in range(4)]
     left = np.array([1, 0.75, 0.5, 0.25])
     np.testing.assert_allclose(coefficients, np.outer(left, [1e-3, 0.2, 0.1]))
@@ -445,7 +448,7 @@ def test_a_bad_update_is_not_applied(poison: str) -> None:
         bias.data[0] = torch.nan
     before = copied([ppo.network.state_dict(), ppo.optimizer.state_dict()])
     metrics = ppo.update()
-    after = [ppo.network.state_dict(), ppo.optimizer.state_dict()]
+    after: list[Any] = [ppo.network.state_dict(), ppo.optimizer.state_dict()]
     if poison == "parameter":
         assert torch.isnan(after[0]["critic.0.bias"]).sum() == 1
         for state in (before[0], after[0]):

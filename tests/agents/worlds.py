@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -103,7 +104,7 @@ class Masked(gym.Env[Any, Any]):
 
 
 class Clock(gym.Env[Any, Any]):
-    """Observes [episode, t]; reward 1 a step and `last` in the last; cut off (never terminated) after `length` steps."""
+    """Observes [episode, t]; reward 1 a step and `last` in the last; cut off after `length` steps."""
 
     def __init__(self, length: int = 5, last: float = 1.0, render_mode: str | None = None) -> None:
         self.observation_space = spaces.Box(-1, 1e6, (2,), np.float32)
@@ -122,17 +123,17 @@ class Clock(gym.Env[Any, Any]):
         return np.array([self.episode, self.t], np.float32), self.last if end else 1.0, False, end, {}
 
 
-def clocks(num_envs: int = 1, **kwargs: Any) -> gym.vector.VectorEnv[Any, Any, Any]:
+def clocks(num_envs: int = 1) -> gym.vector.VectorEnv[Any, Any, Any]:
     """Clocks of lengths 3, 4, 5, ... in Gymnasium's default autoreset mode, NEXT_STEP."""
-    return gym.vector.SyncVectorEnv([lambda n=n: Clock(3 + n) for n in range(num_envs)])
+    return gym.vector.SyncVectorEnv([partial(Clock, 3 + n) for n in range(num_envs)])
 
 
 def register() -> None:
     if "Anything-v0" not in gym.registry:
-        gym.register("Anything-v0", Anything)
-        gym.register("AllowedOnly-v0", Masked)
-        gym.register("Clock-v0", Clock)
-        gym.register("ClockVector-v0", vector_entry_point=clocks)
+        gym.register("Anything-v0", f"{__name__}:Anything")
+        gym.register("AllowedOnly-v0", f"{__name__}:Masked")
+        gym.register("Clock-v0", f"{__name__}:Clock")
+        gym.register("ClockVector-v0", vector_entry_point=f"{__name__}:clocks")
 
 
 def learner(
@@ -156,8 +157,8 @@ def learner(
     return PPO(config)
 
 
-def spy_on_batches(learner: PPO) -> list[Batch]:
-    """The whole batch of every update from now on, as `epochs` is given it (copied: it is the rollout's own storage)."""
+def spy_on_batches(learner: Any) -> list[Batch]:
+    """The whole batch of every update from now on, as `epochs` is given it (a copy: the rollout moves on)."""
     seen: list[Batch] = []
     original = learner.epochs
 
@@ -165,11 +166,11 @@ def spy_on_batches(learner: PPO) -> list[Batch]:
         seen.append(copied(batch))
         return original(batch, *rest)
 
-    learner.epochs = epochs  # type: ignore[method-assign]
+    learner.epochs = epochs
     return seen
 
 
-def spy_on_minibatches(learner: PPO) -> list[Batch]:
+def spy_on_minibatches(learner: Any) -> list[Batch]:
     """Every minibatch from now on, with the log-probability of its actions by the policy of that moment, `log_prob`."""
     seen: list[Batch] = []
     original = learner.loss

@@ -1,0 +1,111 @@
+"""Judging a policy over parallel environments (rl.md, trap 19)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from rlgym.envs import episodes
+from rlgym.envs.batch import BatchEnv
+from rlgym.envs.episodes import evaluate_policy
+from rlgym.envs.spaces import Array, Obs
+from rlgym.envs.sync import SyncEnv
+from rlgym.envs.vector import VectorEnv
+
+
+class Lasting(gym.Env[Any, Any]):
+    """Every episode lasts `length` steps; the k-th one (from 1) pays `length * k` in all. Even ones are a success."""
+
+    def __init__(self, length: int) -> None:
+        self.observation_space = spaces.Box(0, 1e6, (1,), np.float32)
+        self.action_space = spaces.Discrete(2)
+        self.length, self.k = length, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.k, self.t = 1 if seed is not None else self.k + 1, 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        end = self.t == self.length
+        info = {"is_success": self.k % 2 == 0} if end else {}
+        return np.full(1, self.t, np.float32), float(self.k), end, False, info
+
+
+class Still:
+    """A policy that does nothing, and counts how often it was asked."""
+
+    calls = 0
+
+    def act(self, obs: Obs, mask: Array | None = None, sampler: Any = None) -> Array:
+        self.calls += 1
+        return np.zeros(len(obs["obs"]), int)
+
+
+def lasting(backend: str, *lengths: int) -> BatchEnv:
+    if backend == "sync":
+        makers = iter(lengths)
+        return SyncEnv("Lasting-v0", lambda: Lasting(next(makers)), len(lengths))
+    return VectorEnv("Lasting-v0", gym.vector.SyncVectorEnv([partial(Lasting, n) for n in lengths]))
+
+
+@pytest.mark.parametrize("backend", ["sync", "next-step"])
+@pytest.mark.parametrize("count", [4, 10, 11])
+def test_every_slot_plays_its_exact_share(backend: str, count: int) -> None:
+    """Two lengths: the first `count` to finish would be nearly all short ones."""
+    lengths = (3, 30, 3, 30)
+    policy = Still()
+    found = evaluate_policy(policy, lasting(backend, *lengths), count, seed=5)
+    shares = {4: [1, 1, 1, 1], 10: [3, 3, 2, 2], 11: [3, 3, 3, 2]}[count]
+    expected = [
+        {"return": float(n * k), "length": n, "success": k % 2 == 0}
+        for n, share in zip(lengths, shares, strict=True)
+        for k in range(1, share + 1)
+    ]
+    assert found.records == {"seed": 5, "episodes": expected}
+    returns, long = [e["return"] for e in expected], [e["length"] for e in expected]
+    assert found.metrics["eval/mean_reward"] == pytest.approx(np.mean(returns))
+    assert found.metrics["eval/std_reward"] == pytest.approx(np.std(returns))
+    assert found.metrics["eval/mean_ep_length"] == pytest.approx(np.mean(long))
+    assert found.metrics["eval/success_rate"] == pytest.approx(np.mean([e["success"] for e in expected]))
+    phantom = (max(shares) - 1) * (backend == "next-step")
+    assert policy.calls == 30 * max(shares[1], shares[3]) + phantom, "no longer than the slowest slot needs"
+
+
+def test_fewer_episodes_than_slots_are_the_first_slots() -> None:
+    found = evaluate_policy(Still(), lasting("sync", 30, 3, 3, 3), 2, seed=0)
+    assert [episode["length"] for episode in found.records["episodes"]] == [30, 3]
+
+
+def test_no_success_is_reported_where_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Lasting.step
+
+    def silent(self: Lasting, action: Any) -> Any:
+        return *step(self, action)[:4], {}
+
+    monkeypatch.setattr(Lasting, "step", silent)
+    found = evaluate_policy(Still(), lasting("sync", 3, 4), 4, seed=0)
+    assert "eval/success_rate" not in found.metrics
+    assert all(set(episode) == {"return", "length"} for episode in found.records["episodes"])
+
+
+def test_an_endless_episode_counts_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deterministic policy can walk in circles where no time limit ends it."""
+    monkeypatch.setattr(episodes, "ENDLESS", 50)
+    found = evaluate_policy(Still(), lasting("sync", 10**9, 4, 49), 7, seed=0)
+    endless = {"return": 50.0, "length": 50, "cut": True}
+    assert found.records["episodes"][:3] == [endless] * 3
+    assert [e["return"] for e in found.records["episodes"][3:]] == [4, 8, 49, 98]
+    assert found.metrics["eval/mean_ep_length"] == pytest.approx((150 + 8 + 98) / 7)
+
+
+def test_the_same_seed_is_the_same_episodes() -> None:
+    env = SyncEnv("CartPole-v1", lambda: gym.make("CartPole-v1"), 3)
+    first, second, other = (evaluate_policy(Still(), env, 9, seed).records["episodes"] for seed in (1, 1, 2))
+    assert first == second != other
