@@ -46,7 +46,7 @@ def resume(folder: Path, words: dict[str, Any]) -> Run:
         except (KeyError, ValueError) as error:
             words = " ".join(str(error).split())
             raise RequestError(
-                f"{folder}: its checkpoint does not fit its config.yaml, changed since? {words}"
+                f"{folder}: its checkpoint does not fit its config.yaml ({words}); changed?"
             ) from error
         save_config(config, run.config_path)
         run.update_manifest(**process(), end=None, resumed_from=[*run.manifest.get("resumed_from", []), step])

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import signal
 import sys
 import time
@@ -198,12 +199,17 @@ def test_a_killed_worker_is_detected_within_seconds(here: Path) -> None:
 # ---- faults 16 and 18: a run folder that was changed
 
 
-@pytest.fixture
-def trained(rlgym: Callable[..., Answer], here: Path) -> Path:
-    run = here / "trained"
-    answer = rlgym("env=CartPole-v1", "steps=64", *SMALL, f"run.dir={run}", "display=quiet")
-    assert answer.code == 0, answer.err
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("template") / "run"
+    assert main(["env=CartPole-v1", "steps=64", *SMALL, f"run.dir={run}", "display=quiet"]) == 0
     return run
+
+
+@pytest.fixture
+def trained(template: Path, here: Path) -> Path:
+    """A finished run of 64 steps."""
+    return Path(shutil.copytree(template, here / "trained"))
 
 
 def edit(run: Path, change: Callable[[dict[str, dict[str, object]]], None]) -> None:

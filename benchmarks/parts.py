@@ -1,0 +1,78 @@
+"""Where a PPO update's time goes, part by part, on CartPole-v1: what remains above the arithmetic.
+
+    python benchmarks/parts.py                  # 8 environments x 128 steps, 4 epochs of 256
+    python benchmarks/parts.py --num-envs 1024 --n-steps 32 --batch-size 8192
+
+Times one thread; medians over updates, in microseconds an environment step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from rlgym.agents.config import PPOConfig
+from rlgym.agents.ppo import PPO
+from rlgym.config import EnvConfig, TrainConfig
+
+UPDATES = 40
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num-envs", type=int, default=8)
+    parser.add_argument("--n-steps", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--n-epochs", type=int, default=4)
+    given = parser.parse_args()
+    knobs = PPOConfig(n_steps=given.n_steps, batch_size=given.batch_size, n_epochs=given.n_epochs)
+    learner = PPO(TrainConfig(steps=10**9, compile="off", env=EnvConfig("CartPole-v1", given.num_envs), agent=knobs))
+    spent: dict[str, float] = {}
+
+    def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            answer = call(*args, **kwargs)
+            spent[name] = spent.get(name, 0.0) + time.perf_counter() - began
+            return answer
+
+        return run
+
+    parts = {
+        "rollout": (learner.rollout, "collect"),
+        "  acting (NumPy network, sampling)": (learner.policy, "choose"),
+        "  environment": (learner.env, "step"),
+        "values, log-probabilities, advantages": (learner, "batch"),
+        "epochs": (learner, "epochs"),
+        "  loss, forward": (learner, "loss"),
+        "  backward, clipping, Adam": (learner.optimizer, "step"),
+    }
+    for name, (owner, attribute) in parts.items():
+        setattr(owner, attribute, timed(name, getattr(owner, attribute)))
+    rows: dict[str, list[float]] = {}
+    for _ in range(UPDATES):
+        spent.clear()
+        began = time.perf_counter()
+        learner.update()
+        spent["update"] = time.perf_counter() - began
+        for name, seconds in spent.items():
+            rows.setdefault(name, []).append(seconds)
+    steps = given.num_envs * given.n_steps
+    gradient_steps = given.n_epochs * -(-steps // given.batch_size)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} thread, {steps} steps an update\n")
+    print("| part | us a step | us a gradient step |\n|---|---|---|")
+    for name in ["update", *parts]:
+        seconds = statistics.median(rows[name][5:])
+        each = (
+            f"{1e6 * seconds / gradient_steps:,.0f}" if "epochs" in name or "forward" in name or "back" in name else ""
+        )
+        print(f"| {name.replace('  ', '&nbsp;&nbsp;')} | {1e6 * seconds / steps:.2f} | {each} |")
+
+
+if __name__ == "__main__":
+    main()
