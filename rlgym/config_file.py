@@ -14,12 +14,13 @@ import yaml
 
 from rlgym.config import TrainConfig
 from rlgym.errors import RequestError
+from rlgym.files import write_atomic
 from rlgym.registry import agent, resolve
 from rlgym.typed import build, keys, to_dict
 
 
 def save_config(config: TrainConfig, path: Path) -> None:
-    path.write_text(to_yaml(config), encoding="utf-8")
+    write_atomic(path, to_yaml(config))
 
 
 def to_yaml(config: TrainConfig) -> str:

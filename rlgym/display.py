@@ -96,7 +96,7 @@ class Status:
         """Progress, scores, time left, speed; what does not fit into `width` columns is left out, the last first."""
         line = f"{self.step:,} {self.unit}"
         if self.total:
-            line = f"{self.step / self.total:4.0%}  {self.step:,}/{self.total:,} {self.unit}"
+            line = f"{min(1.0, self.step / self.total):4.0%}  {self.step:,}/{self.total:,} {self.unit}"
         for part in (*self.scores(), self.eta(), self.speed()):
             if part and (width is None or len(line) + 2 + len(part) < width):
                 line += f"  {part}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 from rlgym import checkpoint
 from rlgym.config_file import load_config, save_config
 from rlgym.errors import CheckpointError, RequestError
-from rlgym.manifest import process
+from rlgym.manifest import alive, process
 from rlgym.run import Run
 from rlgym.training import build_learner, drive
 
@@ -21,6 +23,8 @@ def resume(folder: Path, words: dict[str, Any]) -> Run:
     Schedules stay functions of the first budget unless `schedule_steps` says otherwise.
     """
     run = Run(folder)
+    if trained_elsewhere(run.manifest):
+        raise RequestError(f"{folder} is being trained by process {run.manifest['pid']}; stop that one first")
     config = load_config(folder, trust=words["trust"])
     began = (config.steps, config.updates, config.minutes)
     if config.schedule_steps is None:
@@ -44,15 +48,20 @@ def resume(folder: Path, words: dict[str, Any]) -> Run:
         try:
             learner.load_state_dict(state)
         except (KeyError, ValueError) as error:
-            words = " ".join(str(error).split())
-            raise RequestError(
-                f"{folder}: its checkpoint does not fit its config.yaml ({words}); changed?"
-            ) from error
+            said = " ".join(str(error).split())
+            raise RequestError(f"{folder}: its checkpoint does not fit its config.yaml ({said}); changed?") from error
         save_config(config, run.config_path)
         run.update_manifest(**process(), end=None, resumed_from=[*run.manifest.get("resumed_from", []), step])
         return drive(learner, config, run, loop_state)
     finally:
         learner.close()
+
+
+def trained_elsewhere(recorded: dict[str, Any]) -> bool:
+    """Whether another process of this machine is at work in the run; those of other machines cannot be seen."""
+    pid = recorded.get("pid")
+    here = recorded.get("host") == socket.gethostname() and isinstance(pid, int) and pid != os.getpid()
+    return here and recorded.get("status") == "running" and alive(recorded["pid"], recorded.get("pid_start"))
 
 
 def _warn(line: str) -> None:

@@ -83,6 +83,7 @@ def test_the_first_ratio_is_one(case: str) -> None:
         first, (batch,) = minibatches[0], batches
         ratio = (first["log_prob"] - first["old_log_prob"]).exp()
         assert (ratio - 1).abs().max() < 1e-5
+        assert abs(first["train/approx_kl"]) < 1e-6 and first["train/clip_fraction"] == 0, "and the loss saw it so"
         assert ((batch["old_log_prob"] - torch.cat(drawn)).exp() - 1).abs().max() < 1e-5
         assert torch.equal(batch["action"], torch.cat(actions).view_as(batch["action"]))
         last = minibatches[-1]

@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from rlgym.agents.config import PPOConfig
 from rlgym.agents.distributions import mask_logits
-from rlgym.agents.ppo import PPO, Batch
+from rlgym.agents.ppo import PPO, STATISTICS, Batch
 from rlgym.config import EnvConfig, TrainConfig
 
 BOX = spaces.Box(-2.0, 5.0, (3,), np.float32)
@@ -171,7 +171,8 @@ def spy_on_batches(learner: Any) -> list[Batch]:
 
 
 def spy_on_minibatches(learner: Any) -> list[Batch]:
-    """Every minibatch from now on, with the log-probability of its actions by the policy of that moment, `log_prob`."""
+    """Every minibatch from now on, with its `STATISTICS` and the log-probability of its actions by the policy of that
+    moment, `log_prob`."""
     seen: list[Batch] = []
     original = learner.loss
 
@@ -179,8 +180,9 @@ def spy_on_minibatches(learner: Any) -> list[Batch]:
         with torch.no_grad():
             outputs = mask_logits(learner.network.policy(batch["obs"]), batch["mask"])
             log_prob, _ = learner.policy.distribution.log_prob_entropy(outputs, batch["action"])
-        seen.append({**batch, "log_prob": log_prob})
-        return original(batch, *rest)
+        loss, statistics = original(batch, *rest)
+        seen.append({**batch, "log_prob": log_prob, **dict(zip(STATISTICS, statistics.tolist(), strict=True))})
+        return loss, statistics
 
     learner.loss = loss
     return seen

@@ -22,6 +22,8 @@ def test_one_signal_saves_and_a_resume_goes_on(number: int, code: int, tmp_path:
     process = start(*LONG, f"run.dir={run}", cwd=tmp_path)
     wait_for(run / "checkpoints" / "latest", process)
     time.sleep(0.3)
+    refused, _, why = command("resume", str(run), cwd=tmp_path)
+    assert refused == 2 and f"process {process.pid}" in why, "two programs must not share a folder"
     os.kill(process.pid, number)
     out, err = process.communicate(timeout=30)
     assert process.returncode == code, err
