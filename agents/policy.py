@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from rlgym.agents.distributions import MASKED, Distribution, SquashedGaussian, mask_logits
 from rlgym.agents.networks import ActorCritic
 from rlgym.agents.numpy_actor import NumpyActor
-from rlgym.envs.spaces import Array
+from rlgym.envs.spaces import Array, single
 
 Observations = Mapping[str, "Array | Tensor"]
 Sampler = np.random.Generator | torch.Generator
@@ -75,6 +76,17 @@ class Policy:
         clipped: Array = np.clip(actions, space.low, space.high).astype(space.dtype, copy=False)
         return clipped
 
+    def predict(self, observation: Any, mask: Array | None = None, sampler: Sampler | None = None) -> Any:
+        """The action for one observation of an ordinary Gymnasium environment, as its `step` takes it.
+
+        `mask [n]`: True where an action is legal. Deterministic without a `sampler`.
+        """
+        obs = single(self.network.encoder.leaves, observation)
+        action = self.act(obs, None if mask is None else np.asarray(mask, bool)[None], sampler)[0]
+        if isinstance(self.action_space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+            action = action + self.action_space.start
+        return action
+
     def act(self, obs: Observations, mask: Array | None = None, sampler: Sampler | None = None) -> Array:
-        """Actions `[envs, ...]` for the environment; deterministic without a `sampler`."""
+        """Actions `[envs, ...]` for a `BatchEnv`; deterministic without a `sampler`."""
         return self.to_env(self.choose(obs, mask, sampler))

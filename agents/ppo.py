@@ -29,10 +29,10 @@ from rlgym.agents.returns import gae
 from rlgym.agents.rollout import RecentEpisodes, Rollout
 from rlgym.agents.schedules import scheduled
 from rlgym.device import settle
-from rlgym.envs.episodes import evaluate_policy
+from rlgym.envs.episodes import evaluate_policy, fresh_seed
 from rlgym.envs.make import make_env
 from rlgym.envs.normalize import RewardScaler
-from rlgym.envs.video import record
+from rlgym.envs.video import record, require_frames
 from rlgym.errors import RequestError
 from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section
 from rlgym.random_state import generator_state, load_generator_state
@@ -74,6 +74,10 @@ class PPO:
         images = any(leaf.kind == "image" for leaf in self.env.leaves)
         self.device = device = settle(config, heavy=images, gradient_steps=self.gradient_steps(config))
         rows = knobs.n_steps * self.env.num_envs
+        if self.env.phantoms and knobs.n_steps < 2:
+            raise RequestError(f"agent.n_steps=1: {config.env.id} resets one step late, which needs at least 2")
+        if config.evaluate.video:
+            require_frames(config.env)
         if knobs.batch_size > rows:
             raise RequestError(
                 f"agent.batch_size={knobs.batch_size} is more than a rollout holds: agent.n_steps={knobs.n_steps} x "
@@ -227,8 +231,7 @@ class PPO:
         config = self.config
         if self._evaluation_env is None:
             self._evaluation_env = make_env(config.env, num_envs=min(config.evaluate.episodes, config.env.num_envs))
-        # A seed of its own at each point, a pure function of the run's: nothing to restore on resume.
-        seed = config.seed + 1_000_003 + self.progress.step
+        seed = fresh_seed(config.seed, self.progress.step)
         found = evaluate_policy(self.policy, self._evaluation_env, config.evaluate.episodes, seed)
         if config.evaluate.video:
 

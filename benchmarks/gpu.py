@@ -55,7 +55,7 @@ def steps_per_second(env: str, num_envs: int, knobs: dict[str, Any], device: str
     config = TrainConfig(steps=10**7, device=device, compile=compile, env=EnvConfig(env, num_envs, backend="auto"))
     config.agent = PPOConfig(**knobs)
     learner = PPO(config)
-    rates = []
+    rates: list[float] = []
     began = time.perf_counter()
     while len(rates) < 10 and time.perf_counter() - began < 40:
         at, step = time.perf_counter(), learner.progress.step
@@ -68,7 +68,7 @@ def steps_per_second(env: str, num_envs: int, knobs: dict[str, Any], device: str
 
 
 def main() -> None:
-    gym.register("RandomImages-v0", entry_point=Images)
+    gym.register("RandomImages-v0", entry_point=lambda **_: Images())
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     print(f"{name}, torch {torch.__version__}, CUDA {torch.version.cuda}", flush=True)
     if torch.cuda.is_available():

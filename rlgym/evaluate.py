@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlgym.config_file import load_config
-from rlgym.envs.episodes import FRESH, evaluate_policy
+from rlgym.envs.episodes import evaluate_policy, fresh_seed
 from rlgym.envs.make import make_env
 from rlgym.files import to_json, write_atomic
 from rlgym.loading import load
@@ -23,7 +23,7 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     config = load_config(folder, trust=words["trust"])
     policy = load(Run(folder), words["checkpoint"], words["device"], words["trust"])
     episodes = words["episodes"]
-    seed = config.seed + FRESH if words["seed"] is None else words["seed"]
+    seed = fresh_seed(config.seed) if words["seed"] is None else words["seed"]
     env = make_env(config.env, num_envs=min(episodes, config.env.num_envs))
     try:
         found = evaluate_policy(policy, env, episodes, seed)

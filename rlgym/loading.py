@@ -13,7 +13,7 @@ from rlgym.run import Run, find_run
 
 
 def load(run: Run | Path | str, checkpoint: str = "best", device: str = "cpu", trust: bool = False) -> Any:
-    """The policy of a run: `policy.act(obs)` gives actions for the environment.
+    """The policy of a run: `policy.predict(observation)` gives the action for a Gymnasium environment's `step`.
 
     `run`: what `rlgym.train` returned, a folder, a short name under runs/, or "last". `checkpoint`: best, latest or a
     step's number. Code that the run's config names by `module:Name` is imported only with `trust`.

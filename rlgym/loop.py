@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from rlgym.tracking import Tracker
 
 RATE_TAG = {"steps": "time/fps", "moves": "time/fps", "tokens": "time/tokens_per_second"}
+UNREAD = 1_000
+"""Updates whose metrics may wait on the device: a bound for runs that log rarely or never."""
 EXIT_CODE = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -105,6 +107,8 @@ class Loop:
                 self._show_notices()
                 self._training_seconds += time.perf_counter() - begin
                 self._updates.append((progress.step, progress.update, metrics))
+                if len(self._updates) >= UNREAD:
+                    self._settle_updates()
 
                 row: dict[str, float] = {}
                 if due(config.log.every, progress.step, state.next_log):
@@ -172,7 +176,7 @@ class Loop:
         tensors = [
             value for _, _, metrics in self._updates for value in metrics.values() if isinstance(value, torch.Tensor)
         ]
-        numbers = iter(torch.stack([t.detach().double() for t in tensors]).tolist() if tensors else [])
+        numbers = iter(torch.stack([t.detach().float() for t in tensors]).tolist() if tensors else [])
         for step, update, metrics in self._updates:
             row = {tag: next(numbers) if isinstance(value, torch.Tensor) else value for tag, value in metrics.items()}
             if row.pop(NON_FINITE, 0.0) > 0:
@@ -182,6 +186,8 @@ class Loop:
                 )
             self.state.pending.append(row)
         self._updates.clear()
+        if self.config.log.every == 0:  # nobody will ask for the mean
+            del self.state.pending[:-1]
 
     def _flush(self) -> dict[str, float]:
         """One row from all updates since the last: `train/` tags averaged, of others the latest, and the rate."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlgym.config_file import load_config
-from rlgym.envs.episodes import FRESH, evaluate_policy
+from rlgym.envs.episodes import evaluate_policy, fresh_seed
 from rlgym.envs.make import make_env
 from rlgym.envs.video import record
 from rlgym.errors import RequestError
@@ -21,7 +21,7 @@ def play(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     """Show `episodes` episodes with the run's `checkpoint`; prints and returns their returns and a video's file."""
     config = load_config(folder, trust=words["trust"])
     policy = load(Run(folder), words["checkpoint"], trust=words["trust"])
-    seed = config.seed + FRESH if words["seed"] is None else words["seed"]
+    seed = fresh_seed(config.seed) if words["seed"] is None else words["seed"]
     if words["render"] == "window":
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise RequestError("render=window: there is no display here; render=video writes a file")

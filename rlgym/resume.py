@@ -43,6 +43,8 @@ def resume(folder: Path, words: dict[str, Any]) -> Run:
         raise RequestError(
             f"{folder} has spent its budget of {config.steps:,}; give it more, as in steps={2 * config.steps}"
         )
+    if began != (config.steps, config.updates, config.minutes):  # more was asked for than what ended the run
+        loop_state |= {"evaluated": -1, "since_best": 0}
     learner = build_learner(config)
     try:
         try:

@@ -12,10 +12,16 @@ if TYPE_CHECKING:
     from rlgym.envs.batch import BatchEnv
     from rlgym.envs.spaces import Array, Obs
 
-FRESH = 7_000_003
-"""Added to a run's seed: episodes that neither its training nor its evaluations began with."""
 ENDLESS = 30_000
 """Steps after which an episode that nothing ends is counted as it stands: a fixed policy can walk in circles."""
+
+
+def fresh_seed(seed: int, step: int = 0) -> int:
+    """A seed far from those of training: of the evaluation at `step` of a run with `seed`, or with 0 of a later one.
+
+    A pure function, so that a resumed run evaluates on the same episodes without anything to restore.
+    """
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0] >> 1)
 
 
 class Acts(Protocol):

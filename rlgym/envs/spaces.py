@@ -105,6 +105,15 @@ def empty(of: tuple[Leaf, ...], num_envs: int) -> Obs:
     return {leaf.name: np.zeros((num_envs, *leaf.shape), leaf.dtype) for leaf in of}
 
 
+def single(of: tuple[Leaf, ...], observation: Any) -> Obs:
+    """One Gymnasium observation as leaves of a batch of one: `[1, *leaf.shape]`."""
+    obs = {}
+    for leaf in of:
+        value = np.asarray(part(observation, leaf.path), leaf.dtype).reshape(1, *leaf.shape)
+        obs[leaf.name] = value if leaf.start is None else value - leaf.start
+    return obs
+
+
 def flatten(of: tuple[Leaf, ...], observation: Any) -> Obs:
     """A vector environment's batched observation as leaves: views where the space allows."""
     obs = {}

@@ -32,25 +32,36 @@ class Video:
     episodes: list[Episode]
 
 
+def require_frames(config: EnvConfig) -> None:
+    """RequestError where the environment cannot be drawn, before anything is trained."""
+    with _drawn(config):
+        pass
+
+
 def record(config: EnvConfig, act: Act, episodes: int, seed: int, path: Path, *, max_frames: int = 5_000) -> Video:
-    """Plays `episodes` episodes and writes them to `path` (.mp4). RequestError where there is nothing to film."""
+    """Plays `episodes` episodes into the file `path` (.mp4). RequestError where the environment cannot be drawn."""
+    with _drawn(config) as single:
+        return _play(single, act, episodes, seed, path, max_frames)
+
+
+@contextlib.contextmanager
+def _drawn(config: EnvConfig) -> Iterator[SyncEnv]:
+    """One environment that gives its pictures as arrays."""
     kwargs = {**config.kwargs, "render_mode": "rgb_array"}
     with _no_display():
         single = SyncEnv(config.id, lambda: make_one(config, kwargs), 1, check=config.check)
         try:
-            return _play(single, act, episodes, seed, path, max_frames)
+            modes = single.envs[0].metadata.get("render_modes") or []
+            if "rgb_array" not in modes or single.envs[0].render_mode != "rgb_array":
+                has = ", ".join(modes) or "none"
+                raise RequestError(f"env={single.id} cannot be filmed: it has no render mode rgb_array (it has: {has})")
+            yield single
         finally:
             single.close()
 
 
 def _play(single: SyncEnv, act: Act, episodes: int, seed: int, path: Path, max_frames: int) -> Video:
-    env = single.envs[0]
-    modes = env.metadata.get("render_modes") or []
-    if "rgb_array" not in modes or env.render_mode != "rgb_array":
-        raise RequestError(
-            f"env={single.id} cannot be filmed: it has no render mode rgb_array (it has: {', '.join(modes) or 'none'})"
-        )
-    fps = int(env.metadata.get("render_fps") or 30)
+    fps = int(single.envs[0].metadata.get("render_fps") or 30)
     obs, played, small = single.reset(seed), [], []
     frame = _draw(single)
     writer = _mp4(path, frame, fps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -51,7 +52,8 @@ class Anything(gym.Env[Any, Any]):
     """Observations drawn from its space; stops at the first action outside of its action space. Episodes of 5 steps."""
 
     def __init__(self, observation: str = "vector", action: str = "discrete", render_mode: str | None = None) -> None:
-        self.observation_space, self.action_space = OBSERVATIONS[observation], ACTIONS[action]
+        self.observation_space = deepcopy(OBSERVATIONS[observation])  # its generators belong to this one alone
+        self.action_space = deepcopy(ACTIONS[action])
         self.render_mode = render_mode
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -152,7 +154,9 @@ def learner(
     register()
     agent = PPOConfig(**{"n_steps": 16, "batch_size": 16, "n_epochs": 2, "net_arch": [16], **knobs})
     config = TrainConfig(steps=steps, seed=seed, device="cpu", threads=1, compile=compile, agent=agent)
-    config.env = EnvConfig(id=id, num_envs=num_envs, kwargs=dict(kwargs or {}), **(env or {}))
+    own = str(gym.spec(id).entry_point).startswith(__name__)
+    backend = "sync" if own else "auto"  # auto measures, and on a busy machine may choose workers
+    config.env = EnvConfig(id=id, num_envs=num_envs, kwargs=dict(kwargs or {}), **{"backend": backend, **(env or {})})
     config.evaluate.episodes = episodes
     return PPO(config)
 

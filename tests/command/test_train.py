@@ -229,6 +229,7 @@ def test_train_and_load_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     action = policy.act({"obs": obs[None]})
     assert action.shape == (1, 1) and env.action_space.contains(action[0])
     np.testing.assert_array_equal(action, policy.act({"obs": obs[None]}))
+    assert policy.predict(obs) == action.item(), "one observation of an ordinary environment"
     samples = [policy.act({"obs": obs[None]}, sampler=policy.sampler(seed)).item() for seed in range(5)]
     assert len(set(samples)) == 5
     with pytest.raises(RequestError, match="did you mean agent.n_steps"):

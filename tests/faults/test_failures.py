@@ -141,7 +141,7 @@ SAID = {
 @pytest.mark.parametrize("how", SAID)
 def test_a_faulty_environment_is_named(how: str, rlgym: Callable[..., Answer], here: Path) -> None:
     run = here / "run"
-    answer = rlgym(*FAULTY_RUN, f"+env.kwargs.how={how}", f"run.dir={run}", "display=quiet")
+    answer = rlgym(*FAULTY_RUN, "env.backend=sync", f"+env.kwargs.how={how}", f"run.dir={run}", "display=quiet")
     failed(answer, run, SAID[how])
     assert len(answer.err.splitlines()) == 1
     if how == "raise":
@@ -156,7 +156,7 @@ def test_a_faulty_environment_is_named(how: str, rlgym: Callable[..., Answer], h
 def test_a_non_finite_loss_names_the_step_and_is_never_best(rlgym: Callable[..., Answer], here: Path) -> None:
     """Rewards so large that their squared error overflows, from step 201 of the run on."""
     run = here / "run"
-    answer = rlgym(*FAULTY_RUN, "+env.kwargs.how=overflow", f"run.dir={run}", "display=quiet")
+    answer = rlgym(*FAULTY_RUN, "env.backend=sync", "+env.kwargs.how=overflow", f"run.dir={run}", "display=quiet")
     failed(answer, run, "non-finite loss or gradient at step 208 (update 13)", least=192)
     assert len(answer.err.splitlines()) == 1
     best = checkpoint.best(run)

@@ -361,7 +361,7 @@ def test_fault_5_a_full_disk_during_a_save_costs_nothing_older(
         prune(run_dir, keep)
 
     monkeypatch.setattr(checkpoint, "prune", counting)
-    config = configured(tmp_path, steps=200, checkpoint__every=30, checkpoint__keep=1)
+    config = configured(tmp_path, steps=200, log__every=1000, checkpoint__every=30, checkpoint__keep=1)
     run = go(Counter(), config)
     assert run.exit_code == 3
     (line,) = capsys.readouterr().err.splitlines()
