@@ -9,7 +9,7 @@ drifts favours neither. Tables give medians with minimum and maximum; a ratio is
 "Steps/s" starts after the fifth update (compiling, if any, lies before). "To 475" is when a mean return over 100
 episodes first reaches 475: in `solve`, of 100 fresh greedy episodes played every 1,024 steps while the clock stands
 still, the same way for both programs; in `window`, of the last 100 training episodes. Seconds count from the start of
-training and, in the other column, from the start of the process.
+training (networks and environments made) and, in the other column, from the start of the process.
 """
 
 from __future__ import annotations
@@ -171,10 +171,8 @@ def measure_sb3(settings: dict[str, Any], seed: int, threads: int, judge: Judge 
     environment, steps = knobs.pop("env"), knobs.pop("steps")
     envs = make_vec_env(environment, n_envs=knobs.pop("n_envs"), seed=seed)
     networks = {"net_arch": {"pi": [64, 64], "vf": [64, 64]}, "activation_fn": nn.Tanh}
-    began = time.time()
     model = PPO("MlpPolicy", envs, seed=seed, device="cpu", policy_kwargs=networks, **knobs)
     model.learn(steps, callback=Stamp())
-    points[0] = (0, began, None)
     points.append((model.num_timesteps, time.time(), None))
     return points
 
@@ -195,7 +193,10 @@ def figures(points: list[Point], process_began: float) -> dict[str, float | None
 
 def one(case: str, program: str, seed: int, threads: int, process_began: float) -> None:
     settings = dict(CASES[case][program])
+    began = time.time()
     judge = Judge() if settings.pop("greedy", False) else None
+    if judge is not None and "words" not in settings:
+        judge.paused = time.time() - began  # the other program would not have loaded this
     if "words" in settings:
         points = measure_rlgym(settings["words"], seed, threads, judge)
     else:
