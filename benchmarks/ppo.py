@@ -173,7 +173,7 @@ def measure_sb3(settings: dict[str, Any], seed: int, threads: int, judge: Judge 
     networks = {"net_arch": {"pi": [64, 64], "vf": [64, 64]}, "activation_fn": nn.Tanh}
     model = PPO("MlpPolicy", envs, seed=seed, device="cpu", policy_kwargs=networks, **knobs)
     model.learn(steps, callback=Stamp())
-    points.append((model.num_timesteps, time.time(), None))
+    points.append((model.num_timesteps, time.time() - (judge.paused if judge else 0), None))
     return points
 
 
