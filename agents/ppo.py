@@ -69,20 +69,20 @@ class PPO:
         self.config = config
         knobs: PPOConfig = config.agent
         self.knobs = knobs
+        rows = knobs.n_steps * config.env.num_envs
+        if knobs.batch_size > rows:
+            raise RequestError(
+                f"agent.batch_size={knobs.batch_size} is more than a rollout holds: agent.n_steps={knobs.n_steps} x "
+                f"env.num_envs={config.env.num_envs} = {rows}; lower it or raise one of these"
+            )
+        if config.evaluate.video:
+            require_frames(config.env)
         self.env = make_env(config.env)
         config.env.backend = self.env.backend
         images = any(leaf.kind == "image" for leaf in self.env.leaves)
         self.device = device = settle(config, heavy=images, gradient_steps=self.gradient_steps(config))
-        rows = knobs.n_steps * self.env.num_envs
         if self.env.phantoms and knobs.n_steps < 2:
             raise RequestError(f"agent.n_steps=1: {config.env.id} resets one step late, which needs at least 2")
-        if config.evaluate.video:
-            require_frames(config.env)
-        if knobs.batch_size > rows:
-            raise RequestError(
-                f"agent.batch_size={knobs.batch_size} is more than a rollout holds: agent.n_steps={knobs.n_steps} x "
-                f"env.num_envs={self.env.num_envs} = {rows}; lower it or raise one of these"
-            )
         self.policy = build_policy(config, self.env, device)
         self.network = self.policy.network
         self.optimizer = FlatAdam(self.network, knobs.max_grad_norm, knobs.adam_eps)
@@ -92,7 +92,8 @@ class PPO:
         self.recent = RecentEpisodes()
         self.progress = Progress()
         self.notices = self.env.notices
-        self.exactness = {"environment": self.env.restores}
+        same = "exact, with the recorded thread count" if device.type == "cpu" else "to rounding: GPUs add in any order"
+        self.exactness = {"environment": self.env.restores, "arithmetic": same}
 
         self.sampler = self.policy.sampler(config.seed + 1)
         self.shuffler = torch.Generator(device).manual_seed(config.seed + 2)
