@@ -80,7 +80,7 @@ def test_the_config_is_resolved_and_the_manifest_complete(run: Path) -> None:
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["command"] == ["rlgym", *WORDS, *EVERY]
     assert (manifest["status"], manifest["seed"], manifest["device"], manifest["threads"]) == ("finished", 3, "cpu", 1)
-    assert manifest["resume"] == {"environment": "exact"}
+    assert manifest["resume"] == {"environment": "exact", "arithmetic": "exact, with the recorded thread count"}
     assert manifest["start"] <= manifest["end"] and manifest["packages"]["torch"] == torch.__version__
 
 
