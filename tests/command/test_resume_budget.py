@@ -1,0 +1,42 @@
+"""What a resume does with a budget that was spent, and with a goal that was reached."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlgym.cli import main
+
+WORDS = ["env=CartPole-v1", "tuned=off", "agent.n_steps=32", "agent.batch_size=128", "display=quiet"]
+
+
+def summary(run: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((run / "summary.json").read_text())
+    return found
+
+
+def test_a_run_that_reached_its_goal_goes_on_when_more_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    goal = ["stop.at=1", "evaluate.every=512", "evaluate.episodes=2", "steps=4096", f"run.dir={run}"]
+    assert main([*WORDS, *goal]) == 0
+    assert summary(run)["steps"] == 512 and "reached eval/mean_reward" in str(summary(run)["reason"])
+    assert main(["resume", str(run), "steps=8192", "display=quiet"]) == 0
+    assert summary(run)["steps"] == 1024, "trained on, to the next evaluation, which reaches the goal again"
+
+
+def test_a_schedule_that_ended_is_said(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert (
+        main([*WORDS, "steps=512", "log.every=256", "evaluate.every=0", "evaluate.episodes=2", f"run.dir={run}"]) == 0
+    )
+    assert main(["resume", str(run), "steps=1024", "display=quiet"]) == 0
+    assert "agent.learning_rate reached 0 at step 512" in (run / "log.txt").read_text()
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["train/learning_rate"] == 0
+    assert main(["resume", str(run), "steps=2048", "schedule_steps=2048", "display=quiet"]) == 0
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 2048 and last["train/learning_rate"] > 0, "stretched when asked"
