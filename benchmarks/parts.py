@@ -72,6 +72,27 @@ def main() -> None:
             f"{1e6 * seconds / gradient_steps:,.0f}" if "epochs" in name or "forward" in name or "back" in name else ""
         )
         print(f"| {name.replace('  ', '&nbsp;&nbsp;')} | {1e6 * seconds / steps:.2f} | {each} |")
+    floor(given.batch_size)
+
+
+def floor(batch: int) -> None:
+    """What the arithmetic alone costs: the large products and tanh of one gradient step, each timed by itself."""
+    x, w, out = torch.randn(batch, 64), torch.randn(64, 64), torch.empty(batch, 64)
+    with torch.no_grad():
+        product = median_us(lambda: torch.mm(x, w, out=out))
+        tanh = median_us(lambda: torch.tanh(x, out=out))
+    # actor and critic: one 64x64 product forward and two backward each, two tanh forward each
+    print(f"\na {batch}x64x64 product {product:.0f} us, tanh of {batch}x64 {tanh:.0f} us:", end=" ")
+    print(f"6 products and 4 tanh are {6 * product + 4 * tanh:.0f} us of a gradient step")
+
+
+def median_us(call: Callable[[], Any]) -> float:
+    seconds = []
+    for _ in range(2_000):
+        began = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - began)
+    return 1e6 * statistics.median(seconds)
 
 
 if __name__ == "__main__":
