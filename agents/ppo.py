@@ -92,6 +92,7 @@ class PPO:
         self.recent = RecentEpisodes()
         self.progress = Progress()
         self.notices = self.env.notices
+        self.facts: dict[str, Any] = {}
         same = "exact, with the recorded thread count" if device.type == "cpu" else "to rounding: GPUs add in any order"
         self.exactness = {"environment": self.env.restores, "arithmetic": same}
 
@@ -104,10 +105,13 @@ class PPO:
         self._evaluation_env: BatchEnv | None = None
         self._verified = False
 
+    def furnish(self, folder: Path) -> dict[str, str]:
+        return {}
+
     # ---- gather
 
     def update(self) -> Metrics:
-        knobs, step, total = self.knobs, self.progress.step, self.config.schedule_steps or self.config.steps
+        knobs, step, total = self.knobs, self.progress.step, self.config.schedule_budget
         learning_rate = scheduled(knobs.learning_rate_schedule, knobs.learning_rate, step, total)
         clip = scheduled(knobs.clip_range_schedule, knobs.clip_range, step, total)
         ent_coef = scheduled(knobs.ent_coef_schedule, knobs.ent_coef, step, total)
@@ -291,7 +295,7 @@ class PPO:
         self.rollout.start(self.env.load_state_dict(state["environment"]), self.env.action_mask)
         if self.env.restore_report:
             self.notices.append(self.env.restore_report)
-        total = self.config.schedule_steps or self.config.steps
+        total = self.config.schedule_budget
         if self.knobs.learning_rate_schedule == "linear" and total <= self.progress.step < self.config.steps:
             self.notices.append(
                 f"agent.learning_rate reached 0 at step {total:,}, where its schedule ended: nothing more is learned; "
@@ -304,14 +308,14 @@ class PPO:
             self._evaluation_env.close()
 
     @staticmethod
-    def load_policy(config: TrainConfig, model: Section, device: torch.device) -> Policy:
-        """The policy of a finished run, from its config and the `model` section of a checkpoint."""
+    def load(config: TrainConfig, state: Mapping[str, Section], device: torch.device, folder: Path) -> Policy:
+        """The policy of the finished run in `folder`, from its config and a checkpoint."""
         env = make_env(config.env, num_envs=1)
         try:
             policy = build_policy(config, env, device)
         finally:
             env.close()
-        load_module(policy.network, model)
+        load_module(policy.network, state["model"])
         return policy
 
     @staticmethod

@@ -3,6 +3,7 @@
 import rlgym
 run = rlgym.train("agent=ppo", "env=CartPole-v1")   # the words of the command line; returns the finished run
 policy = rlgym.load(run)                            # its policy, ready to act
+model = rlgym.load(rlgym.pretrain("tokens=1e6"))    # a language model
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ if (_root / "pyproject.toml").is_file() and (_root / "agents").is_dir():
     __path__.insert(0, str(_root))
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "train"]
+__all__ = ["__version__", "load", "pretrain", "train"]
 
 if TYPE_CHECKING:
     from rlgym.loading import load
-    from rlgym.training import train
+    from rlgym.training import pretrain, train
 
 
 def __getattr__(name: str) -> Any:  # lazily: `import rlgym` stays free of torch
-    if name == "train":
-        from rlgym.training import train
+    if name in ("train", "pretrain"):
+        from rlgym import training
 
-        return train
+        return getattr(training, name)
     if name == "load":
         from rlgym.loading import load
 

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from rlgym import __version__, help
+from rlgym.config import ROOTS
 from rlgym.errors import CheckpointError, RequestError, TrainingError
 from rlgym.nearest import did_you_mean
+from rlgym.products import PRODUCTS
 from rlgym.words import positional, read
 
 INTERRUPTED = 130
+_TRAINING = " and ".join(ROOTS)
 
 
 @dataclass
@@ -92,38 +95,38 @@ def _run(line: CommandLine, argv: Sequence[str]) -> int:
         print(f"rlgym {__version__}")
         return 0
     if line.help:
-        agent = next((word[6:] for word in reversed(line.words) if word.startswith("agent=")), None)
-        print(help.command(name, line.config_dir, agent) if line.command else help.overview(line.config_dir))
+        chosen = dict(word.split("=", 1) for word in line.words if "=" in word)
+        print(help.command(name, line.config_dir, chosen) if line.command else help.overview(line.config_dir))
         return 0
     if line.cfg not in (None, "job"):
         raise RequestError(f"--cfg {line.cfg}: only --cfg job")
-    if line.multirun and name != "train":
-        raise RequestError(f"-m is for train: {name} takes one run")
-    if line.config_dir is not None and name != "train":
-        raise RequestError(f"--config-dir is for train, not for {name}")
-    if line.cfg is not None and name not in ("train", "rerun"):
-        raise RequestError(f"--cfg is for train and rerun, not for {name}")
+    if line.multirun and name not in ROOTS:
+        raise RequestError(f"-m is for {_TRAINING}: {name} takes one run")
+    if line.config_dir is not None and name not in ROOTS:
+        raise RequestError(f"--config-dir is for {_TRAINING}, not for {name}")
+    if line.cfg is not None and name not in (*ROOTS, "rerun"):
+        raise RequestError(f"--cfg is for {_TRAINING} and rerun, not for {name}")
     return _COMMANDS[name](line, ["rlgym", *argv])
 
 
 def _train(line: CommandLine, command: list[str]) -> int:
+    root = line.command or "train"
     if line.multirun:
         from rlgym.sweep import sweep
 
-        return sweep(line.words, command, config_dir=line.config_dir, show=line.cfg is not None)
+        return sweep(line.words, command, config_dir=line.config_dir, show=line.cfg is not None, root=root)
     from rlgym.compose import compose
 
-    return _start(compose(line.words, config_dir=line.config_dir), line, command)
+    return _start(compose(line.words, root, line.config_dir), line, command)
 
 
 def _rerun(line: CommandLine, command: list[str]) -> int:
-    word, words = _run_word(line)
+    word, words = positional(help.all_words("rerun"), line.words)
     own = [w for w in words if w.startswith("trust=")]
     trust = read(help.WORDS["rerun"], own)["trust"]
     from rlgym.compose import load_config, revise
-    from rlgym.run import find_run
 
-    config = load_config(find_run(word).dir, trust=trust)
+    config = load_config(_find(line, word), trust=trust)
     config.run.dir = ""  # a folder holds one run
     return _start(revise(config, [w for w in words if w not in own]), line, command)
 
@@ -146,24 +149,29 @@ def _resume(line: CommandLine, command: list[str]) -> int:
     return resume(run, words).exit_code
 
 
-def _evaluate(line: CommandLine, command: list[str]) -> int:
-    run, words = _run_and_words(line)
-    from rlgym.evaluate import evaluate
+def _product(line: CommandLine, command: list[str]) -> int:
+    """What a finished run is good for: the same word may be other code for a policy and for a language model."""
+    products = PRODUCTS[line.command]
+    word, rest = positional(help.all_words(line.command), line.words)
+    wrong = [error for product in products.values() if (error := _unreadable(product.words, rest))]
+    if len(wrong) == len(products):  # words that no kind of run takes are wrong whether there is a run or not
+        raise wrong[0]
+    folder = _find(line, word)
+    from rlgym.config_file import root_of_run
 
-    evaluate(run, words)
-    return 0
+    root = root_of_run(folder)
+    if root not in products:
+        able = ", ".join(name for name, roots in PRODUCTS.items() if root in roots)
+        raise RequestError(f"{line.command} is for runs of {' and '.join(products)}; {folder} is one of {root}: {able}")
+    words = read(products[root].words, rest)
+    from rlgym.registry import resolve
 
-
-def _play(line: CommandLine, command: list[str]) -> int:
-    run, words = _run_and_words(line)
-    from rlgym.play import play
-
-    play(run, words)
+    resolve(products[root].function)(folder, words)
     return 0
 
 
 def _runs(line: CommandLine, command: list[str]) -> int:
-    folder, words = positional(help.WORDS["runs"], line.words)
+    folder, words = positional(help.all_words("runs"), line.words)
     sort: str = read(help.WORDS["runs"], words)["sort"]
     from rlgym.run import list_runs
     from rlgym.table import ordered, print_table
@@ -182,25 +190,31 @@ def _runs(line: CommandLine, command: list[str]) -> int:
 
 
 def _run_and_words(line: CommandLine) -> tuple[Path, dict[str, Any]]:
-    word, rest = _run_word(line)
+    word, rest = positional(help.all_words(line.command), line.words)
     words = read(help.WORDS[line.command], rest)
-    from rlgym.run import find_run
-
-    return find_run(word).dir, words
+    return _find(line, word), words
 
 
-def _run_word(line: CommandLine) -> tuple[str, list[str]]:
-    word, rest = positional(help.WORDS[line.command], line.words)
+def _unreadable(cls: type, words: list[str]) -> RequestError | None:
+    try:
+        read(cls, words)
+    except RequestError as error:
+        return error
+    return None
+
+
+def _find(line: CommandLine, word: str | None) -> Path:
     if word is None:
         raise RequestError(f"{line.command} needs a run: {help.USAGE[line.command]}; {help.RUN}")
-    return word, rest
+    from rlgym.run import find_run
+
+    return find_run(word).dir
 
 
 _COMMANDS: dict[str, Callable[[CommandLine, list[str]], int]] = {
-    "train": _train,
+    **dict.fromkeys(ROOTS, _train),
     "resume": _resume,
-    "evaluate": _evaluate,
-    "play": _play,
+    **dict.fromkeys(PRODUCTS, _product),
     "runs": _runs,
     "rerun": _rerun,
 }

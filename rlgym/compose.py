@@ -20,37 +20,37 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rlgym import overrides as grammar
-from rlgym.config import TrainConfig
+from rlgym.config import ROOTS, RootConfig, TrainConfig
 from rlgym.config_file import from_plain, load_config, refuse_targets, save_config
 from rlgym.errors import RequestError
 from rlgym.groups import GROUPS, choices, roots
 from rlgym.nearest import did_you_mean
 from rlgym.overrides import Words
-from rlgym.registry import BUILT_IN, agent, agents, resolve, see_current_folder
+from rlgym.registry import BUILT_IN, OPEN, entries, entry, resolve, see_current_folder
 from rlgym.typed import to_dict
 
 __all__ = ["compose", "expand", "hydra_at_conf", "hydra_words", "load_config", "revise", "save_config"]
 
-ROOTS = {"train": TrainConfig}
 
-
-def compose(overrides: list[str], root: str = "train", config_dir: str | None = None) -> TrainConfig:
-    """The typed, complete config that the words ask for. Raises RequestError only."""
+def compose(overrides: list[str], root: str = "train", config_dir: str | None = None) -> Any:
+    """The typed, complete config that the words ask for: TrainConfig, PretrainConfig, ... Raises RequestError only."""
     words = grammar.parse(overrides, GROUPS[root])
     _refuse_hydra(words)
     roots(config_dir)  # says so when there is no such folder; Hydra would only warn
     for group, name in words.choices.items():
-        _check_choice(group, name, config_dir)
+        _check_choice(root, group, name, config_dir)
     data, chosen = _compose(root, hydra_words(words, config_dir))
     _check_recipe(words, root, config_dir)
     refuse_targets(data)
     for group in GROUPS[root]:
-        if group not in ("agent", "env"):
+        if group not in (*ROOTS[root].sections, "env"):
             data.pop(group, None)
-    if isinstance(data["env"], dict) and not data["env"].get("id"):
-        data["env"]["id"] = chosen["env"]
+    for group, key in (("env", "id"), ("model", "name")):
+        if isinstance(data.get(group), dict) and not data[group].get(key):
+            data[group][key] = chosen[group]
     config = from_plain(data)
-    check_env(config.env.id)
+    if isinstance(config, TrainConfig):
+        check_env(config.env.id)
     return config
 
 
@@ -60,9 +60,9 @@ def expand(overrides: list[str], root: str = "train") -> list[list[str]]:
     return grammar.expand([word for word in overrides if not word.lstrip("+").startswith(hydra_own)])
 
 
-def revise(config: TrainConfig, overrides: list[str]) -> TrainConfig:
-    """A saved config with some keys changed (`rerun`). Agent and env stay: their choice would bring tuned values."""
-    words = grammar.parse(overrides, GROUPS["train"])
+def revise(config: RootConfig, overrides: list[str]) -> Any:
+    """A saved config with some keys changed (`rerun`). The groups' choices stay: another would bring its own values."""
+    words = grammar.parse(overrides, GROUPS[config.root])
     for group, name in words.choices.items():
         raise RequestError(f"{group}={name}: a rerun keeps its run's choices; start a new run with {group}={name}")
     _refuse_hydra(words)
@@ -81,7 +81,7 @@ def revise(config: TrainConfig, overrides: list[str]) -> TrainConfig:
 
 def hydra_words(words: Words, config_dir: str | None) -> list[str]:
     """What Hydra composes for these words; also puts what they need into its ConfigStore."""
-    _store(words.choices.get("agent"))
+    _store(words.choices)
     own = [f"hydra.searchpath=[{_quoted(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
     return [*own, *words.hydra, *(f"{group}={_quoted(name)}" for group, name in words.choices.items()), *words.lines]
 
@@ -111,18 +111,20 @@ def _quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
-def _store(chosen_agent: str | None) -> None:
+def _store(chosen: dict[str, str]) -> None:
     """The dataclasses' defaults as plain nodes that the YAML files extend and refer to."""
     store = ConfigStore.instance()
     for root, cls in ROOTS.items():
         store.store(name=f"{root}_schema", node=to_dict(cls()))
-    for entry in BUILT_IN:
-        store.store(group="agent", name=f"{entry.name}_schema", node=to_dict(resolve(entry.config)()))
-    others = agents().keys() - {entry.name for entry in BUILT_IN}
-    if chosen_agent is not None and ":" in chosen_agent:
-        others.add(chosen_agent)
-    for name in others:
-        store.store(group="agent", name=name, node={"name": name})  # its own dataclass has the defaults
+        for group, key in cls.sections.items():
+            for known in BUILT_IN[group]:
+                node = to_dict(resolve(known.config)())
+                store.store(group=group, name=f"{known.name}_schema", node=node)
+            others = entries(group).keys() - {known.name for known in BUILT_IN[group]}
+            if group in OPEN and ":" in chosen.get(group, ""):
+                others.add(chosen[group])
+            for name in others:
+                store.store(group=group, name=name, node={key: name})  # its own dataclass has the defaults
 
 
 def _refuse_hydra(words: Words) -> None:
@@ -130,35 +132,37 @@ def _refuse_hydra(words: Words) -> None:
         raise RequestError(f"{word}: Hydra's own words are for sweeps (-m)")
 
 
-def _check_choice(group: str, name: str, config_dir: str | None) -> None:
+def _check_choice(root: str, group: str, name: str, config_dir: str | None) -> None:
     if group == "env":
         return  # the id that it leads to is checked against Gymnasium's registry
-    known = choices(group, config_dir)
+    known = choices(root, group, config_dir)
     if name in known:
         return
-    if group == "agent":
-        if ":" not in name and name not in agents():
-            names = [*known, *agents()]
-            near = did_you_mean(name, names, "agent=") or f": one of {', '.join(dict.fromkeys(names))}, or module:Class"
-            raise RequestError(f"agent={name} not found{near}")
-        agent(name)
+    if group in OPEN:
+        if ":" not in name and name not in entries(group):
+            names = [*known, *entries(group)]
+            listed = ", ".join(dict.fromkeys(names))
+            near = did_you_mean(name, names, f"{group}=") or f": one of {listed}, or module:Class"
+            raise RequestError(f"{group}={name} not found{near}")
+        entry(group, name)
         return
     near = did_you_mean(name, known, f"{group}=") or f": one of {', '.join(known)}"
     raise RequestError(f"{group}={name} not found{near}")
 
 
 def _check_recipe(words: Words, root: str, config_dir: str | None) -> None:
-    """An experiment's values were found for its agent and env; with another they would be nonsense."""
+    """An experiment's values were found for its agent and env, or objective and model; with others: nonsense."""
     recipe = words.choices.get("experiment")
-    given = {group: words.choices[group] for group in ("agent", "env") if group in words.choices}
+    groups = ROOTS[root].recipe_groups
+    given = {group: words.choices[group] for group in groups if group in words.choices}
     if recipe is None or not given:
         return
     _, own = _compose(root, hydra_words(Words({"experiment": recipe}, {}, [], []), config_dir))
     for group, name in given.items():
         if name != own[group]:
+            recipe_for = " ".join(f"{g}={own[g]}" for g in groups)
             raise RequestError(
-                f"{group}={name}: experiment={recipe} is a recipe for agent={own['agent']} env={own['env']};"
-                f" leave out one of the two"
+                f"{group}={name}: experiment={recipe} is a recipe for {recipe_for}; leave out one of the two"
             )
 
 

@@ -1,4 +1,6 @@
-"""The keys every training command understands, typed, with their bounds. Agents add their own under `agent.`.
+"""The keys every training command understands, typed, with their bounds.
+
+What a group chooses (agent, objective, model, ...) adds keys of its own under the group's name.
 
 A dataclass is the one source of a key's default, type, bounds and help text; the YAML files in `conf/` only choose
 among and override them.
@@ -7,7 +9,7 @@ among and override them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 
 def knob(
@@ -75,13 +77,48 @@ class EnvConfig:
 
 
 @dataclass
-class TrainConfig:
-    """`python -m rlgym [train]`: learning from reward."""
+class TextLogConfig(LogConfig):
+    every: int = knob(50_000, "tokens between log points (0: none; never more often than each update)", ge=0)
 
-    steps: int = knob(100_000, "budget in environment steps (in self-play: moves)", gt=0)
+
+@dataclass
+class TextEvaluateConfig:
+    every: int = knob(500_000, "tokens between evaluations (0: only at the end)", ge=0)
+    tokens: int = knob(100_000, "held-out tokens of one evaluation, the same ones each time", gt=0)
+
+
+@dataclass
+class TextCheckpointConfig(CheckpointConfig):
+    every: int = knob(1_000_000, "tokens between checkpoints (0: only at the end)", ge=0)
+
+
+@dataclass
+class SampleConfig:
+    count: int = knob(4, "samples at each evaluation (0: none)", ge=0)
+    tokens: int = knob(128, "new tokens of a sample", gt=0)
+    prompt: str = knob("", "what samples begin with; empty: the beginning of a document")
+    temperature: float = knob(0.8, "below 1: likelier tokens, 0: always the likeliest", ge=0)
+
+
+@dataclass
+class RootConfig:
+    """What every training command understands."""
+
+    root: ClassVar[str]
+    """The command word, and the root config in conf/."""
+    budget_key: ClassVar[str]
+    """The key of the budget, which the cadences and schedules count in too."""
+    learner_group: ClassVar[str]
+    """The group whose choice is what learns, or what it is learned by."""
+    learner: ClassVar[str] = ""
+    """`module:Class` of the learner; empty: what the learner group's choice names."""
+    recipe_groups: ClassVar[tuple[str, ...]]
+    """Groups that an experiment's values were found for: another choice beside it is refused."""
+    sections: ClassVar[dict[str, str]]
+    """Groups with knobs of their own -> the key in them that names their entry in the registry."""
+
     updates: int | None = knob(None, "budget in updates", gt=0)
     minutes: float | None = knob(None, "budget in minutes of wall-clock time", gt=0)
-    schedule_steps: int | None = knob(None, "steps over which schedules run; empty: the first budget in steps", gt=0)
     seed: int = knob(1, "seed of everything random", ge=0)
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
     compile: str = knob(
@@ -91,8 +128,114 @@ class TrainConfig:
     display: str = knob("auto", "progress on the terminal", choices=("auto", "rich", "plain", "quiet"))
     run: RunConfig = field(default_factory=RunConfig)
     log: LogConfig = field(default_factory=LogConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    evaluate: Any = None
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     stop: StopConfig = field(default_factory=StopConfig)
+
+    @property
+    def budget(self) -> int:
+        """In environment steps, moves or tokens."""
+        return int(getattr(self, self.budget_key))
+
+    @budget.setter
+    def budget(self, value: int) -> None:
+        setattr(self, self.budget_key, value)
+
+    @property
+    def learner_name(self) -> str:
+        """The choice of the learner group, as in agent=ppo."""
+        return str(getattr(getattr(self, self.learner_group), self.sections[self.learner_group]))
+
+    @property
+    def subject(self) -> dict[str, str]:
+        """What learns, and from what: `agent` and `env`; they name the run's folder and its line among others."""
+        raise NotImplementedError
+
+    @property
+    def products(self) -> dict[str, str]:
+        """What a finished run is good for: a word for the last lines on the terminal -> the command."""
+        raise NotImplementedError
+
+    @property
+    def label(self) -> str:
+        return "_".join(self.subject.values())
+
+    @property
+    def schedule_budget(self) -> int:
+        """What schedules are functions of: the first budget, unless asked otherwise."""
+        return int(getattr(self, f"schedule_{self.budget_key}") or self.budget)
+
+
+@dataclass
+class TrainConfig(RootConfig):
+    """`python -m rlgym [train]`: learning from reward."""
+
+    root = "train"
+    budget_key = "steps"
+    learner_group = "agent"
+    recipe_groups = ("agent", "env")
+    sections = {"agent": "name"}
+
+    steps: int = knob(100_000, "budget in environment steps (in self-play: moves)", gt=0)
+    schedule_steps: int | None = knob(None, "steps over which schedules run; empty: the first budget in steps", gt=0)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     agent: Any = knob(None, "the agent's own knobs, a dataclass that the registry names")
+
+    @property
+    def subject(self) -> dict[str, str]:
+        return {"agent": self.agent.name, "env": self.env.id}
+
+    @property
+    def products(self) -> dict[str, str]:
+        return {"evaluate": "evaluate", "watch": "play"}
+
+
+@dataclass
+class PretrainConfig(RootConfig):
+    """`python -m rlgym pretrain`: learning from text."""
+
+    root = "pretrain"
+    budget_key = "tokens"
+    learner_group = "objective"
+    learner = "rlgym.ssl.pretraining:Pretraining"
+    recipe_groups = ("objective", "model")
+    sections = {
+        "objective": "name",
+        "model": "architecture",
+        "data": "name",
+        "tokenizer": "name",
+        "optimizer": "name",
+    }
+
+    tokens: int = knob(5_000_000, "budget in tokens", gt=0)
+    schedule_tokens: int | None = knob(None, "tokens over which schedules run; empty: the first budget", gt=0)
+    batch_size: int | None = knob(None, "blocks of one optimiser step; empty: from the model and the budget", gt=0)
+    gradient_accumulation_steps: int = knob(1, "parts a batch is computed in, to save memory; same gradient", gt=0)
+    precision: str = knob(
+        "auto", "of the products: bf16 where it is faster here (auto)", choices=("auto", "fp32", "bf16")
+    )
+    ema_decay: float | None = knob(
+        None, "judge and keep an average of the weights with this decay; empty: none", gt=0, lt=1
+    )
+    log: TextLogConfig = field(default_factory=TextLogConfig)
+    evaluate: TextEvaluateConfig = field(default_factory=TextEvaluateConfig)
+    checkpoint: TextCheckpointConfig = field(default_factory=TextCheckpointConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    objective: Any = knob(None, "the objective's own knobs")
+    model: Any = knob(None, "the model's own knobs")
+    data: Any = knob(None, "the corpus's own knobs")
+    tokenizer: Any = knob(None, "the tokenizer's own knobs")
+    optimizer: Any = knob(None, "the optimiser's own knobs")
+
+    @property
+    def subject(self) -> dict[str, str]:
+        return {"agent": f"{self.objective.name}_{self.model.name}", "env": self.data.name}
+
+    @property
+    def products(self) -> dict[str, str]:
+        use = {"fill": "fill"} if self.objective.name == "masked" else {"generate": "generate"}
+        return {"evaluate": "evaluate", **use, "export": "export"}
+
+
+ROOTS: dict[str, type[RootConfig]] = {cls.root: cls for cls in (TrainConfig, PretrainConfig)}

@@ -12,35 +12,31 @@ from typing import Any
 
 import yaml
 
-from rlgym.config import TrainConfig
+from rlgym.config import ROOTS, RootConfig
 from rlgym.errors import RequestError
 from rlgym.files import write_atomic
-from rlgym.registry import agent, resolve
+from rlgym.registry import entry, resolve
 from rlgym.typed import build, keys, to_dict
 
 
-def save_config(config: TrainConfig, path: Path) -> None:
+def save_config(config: RootConfig, path: Path) -> None:
     write_atomic(path, to_yaml(config))
 
 
-def to_yaml(config: TrainConfig) -> str:
+def to_yaml(config: RootConfig) -> str:
     return str(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True, width=120))
 
 
-def load_config(path: Path, trust: bool = False) -> TrainConfig:
-    """The config of a run folder, or of its config.yaml. Code named by `module:` is imported only with `trust`."""
+def load_config(path: Path, trust: bool = False) -> Any:
+    """The config (TrainConfig, PretrainConfig, ...) of a run folder, or of its config.yaml.
+
+    Code that it names by `module:` is imported only with `trust`.
+    """
     path = path / "config.yaml" if path.is_dir() else path
-    try:
-        data = _plain_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not text'}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RequestError(f"{path} is not plain YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise RequestError(f"{path} is not a config")
+    data = _read(path)
     try:
         refuse_targets(data)
-        for group, name in (("agent", "name"), ("env", "id")):
+        for group, name in {**root_of(data).sections, "env": "id"}.items():
             section = data.get(group)
             value = section.get(name) if isinstance(section, dict) else None
             if not trust and ":" in str(value):
@@ -50,6 +46,23 @@ def load_config(path: Path, trust: bool = False) -> TrainConfig:
         raise RequestError(f"{path}: {error}") from error
 
 
+def root_of_run(folder: Path) -> str:
+    """The command that made the run in `folder`."""
+    return root_of(_read(folder / "config.yaml")).root
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = _plain_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not text'}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RequestError(f"{path} is not plain YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise RequestError(f"{path} is not a config")
+    return data
+
+
 def _plain_yaml(text: str) -> Any:
     """Without aliases: a few lines of them can spell out a structure that fills the memory, or that never ends."""
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
@@ -57,24 +70,39 @@ def _plain_yaml(text: str) -> Any:
     return yaml.safe_load(text)
 
 
-def from_plain(data: Mapping[str, Any]) -> TrainConfig:
-    """The typed config that plain data says, its agent's knobs included."""
-    section = data.get("agent")
-    if not isinstance(section, Mapping) or not isinstance(section.get("name"), str):
-        raise RequestError("agent.name is missing: it says which agent learns")
-    knobs = config_class(section["name"])
-    return build(TrainConfig, {**data, "agent": build(knobs, section, "agent")}, known=keys(knobs, "agent"))
+def root_of(data: Mapping[str, Any]) -> type[RootConfig]:
+    """Which root config plain data is of: the one whose learner group it has."""
+    for cls in ROOTS.values():
+        if cls.learner_group in data:
+            return cls
+    wanted = " or ".join(cls.learner_group for cls in ROOTS.values())
+    raise RequestError(f"{wanted} is missing: it says what learns")
 
 
-def config_class(name: str) -> type:
-    """The dataclass of an agent's knobs."""
-    entry = agent(name)
+def from_plain(data: Mapping[str, Any]) -> Any:
+    """The typed config that plain data says, the knobs of its sections (agent, model, ...) included."""
+    root = root_of(data)
+    sections: dict[str, Any] = {}
+    known: list[str] = []
+    for group, key in root.sections.items():
+        section = data.get(group)
+        if not isinstance(section, Mapping) or not isinstance(section.get(key), str):
+            raise RequestError(f"{group}.{key} is missing: it says which {group} it is")
+        knobs = config_class(group, section[key], key)
+        sections[group] = build(knobs, section, group)
+        known += keys(knobs, group)
+    return build(root, {**data, **sections}, known=known)
+
+
+def config_class(group: str, name: str, key: str = "name") -> type:
+    """The dataclass of the knobs of `group=name`, which has a field `key` for the name."""
+    found_entry = entry(group, name)
     try:
-        found = resolve(entry.config)
+        found = resolve(found_entry.config)
     except RequestError as error:
-        raise RequestError(f"agent={name}: {error}") from error
-    if not isinstance(found, type) or not is_dataclass(found) or "name" not in {f.name for f in fields(found)}:
-        raise RequestError(f"agent={name}: {entry.config} must be a dataclass with a field `name`")
+        raise RequestError(f"{group}={name}: {error}") from error
+    if not isinstance(found, type) or not is_dataclass(found) or key not in {f.name for f in fields(found)}:
+        raise RequestError(f"{group}={name}: {found_entry.config} must be a dataclass with a field `{key}`")
     return found
 
 

@@ -12,7 +12,7 @@ import torch
 from rlgym.errors import RequestError
 
 if TYPE_CHECKING:
-    from rlgym.config import TrainConfig
+    from rlgym.config import RootConfig
 
 # Compiling costs 5-13 s on a CPU and saves about 0.3 ms of a small network's gradient step (docs/results.md): it repays
 # itself twice over from here on.
@@ -40,7 +40,7 @@ def pick_device(wanted: str, heavy: bool = False) -> torch.device:
     return device
 
 
-def settle(config: TrainConfig, heavy: bool, gradient_steps: int) -> torch.device:
+def settle(config: RootConfig, heavy: bool, gradient_steps: int) -> torch.device:
     """Turn the config's automatic choices into definite ones, written back into it, and apply the thread count.
 
     All are functions of the config and the machine, not of timings: the same command makes the same choices.

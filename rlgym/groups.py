@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -9,25 +10,46 @@ from pathlib import Path
 
 from rlgym.errors import RequestError
 
-GROUPS = {"train": ("agent", "env", "tuned", "experiment")}
+GROUPS = {
+    "train": ("agent", "env", "tuned", "experiment"),
+    "pretrain": ("objective", "model", "data", "tokenizer", "optimizer", "experiment"),
+}
 """Root config -> its groups."""
+
+SET_BY = {
+    "env.id": "env=ID",
+    "agent.name": "agent=NAME",
+    "objective.name": "objective=NAME",
+    "model.architecture": "model=NAME",
+    "data.name": "data=NAME",
+    "tokenizer.name": "tokenizer=NAME",
+    "optimizer.name": "optimizer=NAME",
+}
+"""Keys that a group's choice fills in: setting them alone would leave the other's tuned values behind."""
 
 SUMMARIES = {
     "agent": "algorithm and networks; agent=module:Class takes your own",
     "env": "any Gymnasium id (env=ALE/Pong-v5) or your own (env=module:MyEnv-v0); these have a few words here",
     "tuned": "values for an agent on an env, chosen by themselves; tuned=off gives plain defaults",
-    "experiment": "whole recipes, agent and env included",
+    "objective": "what is predicted; objective=module:Class takes your own",
+    "model": "architecture and size; model.depth=N makes any size of an architecture",
+    "data": "the corpus",
+    "tokenizer": "how text becomes tokens",
+    "optimizer": "how the weights move",
+    "experiment": "whole recipes, with all that they choose",
 }
 
 
-def choices(group: str, config_dir: str | None = None) -> dict[str, str]:
+def choices(root: str, group: str, config_dir: str | None = None) -> dict[str, str]:
     """Choice -> its summary, the file's first comment line; a user's own come after the built-in ones."""
     found: dict[str, str] = {}
-    for root in roots(config_dir):
-        folder = root / group
+    for tree in roots(config_dir):
+        folder = tree / group
         if folder.is_dir():
             for name, file in sorted(_yaml(folder, "")):
-                found.setdefault(name, summary(file.read_text(encoding="utf-8")))
+                text = file.read_text(encoding="utf-8")
+                if group != "experiment" or set(re.findall(r"override /(\w+):", text)) <= set(GROUPS[root]):
+                    found.setdefault(name, summary(text))
     return found
 
 

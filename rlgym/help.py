@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from textwrap import wrap
 from typing import Any, get_type_hints
 
 from rlgym import __version__
-from rlgym.config import TrainConfig
-from rlgym.groups import GROUPS, SUMMARIES, choices
-from rlgym.registry import BUILT_IN, agents, resolve
-from rlgym.words import EvaluateWords, PlayWords, RerunWords, ResumeWords, RunsWords
+from rlgym.config import ROOTS
+from rlgym.groups import GROUPS, SET_BY, SUMMARIES, choices
+from rlgym.products import PRODUCTS
+from rlgym.registry import BUILT_IN, OPEN, entries, resolve
+from rlgym.words import RerunWords, ResumeWords, RunsWords
 
 Row = tuple[str, str]
 
 COMMANDS = {
     "train": "learn from reward (the default command)",
+    "pretrain": "learn from text: next-token or masked",
     "resume": "continue a run from its last checkpoint",
-    "evaluate": "play fresh episodes and write their returns",
+    "evaluate": "judge a run: fresh episodes, or held-out and other text",
     "play": "record or show episodes",
+    "generate": "text from a next-token model",
+    "fill": "a masked model's guesses for [MASK]",
+    "export": "a folder that transformers loads",
     "runs": "list the runs of a folder",
     "rerun": "train again from a run's config",
 }
 WORDS = {
     "resume": ResumeWords,
-    "evaluate": EvaluateWords,
-    "play": PlayWords,
     "runs": RunsWords,
     "rerun": RerunWords,
 }
 USAGE = {
     "train": "rlgym [train] [key=value ...] [-m] [--cfg job] [--config-dir DIR]",
     "resume": "rlgym resume RUN [key=value ...]",
-    "evaluate": "rlgym evaluate RUN [key=value ...]",
-    "play": "rlgym play RUN [key=value ...]",
+    "pretrain": "rlgym pretrain [key=value ...] [-m] [--cfg job] [--config-dir DIR]",
+    **{name: f"rlgym {name} RUN [key=value ...]" for name in PRODUCTS},
     "runs": "rlgym runs [FOLDER] [key=value ...]",
     "rerun": "rlgym rerun RUN [key=value ...] [--cfg job]",
 }
@@ -43,7 +46,7 @@ RUN = "RUN is a run folder, the short name of one under runs/, or `last`."
 FLAGS = [
     ("-m, --multirun", "a sweep: every combination of comma lists (seed=1,2,3) and ranges (seed=range(1,4))"),
     ("-c job, --cfg job", "print the config that would train, and write nothing"),
-    ("--config-dir DIR", "a folder of your own agent/, env/, tuned/, experiment/ files"),
+    ("--config-dir DIR", "a folder of your own agent/, env/, model/, data/, experiment/, ... files"),
     ("-h, --help", "this help; COMMAND --help for that of a command"),
     ("--version", "the version"),
 ]
@@ -52,6 +55,9 @@ EXAMPLES = [
     "rlgym agent=ppo env=LunarLander-v3 seed=3 steps=1e6",
     "rlgym -m env=CartPole-v1,Acrobot-v1 seed=1,2,3    a sweep of six runs",
     "rlgym evaluate last episodes=100",
+    "rlgym pretrain                                    a small model of Python's own source",
+    "rlgym pretrain data=text data.path=corpus.txt model=gpt_mini",
+    'rlgym generate last prompt="def "',
 ]
 
 
@@ -62,34 +68,46 @@ def overview(config_dir: str | None = None) -> str:
     lines += ["commands (COMMAND --help for their keys)", *_rows(list(COMMANDS.items())), ""]
     lines += _groups("train", config_dir)
     lines += ["options", *_rows(FLAGS), "", "examples", *(f"  {line}" for line in EXAMPLES), ""]
-    lines += ["every key with its default: rlgym train --help"]
+    lines += ["every key with its default: rlgym train --help, rlgym pretrain --help"]
     return "\n".join(lines)
 
 
-def command(name: str, config_dir: str | None = None, chosen_agent: str | None = None) -> str:
-    """`rlgym COMMAND --help`; of `train`, with the knobs of the agent chosen, or of every built-in one."""
+def command(name: str, config_dir: str | None = None, chosen: Mapping[str, str] | None = None) -> str:
+    """`rlgym COMMAND --help`; of a training command, with the knobs of what is `chosen`, or of all built-in choices."""
     lines = [f"usage: {USAGE[name]}", "", COMMANDS[name], ""]
-    if name == "train":
+    if name in ROOTS:
         lines += _groups(name, config_dir)
-        lines += ["keys", *_rows(list(_keys(TrainConfig))), ""]
-        known = agents()
-        for entry in [known[chosen_agent]] if chosen_agent in known else BUILT_IN:
-            lines += [f"keys of agent={entry.name}", *_rows(list(_keys(resolve(entry.config), "agent."))), ""]
+        lines += ["keys", *_rows(list(_keys(ROOTS[name]))), ""]
+        for group in ROOTS[name].sections:
+            known, wanted = entries(group), (chosen or {}).get(group, "")
+            for entry in [known[wanted]] if wanted in known else BUILT_IN[group]:
+                rows = list(_keys(resolve(entry.config), f"{group}."))
+                lines += [f"keys of {group}={entry.name}", *_rows(rows), ""]
         lines += ["options", *_rows(FLAGS)]
         return "\n".join(lines)
     if name == "rerun":
-        lines[2] += "; any key of `train` but its groups replaces the run's"
+        lines[2] += "; any key of its command but the groups replaces the run's"
     lines += [RUN, ""] if "RUN" in USAGE[name] else []
-    lines += ["keys", *_rows(list(_keys(WORDS[name])))]
-    return "\n".join(lines)
+    tables = {root: product.words for root, product in PRODUCTS[name].items()} if name in PRODUCTS else {}
+    for root, words in tables.items():
+        lines += [f"keys for a run of {root}", *_rows(list(_keys(words))), ""]
+    if not tables:
+        lines += ["keys", *_rows(list(_keys(WORDS[name])))]
+    return "\n".join(lines).rstrip()
+
+
+def all_words(name: str) -> set[str]:
+    """Every key that a command on a run takes, for whichever kind of run."""
+    classes = [product.words for product in PRODUCTS[name].values()] if name in PRODUCTS else [WORDS[name]]
+    return {f.name for cls in classes for f in fields(cls)}
 
 
 def _groups(root: str, config_dir: str | None) -> list[str]:
     lines = []
     for group in GROUPS[root]:
-        found = choices(group, config_dir)
-        if group == "agent":
-            found |= {name: entry.summary for name, entry in agents().items() if name not in found}
+        found = choices(root, group, config_dir)
+        if group in OPEN:
+            found |= {name: entry.summary for name, entry in entries(group).items() if name not in found}
         lines += [f"{group}=: {SUMMARIES[group]}"]
         lines += [*_rows([(f"{group}={name}", text) for name, text in found.items()]), ""]
     return lines
@@ -100,7 +118,7 @@ def _keys(cls: type, path: str = "") -> Iterator[Row]:
     for f in fields(cls):
         if is_dataclass(hints[f.name]):
             yield from _keys(hints[f.name], f"{path}{f.name}.")
-        elif (path + f.name) not in ("agent", "agent.name", "env.id"):  # set by the groups
+        elif hints[f.name] is not Any and (path + f.name) not in SET_BY:  # set by the groups
             yield f"{path}{f.name}={_default(f)}", f.metadata.get("help", "") + _bounds(f.metadata)
 
 

@@ -41,6 +41,10 @@ class Evaluation:
     records: dict[str, Any] = field(default_factory=dict)
     videos: dict[str, Callable[[Path], tuple[np.ndarray, int]]] = field(default_factory=dict)
     """Tag -> what films it: given the file to write, returns frames [time, height, width, 3] uint8 and their rate."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """Tag -> Markdown for TensorBoard, such as samples."""
+    embeddings: dict[str, tuple[np.ndarray, list[str]]] = field(default_factory=dict)
+    """Tag -> vectors [rows, width] and a label for each row, for TensorBoard's projector."""
 
 
 class Learner(Protocol):
@@ -54,6 +58,13 @@ class Learner(Protocol):
     `state_dict` was called."""
     notices: list[str]
     """Lines for the person that came up while working; the loop shows and clears them."""
+    facts: dict[str, Any]
+    """What a new run's manifest says besides: `data`, the fingerprint and size of a corpus."""
+
+    def furnish(self, folder: Path) -> dict[str, str]:
+        """Called once for a new run: write what its folder holds besides checkpoints (a tokenizer, a data card).
+        Returns texts for TensorBoard by tag."""
+        ...
 
     def update(self) -> Metrics:
         """Gather a batch of experience or data and take the gradient steps. Advances `progress`."""

@@ -6,14 +6,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rlgym import checkpoint, registry
+from rlgym import checkpoint
 from rlgym.config_file import load_config
 from rlgym.errors import RequestError
 from rlgym.run import Run, find_run
+from rlgym.training import learner_class
 
 
 def load(run: Run | Path | str, checkpoint: str = "best", device: str = "cpu", trust: bool = False) -> Any:
-    """The policy of a run: `policy.predict(observation)` gives the action for a Gymnasium environment's `step`.
+    """The policy or the language model of a run.
+
+    `policy.predict(observation)` gives the action for a Gymnasium environment's `step`; `model.generate("def ")` text.
 
     `run`: what `rlgym.train` returned, a folder, a short name under runs/, or "last". `checkpoint`: best, latest or a
     step's number. Code that the run's config names by `module:Name` is imported only with `trust`.
@@ -23,8 +26,7 @@ def load(run: Run | Path | str, checkpoint: str = "best", device: str = "cpu", t
     found = run if isinstance(run, Run) else find_run(str(run))
     config = load_config(found.dir, trust=trust)
     state, _ = open_checkpoint(found, checkpoint)
-    learner = registry.resolve(registry.agent(config.agent.name).learner)
-    return learner.load_policy(config, state["model"], pick_device(device))
+    return learner_class(config).load(config, state, pick_device(device), found.dir)
 
 
 def open_checkpoint(run: Run, which: str) -> tuple[dict[str, Any], dict[str, Any]]:

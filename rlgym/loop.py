@@ -24,7 +24,7 @@ from rlgym.learner import NON_FINITE
 if TYPE_CHECKING:
     from types import FrameType
 
-    from rlgym.config import TrainConfig
+    from rlgym.config import RootConfig
     from rlgym.display import Display
     from rlgym.learner import Evaluation, Learner, Metrics
     from rlgym.run import Run
@@ -71,7 +71,7 @@ class Loop:
 
     rank, world_size = 0, 1  # one process today
 
-    def __init__(self, learner: Learner, config: TrainConfig, run: Run, tracker: Tracker, display: Display) -> None:
+    def __init__(self, learner: Learner, config: RootConfig, run: Run, tracker: Tracker, display: Display) -> None:
         self.learner, self.config, self.run, self.tracker, self.display = learner, config, run, tracker, display
         self.state = LoopState(config.log.every, config.evaluate.every, config.checkpoint.every)
         self.signal: int | None = None
@@ -138,8 +138,8 @@ class Loop:
         if self.signal is not None:
             name = signal.Signals(self.signal).name
             return "stopped", f"stopped by {name}", EXIT_CODE[signal.Signals(self.signal)]
-        if progress.step >= config.steps:
-            return "finished", f"spent its budget of {config.steps:,} {self.learner.unit}", 0
+        if progress.step >= config.budget:
+            return "finished", f"spent its budget of {config.budget:,} {self.learner.unit}", 0
         if config.updates is not None and progress.update >= config.updates:
             return "finished", f"spent its budget of {config.updates:,} updates", 0
         if config.minutes is not None and self.seconds >= 60 * config.minutes:
@@ -216,7 +216,7 @@ class Loop:
     def _eta(self, step: int, seconds: float) -> float | None:
         """Seconds left by the budget that ends first, at the pace of this whole run."""
         config = self.config
-        left = [seconds / step * (config.steps - step)] if step else []
+        left = [seconds / step * (config.budget - step)] if step else []
         if config.updates is not None and self.learner.progress.update:
             left.append(seconds / self.learner.progress.update * (config.updates - self.learner.progress.update))
         if config.minutes is not None:
@@ -259,6 +259,10 @@ class Loop:
         for tag, film in evaluation.videos.items():
             frames, fps = film(self.run.dir / "videos" / f"{tag.replace('/', '_')}_step_{step}.mp4")
             self.tracker.video(tag, frames, fps, step)
+        for tag, text in evaluation.texts.items():
+            self.tracker.text(tag, text, step)
+        for tag, (vectors, labels) in evaluation.embeddings.items():
+            self.tracker.embedding(tag, vectors, labels)
         if self.config.log.histograms:
             for tag, tensor in self.learner.histograms().items():
                 self.tracker.histogram(tag, tensor.detach().float().cpu().numpy(), step)

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rlgym.config import TrainConfig
+from rlgym.config import RootConfig
 
 PACKAGES = (
     "rlgym-ssl", "torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "safetensors", "tensorboard",
@@ -22,12 +22,12 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def facts(config: TrainConfig, agent_name: str, command: list[str]) -> dict[str, Any]:
+def facts(config: RootConfig, command: list[str]) -> dict[str, Any]:
     """A new run's manifest. The parts that are None here are for who knows them: the trainer."""
     return {
         "command": command,
-        "agent": agent_name,
-        "env": config.env.id,
+        "root": config.root,
+        **config.subject,
         "seed": config.seed,
         "status": "running",
         "start": now(),

@@ -12,9 +12,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from rlgym.errors import RequestError
-
-SET_BY = {"env.id": "env=ID", "agent.name": "agent=NAME"}
-"""Keys that a group's choice fills in: setting them alone would leave the other's tuned values behind."""
+from rlgym.groups import SET_BY
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ def parse(words: Sequence[str], groups: Sequence[str]) -> Words:
             raise RequestError(f"{word}: {key} is set by {SET_BY[key]}")
         else:
             value = override.value()
-            scalar = isinstance(value, bool | int | float) and not key.startswith("env.kwargs.")
+            scalar = isinstance(value, bool | int | float) and not key.startswith(("env.kwargs.", "model.config."))
             found.values[key] = raw if scalar else value
             # ++: Hydra sets it whether it knows the key or not, and the typed config rejects what nobody knows
             found.lines.append(f"++{key}='{raw}'" if scalar else f"++{key}={raw}")

@@ -1,4 +1,4 @@
-"""Agents by name: built in, installed as entry points of the group `rlgym.agents`, or `module:Class`.
+"""What can be chosen by name: built in, installed as an entry point, or `module:Class`.
 
 The registry knows only names; what they name is imported when it is used.
 """
@@ -17,43 +17,104 @@ from rlgym.nearest import did_you_mean
 
 
 @dataclass(frozen=True)
-class AgentEntry:
+class Entry:
     name: str
     config: str
-    """`module:Class` of the dataclass of its knobs, which has a field `name`."""
-    learner: str
-    """`module:Class` of the learner."""
+    """`module:Class` of the dataclass of its knobs, which has a field for its name."""
+    target: str
+    """`module:Class` of what it is."""
     summary: str
 
 
-BUILT_IN = (
-    AgentEntry(
-        "ppo",
-        "rlgym.agents.config:PPOConfig",
-        "rlgym.agents.ppo:PPO",
-        "Proximal Policy Optimization: on-policy, any action space",
+def _text(kind: str, names: dict[str, tuple[str, str, str]]) -> tuple[Entry, ...]:
+    """Entries of learning from text, whose knobs are all in one file; `kind` ends the names of their classes."""
+    return tuple(
+        Entry(name, f"rlgym.ssl.config:{cls}{kind}", target, summary) for name, (cls, target, summary) in names.items()
+    )
+
+
+BUILT_IN: dict[str, tuple[Entry, ...]] = {
+    "agent": (
+        Entry(
+            "ppo",
+            "rlgym.agents.config:PPOConfig",
+            "rlgym.agents.ppo:PPO",
+            "Proximal Policy Optimization: on-policy, any action space",
+        ),
     ),
-)
+    "objective": _text(
+        "Config",
+        {
+            "next_token": ("NextToken", "rlgym.ssl.objectives:NextToken", "each token from those before it"),
+            "masked": ("Masked", "rlgym.ssl.objectives:Masked", "hidden tokens from all others"),
+        },
+    ),
+    "model": _text(
+        "Model",
+        {
+            "gpt2": ("GPT2", "rlgym.ssl.models.gpt2:GPT2", "GPT-2's layout"),
+            "llama": ("Llama", "rlgym.ssl.models.llama:Llama", "Llama's layout"),
+            "qwen3": ("Qwen3", "rlgym.ssl.models.llama:Llama", "Qwen3's layout"),
+            "bert": ("Bert", "rlgym.ssl.models.bert:Bert", "BERT's layout"),
+            "modernbert": ("ModernBert", "rlgym.ssl.models.modernbert:ModernBert", "ModernBERT's layout"),
+            "transformers": (
+                "Transformers",
+                "rlgym.ssl.models.transformers_model:Transformers",
+                "an architecture of transformers by name",
+            ),
+        },
+    ),
+    "data": _text(
+        "Data",
+        {
+            "stdlib": ("Stdlib", "", "the Python standard library's source"),
+            "text": ("Text", "", "text files, folders, globs"),
+            "jsonl": ("Jsonl", "", "JSON lines"),
+            "csv": ("Csv", "", "tables of text"),
+            "parquet": ("Parquet", "", "Parquet files"),
+            "hub": ("Hub", "", "any data set that `datasets` loads"),
+        },
+    ),
+    "tokenizer": _text(
+        "Tokenizer",
+        {
+            "bpe": ("Bpe", "", "byte-level byte-pair encoding, trained on the corpus"),
+            "char": ("Char", "", "one token a character"),
+            "byte": ("Byte", "", "one token a byte"),
+            "existing": ("Existing", "", "a tokenizer that is there"),
+        },
+    ),
+    "optimizer": _text(
+        "Optimizer",
+        {
+            "adamw": ("AdamW", "rlgym.ssl.optimizers:AdamW", "AdamW"),
+            "muon": ("Muon", "rlgym.ssl.optimizers:Muon", "Muon for the layers' matrices, AdamW for the rest"),
+        },
+    ),
+}
+OPEN = {"agent": "rlgym.agents", "objective": "rlgym.objectives"}
+"""Groups that take a user's own code, as module:Class or as an entry point of this group."""
 
 
-def agents() -> dict[str, AgentEntry]:
-    """Every agent with a name of its own; built-in ones cannot be replaced."""
-    installed = {e.name: _own(e.name, e.value) for e in entry_points(group="rlgym.agents")}
-    return installed | {entry.name: entry for entry in BUILT_IN}
+def entries(group: str) -> dict[str, Entry]:
+    """Everything of a group with a name of its own; built-in ones cannot be replaced."""
+    installed = {e.name: _own(e.name, e.value) for e in entry_points(group=OPEN[group])} if group in OPEN else {}
+    return installed | {entry.name: entry for entry in BUILT_IN[group]}
 
 
-def agent(name: str) -> AgentEntry:
-    if ":" in name:
+def entry(group: str, name: str) -> Entry:
+    if ":" in name and group in OPEN:
         return _own(name, name)
-    known = agents()
+    known = entries(group)
     if name not in known:
-        near = did_you_mean(name, known, "agent=") or f": one of {', '.join(known)}, or module:Class"
-        raise RequestError(f"agent={name} not found{near}")
+        own = ", or module:Class" if group in OPEN else ""
+        near = did_you_mean(name, known, f"{group}=") or f": one of {', '.join(known)}{own}"
+        raise RequestError(f"{group}={name} not found{near}")
     return known[name]
 
 
-def _own(name: str, value: str) -> AgentEntry:
-    return AgentEntry(name, f"{value}.Config", value, f"from {value}")
+def _own(name: str, value: str) -> Entry:
+    return Entry(name, f"{value}.Config", value, f"from {value}")
 
 
 def resolve(name: str) -> Any:

@@ -17,19 +17,22 @@ from rlgym.training import build_learner, drive
 
 
 def resume(folder: Path, words: dict[str, Any]) -> Run:
-    """Continue the run in `folder`. `words`: new budgets (`steps`, `updates`, `minutes`), `schedule_steps`, `device`,
-    `display`, `trust`; those that are None stay as the run began.
+    """Continue the run in `folder`. `words`: new budgets (`steps` or `tokens`, `updates`, `minutes`),
+    `schedule_steps` or `schedule_tokens`, `device`, `display`, `force`, `trust`; what is None stays as the run began.
 
-    Schedules stay functions of the first budget unless `schedule_steps` says otherwise.
+    Schedules stay functions of the first budget unless `schedule_...` says otherwise.
     """
     run = Run(folder)
     if trained_elsewhere(run.manifest):
         raise RequestError(f"{folder} is being trained by process {run.manifest['pid']}; stop that one first")
     config = load_config(folder, trust=words["trust"])
-    began = (config.steps, config.updates, config.minutes)
-    if config.schedule_steps is None:
-        config.schedule_steps = config.steps
-    for name in ("steps", "updates", "minutes", "schedule_steps", "device"):
+    began = (config.budget, config.updates, config.minutes)
+    key = config.budget_key
+    setattr(config, f"schedule_{key}", config.schedule_budget)
+    for name in ("steps", "tokens", "schedule_steps", "schedule_tokens"):
+        if words[name] is not None and name not in (key, f"schedule_{key}"):
+            raise RequestError(f"{name}={words[name]}: the budget of {folder} is in {key}")
+    for name in (key, "updates", "minutes", f"schedule_{key}", "device"):
         if words[name] is not None:
             setattr(config, name, words[name])
     config.display = words["display"]
@@ -39,14 +42,15 @@ def resume(folder: Path, words: dict[str, Any]) -> Run:
     except CheckpointError as error:
         raise RequestError(f"{folder} cannot be resumed: {error}") from error
     step = int(state["progress"]["step"])
-    if step >= config.steps and began == (config.steps, config.updates, config.minutes):
+    if step >= config.budget and began == (config.budget, config.updates, config.minutes):
         raise RequestError(
-            f"{folder} has spent its budget of {config.steps:,}; give it more, as in steps={2 * config.steps}"
+            f"{folder} has spent its budget of {config.budget:,}; give it more, as in {key}={2 * config.budget}"
         )
-    if began != (config.steps, config.updates, config.minutes):  # more was asked for than what ended the run
+    if began != (config.budget, config.updates, config.minutes):  # more was asked for than what ended the run
         loop_state |= {"evaluated": -1, "since_best": 0}
-    learner = build_learner(config)
+    learner = build_learner(config, run)
     try:
+        _check_corpus(run, learner.facts.get("data"), words["force"])
         try:
             learner.load_state_dict(state)
         except (KeyError, ValueError) as error:
@@ -57,6 +61,24 @@ def resume(folder: Path, words: dict[str, Any]) -> Run:
         return drive(learner, config, run, loop_state)
     finally:
         learner.close()
+
+
+def _check_corpus(run: Run, data: dict[str, Any] | None, force: bool) -> None:
+    """A run goes on with the corpus it began with: other text behind the same name would pass for the same training."""
+    recorded = run.manifest.get("data")
+    if data is None or not recorded:
+        if force:
+            raise RequestError(f"force=true: {run.dir} learns from no corpus that could have changed")
+        return
+    if recorded["fingerprint"] == data["fingerprint"]:
+        return
+    if not force:
+        raise RequestError(
+            f"{run.dir}: the corpus is no longer the one it began with ({recorded['documents']:,} documents and "
+            f"{recorded['bytes']:,} bytes then, {data['documents']:,} and {data['bytes']:,} now); put the files "
+            "back, or go on with force=true"
+        )
+    run.update_manifest(data=data, data_before=[*run.manifest.get("data_before", []), recorded])
 
 
 def trained_elsewhere(recorded: dict[str, Any]) -> bool:

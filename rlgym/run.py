@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlgym import manifest
-from rlgym.config import TrainConfig
+from rlgym.config import RootConfig
 from rlgym.config_file import to_yaml
 from rlgym.display import headline, lower_is_better
 from rlgym.errors import RequestError
@@ -71,11 +71,9 @@ class Run:
             return {}
 
 
-def create_run(
-    config: TrainConfig, agent_name: str, command: list[str], root: Path = Path("runs"), **facts: Any
-) -> Run:
+def create_run(config: RootConfig, command: list[str], root: Path = Path("runs"), **facts: Any) -> Run:
     """A new folder with config.yaml and manifest.json, which `facts` (device, threads, resume, data, ...) join."""
-    label = config.run.name or f"{agent_name}_{config.env.id}_s{config.seed}"
+    label = config.run.name or f"{config.label}_s{config.seed}"
     folder = Path(config.run.dir).expanduser() if config.run.dir else None
     try:
         run = Run(_claim(folder) if folder else _new_folder(root, label))
@@ -84,7 +82,7 @@ def create_run(
         raise RequestError(f"{place}: cannot be written ({error.strerror}); choose another with run.dir=PATH") from None
     try:
         write_atomic(run.config_path, to_yaml(config))
-        write_atomic(run.dir / "manifest.json", to_json(manifest.facts(config, agent_name, command) | facts))
+        write_atomic(run.dir / "manifest.json", to_json(manifest.facts(config, command) | facts))
     except BaseException as error:
         for mark in MARKS:  # only what this call wrote: run.dir may name a folder with other files in it
             (run.dir / mark).unlink(missing_ok=True)
@@ -190,7 +188,7 @@ def _row(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "dir": str(run.dir),
-        **{key: recorded.get(key) for key in ("agent", "env", "seed")},
+        **{key: recorded.get(key) for key in ("agent", "env", "seed")},  # of text: objective and model, corpus
         "status": status,
         "steps": summary.get("steps"),
         "best": best.get(tag),

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlgym.compose import compose, expand, hydra_at_conf, hydra_words
-from rlgym.config import TrainConfig
+from rlgym.config import RootConfig
 from rlgym.config_file import to_yaml
 from rlgym.errors import RequestError, TrainingError
 from rlgym.groups import GROUPS
@@ -67,7 +67,7 @@ def sweep(
 class Job:
     """What a launcher calls for each job, perhaps in another process: trains the job's config, gives a table's row."""
 
-    def __init__(self, jobs: list[list[str]], configs: list[TrainConfig], command: list[str]) -> None:
+    def __init__(self, jobs: list[list[str]], configs: list[RootConfig], command: list[str]) -> None:
         self.jobs, self.configs, self.command = jobs, configs, command
         self.stopped = 0
 
@@ -99,14 +99,14 @@ def _final_return(summary: dict[str, Any]) -> float | None:
     return found[1] if found else None
 
 
-def _composed(job: list[str], config_dir: str | None, root: str) -> TrainConfig:
+def _composed(job: list[str], config_dir: str | None, root: str) -> Any:
     try:
         return compose(job, root, config_dir)
     except RequestError as error:
         raise RequestError(f"{error} (in job {' '.join(job)})" if job else str(error)) from error
 
 
-def _check(jobs: list[list[str]], configs: list[TrainConfig]) -> None:
+def _check(jobs: list[list[str]], configs: list[RootConfig]) -> None:
     from rlgym.training import check_request
 
     folders = [config.run.dir for config in configs if config.run.dir]

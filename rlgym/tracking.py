@@ -26,6 +26,8 @@ class Tracker:
     """
 
     def __init__(self, run_dir: Path, resume_step: int | None = None) -> None:
+        self._run_dir = run_dir
+        self._embeddings: dict[str, str] = {}
         self._videos_dir = run_dir / "videos"
         self._resume_step = resume_step
         metrics = run_dir / "metrics.jsonl"
@@ -67,6 +69,20 @@ class Tracker:
         _, height, width, _ = frames.shape
         self._videos.value(step, events.image(tag, _gif(frames, fps), height, width))
 
+    def embedding(self, tag: str, vectors: NDArray[np.float32], labels: list[str]) -> None:
+        """Vectors [rows, width] and a label a row for TensorBoard's projector; the latest of a tag is shown."""
+        name = tag.replace("/", "_")
+        folder = self._run_dir / "projector"
+        folder.mkdir(exist_ok=True)
+        write_atomic(folder / f"{name}.bytes", vectors.astype("<f4").tobytes())
+        write_atomic(folder / f"{name}.tsv", "".join(f"{_cell(label)}\n" for label in labels))
+        self._embeddings[tag] = (
+            f'embeddings {{\n  tensor_name: "{tag}"\n  tensor_path: "projector/{name}.bytes"\n'
+            f"  tensor_shape: {len(vectors)}\n  tensor_shape: {vectors.shape[1]}\n"
+            f'  metadata_path: "projector/{name}.tsv"\n}}\n'
+        )
+        write_atomic(self._run_dir / "projector_config.pbtxt", "".join(self._embeddings.values()))
+
     def hparams(self, hparams: Mapping[str, Any], metrics: Iterable[str]) -> None:
         """This run's line in TensorBoard's hparams table; `metrics` names tags that `log` writes. Once a Tracker."""
         for summary in events.hparams_start(_flat(hparams), list(metrics)):
@@ -86,6 +102,11 @@ class Tracker:
         self._events.close()
         if self._videos is not None:
             self._videos.close()
+
+
+def _cell(label: str) -> str:
+    """A label as one cell of a table: tabs and line ends spelled out, a blank one made visible."""
+    return label.encode("unicode_escape").decode("ascii") if not label.isprintable() or not label.strip() else label
 
 
 def _write_all(file: io.FileIO, line: bytes) -> None:

@@ -18,7 +18,7 @@ from rlgym.run import Run, create_run
 from rlgym.tracking import Tracker
 
 if TYPE_CHECKING:
-    from rlgym.config import TrainConfig
+    from rlgym.config import RootConfig
     from rlgym.learner import Learner
 
 
@@ -27,28 +27,44 @@ def train(*words: str) -> Run:
 
     Raises RequestError when the request is wrong and TrainingError when training failed.
     """
-    run = run_training(compose(list(words)), ["rlgym", *words], fail=_raise)
-    return run
+    return _train("train", list(words))
 
 
-def build_learner(config: TrainConfig) -> Learner:
-    """The learner that the config names, its environments started. Writes nothing; RequestErrors only."""
-    learner: Learner = registry.resolve(registry.agent(config.agent.name).learner)(config)
+def pretrain(*words: str) -> Run:
+    """Learn from text by the words of the command line, `pretrain("model=gpt_mini")`; as `train`."""
+    return _train("pretrain", list(words))
+
+
+def _train(root: str, words: list[str]) -> Run:
+    return run_training(compose(words, root), ["rlgym", root, *words], fail=_raise)
+
+
+def learner_class(config: RootConfig) -> Any:
+    return registry.resolve(config.learner or registry.entry(config.learner_group, config.learner_name).target)
+
+
+def build_learner(config: RootConfig, run: Run | None = None) -> Learner:
+    """The learner that the config names, its environments started, its corpus prepared. RequestErrors only; writes
+    nothing into a run. `run`: one to resume; a learner with a `resumed` takes from its folder what cannot be made anew.
+    """
+    cls = learner_class(config)
+    build = cls.resumed if run is not None and hasattr(cls, "resumed") else cls
+    learner: Learner = build(config) if run is None or build is cls else build(config, run.dir)
     return learner
 
 
-def check_request(config: TrainConfig) -> None:
+def check_request(config: RootConfig) -> None:
     """Whether a run of this config could start; a RequestError says why not. Leaves `config` as it was."""
     from copy import deepcopy
 
     build_learner(deepcopy(config)).close()
 
 
-def run_training(config: TrainConfig, command: list[str], fail: Callable[[TrainingError], None] | None = None) -> Run:
+def run_training(config: RootConfig, command: list[str], fail: Callable[[TrainingError], None] | None = None) -> Run:
     """Train a new run by `config`. A TrainingError goes to `fail`; by default it is one line on stderr, exit code 3."""
     learner = build_learner(config)
     try:
-        run = create_run(config, config.agent.name, command, resume=learner.exactness, **_hardware(config))
+        run = create_run(config, command, resume=learner.exactness, **learner.facts, **_hardware(config))
         return drive(learner, config, run, fail=fail)
     finally:
         learner.close()
@@ -56,20 +72,22 @@ def run_training(config: TrainConfig, command: list[str], fail: Callable[[Traini
 
 def drive(
     learner: Learner,
-    config: TrainConfig,
+    config: RootConfig,
     run: Run,
     loop_state: dict[str, Any] | None = None,
     fail: Callable[[TrainingError], None] | None = None,
 ) -> Run:
     """Run the loop over `learner` in `run`'s folder, from `loop_state` on if it is a resume, and write how it ended."""
     tracker = Tracker(run.dir, None if loop_state is None else learner.progress.step)
-    display = make_display(config.display, _title(config, run), config.steps, learner.unit)
+    display = make_display(config.display, _title(config, run), config.budget, learner.unit)
     tracker.hparams(asdict(config), [learner.monitor[0]])
     loop = Loop(learner, config, run, tracker, display)
     if loop_state is not None:
         loop.resume(loop_state)
     else:
         tracker.text("config", f"```yaml\n{to_yaml(config)}\n```", 0)
+        for tag, text in learner.furnish(run.dir).items():
+            tracker.text(tag, text, 0)
     run.update_manifest(status="running")
     failure: TrainingError | None = None
     display.start()
@@ -95,7 +113,7 @@ def drive(
 
 
 def _conclude(
-    learner: Learner, config: TrainConfig, run: Run, loop: Loop, outcome: Outcome, tracker: Tracker, display: Display
+    learner: Learner, config: RootConfig, run: Run, loop: Loop, outcome: Outcome, tracker: Tracker, display: Display
 ) -> None:
     """Summary, manifest, hparams, curves, and the last lines on the terminal."""
     state, seconds = outcome.state, loop.seconds
@@ -127,33 +145,32 @@ def _conclude(
 
 
 def closing_words(
-    config: TrainConfig, run: Run, outcome: Outcome, best: dict[str, Any] | None, seconds: float
+    config: RootConfig, run: Run, outcome: Outcome, best: dict[str, Any] | None, seconds: float
 ) -> list[str]:
     """The final summary: what came out, where it is, and the commands to try next."""
-    trust = " trust=true" if ":" in config.env.id or ":" in config.agent.name else ""
+    trust = " trust=true" if any(":" in name for name in config.subject.values()) else ""
     lines = [f"{outcome.status}: {outcome.reason}, after {seconds:,.1f} s"]
     if best is not None:
         tag = next(iter(best))
         lines.append(f"best {tag} {best[tag]:.4g} at step {best['step']:,}")
     lines += [f"folder       {run.dir}", f"tensorboard  tensorboard --logdir {run.dir.parent}"]
     if outcome.status == "finished":
-        lines.append(f"evaluate     python -m rlgym evaluate {run.dir}{trust}")
-        lines.append(f"watch        python -m rlgym play {run.dir}{trust}")
-        more = 2 * config.steps
-        lines.append(f"go on        python -m rlgym resume {run.dir} steps={more} schedule_steps={more}{trust}")
+        lines += [f"{word:<12} python -m rlgym {cmd} {run.dir}{trust}" for word, cmd in config.products.items()]
+        key, more = config.budget_key, 2 * config.budget
+        lines.append(f"go on        python -m rlgym resume {run.dir} {key}={more} schedule_{key}={more}{trust}")
     else:
         lines.append(f"go on        python -m rlgym resume {run.dir}{trust}")
     return lines
 
 
-def _hardware(config: TrainConfig) -> dict[str, Any]:
+def _hardware(config: RootConfig) -> dict[str, Any]:
     from rlgym.device import hardware, pick_device
 
     return hardware(pick_device(config.device))
 
 
-def _title(config: TrainConfig, run: Run) -> str:
-    return f"{config.agent.name} on {config.env.id}, seed {config.seed}, {config.device}: {run.dir}"
+def _title(config: RootConfig, run: Run) -> str:
+    return f"{' on '.join(config.subject.values())}, seed {config.seed}, {config.device}: {run.dir}"
 
 
 def _print(error: TrainingError) -> None:

@@ -86,9 +86,12 @@ def _convert(value: Any, hint: Any, bounds: Mapping[str, Any], key: str) -> Any:
             raise RequestError(f"{key}={value}: {key} is a group of keys, like {example}=...")
         return build(hint, value, key)
     if origin is list:
-        if not isinstance(value, list | tuple):
-            raise _wrong(key, value, f"a list, like {key}=[64,64]")
         (inner,) = get_args(hint)
+        if inner is str and isinstance(value, str):
+            # data.path=corpus.txt is a list of one; words that are not in Hydra's grammar spell [a,b] as text
+            value = value[1:-1].split(",") if value.startswith("[") and value.endswith("]") else [value]
+        if not isinstance(value, list | tuple):
+            raise _wrong(key, value, f"a list, like {key}={'[a,b]' if inner is str else '[64,64]'}")
         return [_convert(item, inner, bounds, f"{key}[{i}]") for i, item in enumerate(value)]
     if origin is dict:
         if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def test_a_loaded_policy_acts_with_the_loaded_weights() -> None:
     ppo = learner("CartPole-v1", learning_rate=0.02)
     for _ in range(3):
         ppo.update()
-    policy = PPO.load_policy(ppo.config, ppo.network.state_dict(), torch.device("cpu"))
+    policy = PPO.load(ppo.config, {"model": ppo.network.state_dict()}, torch.device("cpu"), Path("unused"))
     obs = {"obs": np.random.default_rng(0).standard_normal((500, 4)).astype(np.float32)}
     mine, theirs = (p.choose(obs, None, p.sampler(5)) for p in (ppo.policy, policy))
     np.testing.assert_array_equal(mine, theirs)

@@ -54,7 +54,7 @@ def test_overview_names_every_command_group_and_choice(command: Callable[..., An
         assert re.search(rf"^  {name} ", text, re.M), name
     for group in GROUPS["train"]:
         assert re.search(rf"^{group}=: ", text, re.M), group
-        for choice, summary in choices(group).items():
+        for choice, summary in choices("train", group).items():
             assert re.search(rf"^  {group}={re.escape(choice)}\s+{re.escape(summary[:20])}", text, re.M), choice
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from rlgym.compose import compose, load_config, save_config
 from rlgym.config import TrainConfig
-from rlgym.words import EvaluateWords, positional, split
+from rlgym.words import positional, split
 from tests.command.conftest import Answer
 
 CALLS: list[tuple[Any, ...]] = []
@@ -51,8 +51,8 @@ def test_split_keeps_the_text_as_typed() -> None:
 
 
 def test_a_folder_name_may_hold_an_equals_sign() -> None:
-    assert positional(EvaluateWords, ["runs/lr=3", "seed=1"]) == ("runs/lr=3", ["seed=1"])
-    assert positional(EvaluateWords, ["seed=1"]) == (None, ["seed=1"])
+    assert positional({"seed", "episodes"}, ["runs/lr=3", "seed=1"]) == ("runs/lr=3", ["seed=1"])
+    assert positional({"seed", "episodes"}, ["seed=1"]) == (None, ["seed=1"])
 
 
 def test_words_arrive_typed_with_every_default(command: Callable[..., Answer], run: Path) -> None:

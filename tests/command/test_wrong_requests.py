@@ -19,9 +19,9 @@ WRONG = {
     "--cfg": "--cfg needs a value",
     "--cfg all": "--cfg all: only --cfg job",
     "--config-dir nowhere": "--config-dir nowhere: no such folder",
-    "evaluate last -m": "-m is for train: evaluate takes one run",
-    "evaluate last --cfg job": "--cfg is for train and rerun, not for evaluate",
-    "play last --config-dir .": "--config-dir is for train, not for play",
+    "evaluate last -m": "-m is for train and pretrain: evaluate takes one run",
+    "evaluate last --cfg job": "--cfg is for train and pretrain and rerun, not for evaluate",
+    "play last --config-dir .": "--config-dir is for train and pretrain, not for play",
     # choices
     "agent=ppx": "agent=ppx not found - did you mean agent=ppo?",
     "+agent=ppx": "agent=ppx not found - did you mean agent=ppo?",

@@ -20,7 +20,7 @@ from rlgym.errors import RequestError
 from rlgym.groups import choices
 
 CONF = Path(__file__).parents[2] / "conf"
-TUNED = sorted(name for name in choices("tuned") if name != "off")
+TUNED = sorted(name for name in choices("train", "tuned") if name != "off")
 
 
 @dataclass
@@ -97,7 +97,7 @@ def test_tuned_files_compose_and_are_chosen_by_agent_and_env(name: str) -> None:
     assert compose([f"env={env}", "tuned=off"]).agent == PPOConfig()
 
 
-@pytest.mark.parametrize("name", sorted(choices("experiment")))
+@pytest.mark.parametrize("name", sorted(choices("train", "experiment")))
 def test_experiments_compose(name: str) -> None:
     data = yaml.safe_load((CONF / f"experiment/{name}.yaml").read_text())
     overrides = {key: value for line in data["defaults"] for key, value in line.items()}
@@ -110,7 +110,7 @@ def test_experiments_compose(name: str) -> None:
 
 def test_every_choice_has_a_summary() -> None:
     for group in ("agent", "env", "tuned", "experiment"):
-        for name, text in choices(group).items():
+        for name, text in choices("train", group).items():
             assert text and not text.startswith("@"), f"{group}/{name}"
 
 
@@ -124,7 +124,7 @@ def test_experiment_with_another_agent_or_env_is_refused(other: str, monkeypatch
 
 def test_any_gymnasium_id_without_a_file() -> None:
     assert compose(["env=Blackjack-v1"]).env.id == "Blackjack-v1"
-    assert "Blackjack-v1" not in choices("env")
+    assert "Blackjack-v1" not in choices("train", "env")
 
 
 def test_id_with_a_slash(monkeypatch: pytest.MonkeyPatch) -> None:

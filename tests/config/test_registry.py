@@ -13,12 +13,12 @@ from rlgym.errors import RequestError
 def test_built_in_agents_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     own = type("EntryPoint", (), {"name": "ppo", "value": "evil:Agent"})
     monkeypatch.setattr(registry, "entry_points", lambda group: [own])
-    assert registry.agent("ppo").learner == "rlgym.agents.ppo:PPO"
+    assert registry.entry("agent", "ppo").target == "rlgym.agents.ppo:PPO"
 
 
 def test_module_name_is_its_own_entry() -> None:
-    entry = registry.agent("somewhere:Agent")
-    assert (entry.learner, entry.config) == ("somewhere:Agent", "somewhere:Agent.Config")
+    entry = registry.entry("agent", "somewhere:Agent")
+    assert (entry.target, entry.config) == ("somewhere:Agent", "somewhere:Agent.Config")
 
 
 def test_resolve_follows_attributes() -> None:

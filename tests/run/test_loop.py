@@ -43,11 +43,16 @@ class Counter:
         self.monitor: tuple[str, Literal["max", "min"]] = ("eval/score", direction)
         self.exactness = {"environment": "exact"}
         self.notices: list[str] = []
+        self.facts: dict[str, Any] = {}
         self.progress = Progress()
         self.scores, self.per = scores or [0.0], per
         self.evaluated: list[int] = []
         self.bad_update = self.crash_update = 0
         self.during: Callable[[], None] = lambda: None
+
+    def furnish(self, folder: Path) -> dict[str, str]:
+        (folder / "card.md").write_text("card")
+        return {"data/card": "card"}
 
     def update(self) -> Metrics:
         self.progress.step += self.per
@@ -95,7 +100,7 @@ def configured(folder: Path, **changes: Any) -> TrainConfig:
 
 
 def go(learner: Counter, config: TrainConfig) -> Run:
-    return drive(learner, config, create_run(config, "ppo", ["rlgym"]))
+    return drive(learner, config, create_run(config, ["rlgym"]))
 
 
 def go_on(learner: Counter, config: TrainConfig) -> Run:
@@ -338,7 +343,7 @@ def test_from_python_a_failure_is_raised_after_the_summary(tmp_path: Path) -> No
         raise error
 
     with pytest.raises(TrainingError, match="step 10"):
-        drive(learner, config, create_run(config, "ppo", ["rlgym"]), fail=fail)
+        drive(learner, config, create_run(config, ["rlgym"]), fail=fail)
     assert Run(Path(config.run.dir)).summary["status"] == "failed"
 
 

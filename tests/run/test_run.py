@@ -27,7 +27,7 @@ def config(env: str = "CartPole-v1", seed: int = 1, **run_keys: str) -> TrainCon
 
 
 def make(root: Path, env: str = "CartPole-v1", seed: int = 1, **run_keys: str) -> Run:
-    return create_run(config(env, seed, **run_keys), "ppo", ["rlgym", "agent=ppo"], root)
+    return create_run(config(env, seed, **run_keys), ["rlgym", "agent=ppo"], root)
 
 
 # ---- making
@@ -35,7 +35,7 @@ def make(root: Path, env: str = "CartPole-v1", seed: int = 1, **run_keys: str) -
 
 def test_a_new_run_holds_its_config_and_manifest(tmp_path: Path) -> None:
     root = tmp_path / "not" / "there" / "yet"
-    made = create_run(config(seed=3), "ppo", ["rlgym", "seed=3"], root, device="cpu", threads=2)
+    made = create_run(config(seed=3), ["rlgym", "seed=3"], root, device="cpu", threads=2)
     assert made.dir.parent == root and made.exit_code == 0
     stamp, rest = made.name[:19], made.name[19:]
     assert rest == "_ppo_CartPole-v1_s3"

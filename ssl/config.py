@@ -1,0 +1,273 @@
+"""The knobs of learning from text, named as in transformers and nanoGPT. Free of torch: help reads it.
+
+A knob that is empty (None) is derived from others; the value found is written into the run's config.yaml.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlgym.config import knob
+
+# ---- objectives
+
+
+@dataclass
+class NextTokenConfig:
+    """Predict each token from those before it (Radford et al. 2018)."""
+
+    name: str = knob("next_token", "the objective's name in the registry, or module:Class")
+
+
+@dataclass
+class MaskedConfig:
+    """Predict hidden tokens from all others (Devlin et al. 2019, arXiv:1810.04805)."""
+
+    name: str = knob("masked", "the objective's name in the registry, or module:Class")
+    rate: float = knob(0.3, "share of the tokens that are hidden (BERT 0.15; ModernBERT 0.3)", gt=0, lt=1)
+    corruption: str = knob(
+        "bert",
+        "what stands at a hidden token: [MASK] 80 %, a random token 10 %, itself 10 % (bert), or [MASK] always (mask)",
+        choices=("bert", "mask"),
+    )
+    unit: str = knob("token", "what is hidden as a whole", choices=("token", "word", "span"))
+    span_length: float | None = knob(None, "mean length of a span, with unit=span; empty: 3 (SpanBERT: 3.8)", ge=1)
+
+    def __post_init__(self) -> None:
+        if self.span_length is not None and self.unit != "span":
+            raise ValueError(f"span_length={self.span_length:g} needs unit=span")
+
+
+# ---- corpora
+
+
+@dataclass
+class DataConfig:
+    """What every corpus can be asked for."""
+
+    packing: str = knob(
+        "documents",
+        "blocks hold several documents, attention kept inside each (documents), or one plain stream (stream)",
+        choices=("documents", "stream"),
+    )
+    validation_fraction: float = knob(0.05, "share of the bytes held out, by whole documents", gt=0, lt=1)
+    deduplicate: bool = knob(True, "keep one of documents that are exactly equal")
+    min_length: int = knob(1, "drop documents of fewer characters", ge=0)
+    normalize: str = knob("none", "unicode normalisation", choices=("none", "NFC", "NFKC"))
+    bad: str = knob(
+        "stop", "what cannot be read as text or as a row: stop, or skip and count it", choices=("stop", "skip")
+    )
+    licence: str = knob("", "the corpus's licence, for the data card and the model card")
+    cache: str = knob("", "folder of prepared data; empty: $RLGYM_CACHE, else ~/.cache/rlgym")
+
+
+@dataclass
+class StdlibData(DataConfig):
+    """The Python standard library's own source and reference text, without site-packages."""
+
+    name: str = knob("stdlib", "the corpus's name in the registry")
+    documents: str = knob("files", "one document a file, or a function", choices=("files", "functions"))
+    licence: str = knob("PSF-2.0", "the corpus's licence, for the data card and the model card")
+
+
+@dataclass
+class FileData(DataConfig):
+    path: list[str] = knob([], "files, folders (all files below) or globs; .gz and .zst are unpacked")
+
+
+@dataclass
+class TextData(FileData):
+    """Plain text files, one document each unless `separator` cuts them."""
+
+    name: str = knob("text", "the corpus's name in the registry")
+    separator: str = knob("", "text between documents, as in <|endoftext|>; empty: a file is one document")
+
+
+@dataclass
+class JsonlData(FileData):
+    """One JSON object a line."""
+
+    name: str = knob("jsonl", "the corpus's name in the registry")
+    column: str = knob("text", "field that holds the text")
+
+
+@dataclass
+class CsvData(FileData):
+    """Comma- or otherwise separated values, one document a row."""
+
+    name: str = knob("csv", "the corpus's name in the registry")
+    column: str = knob("text", "column that holds the text")
+    columns: list[str] = knob([], "names of the columns of files without a header")
+    delimiter: str = knob("", "between values; empty: tab in .tsv files, comma elsewhere")
+    quoting: bool = knob(True, 'whether "..." may hold delimiters and line ends; false takes quotes as they are')
+
+
+@dataclass
+class ParquetData(FileData):
+    """Parquet files, one document a row."""
+
+    name: str = knob("parquet", "the corpus's name in the registry")
+    column: str = knob("text", "column that holds the text")
+
+
+@dataclass
+class HubData(DataConfig):
+    """Any data set that `datasets` loads by name, or a local folder in the hub's layout. Runs no code from it."""
+
+    name: str = knob("hub", "the corpus's name in the registry")
+    path: str = knob("", "name on the hub, as in roneneldan/TinyStories, or a local folder")
+    config: str = knob("", "the data set's configuration; empty: its default")
+    split: str = knob("train", "split to read; the held-out part is taken from it by document")
+    column: str = knob("text", "column that holds the text")
+    revision: str = knob("", "commit, tag or branch; empty: the newest, whose commit is recorded")
+    streaming: bool = knob(False, "read it without downloading it whole")
+    max_documents: int | None = knob(None, "take only the first so many", gt=0)
+
+
+# ---- tokenizers
+
+
+@dataclass
+class BpeTokenizer:
+    """Byte-level byte-pair encoding, trained on the corpus (Sennrich et al. 2016; Radford et al. 2019)."""
+
+    name: str = knob("bpe", "the tokenizer's name in the registry")
+    vocab_size: int = knob(4_096, "tokens, special ones included", ge=270)
+    min_frequency: int = knob(2, "pairs seen less often are not merged", gt=0)
+    training_bytes: int = knob(100_000_000, "text it is trained on at most, evenly spread: bounds memory", gt=0)
+
+
+@dataclass
+class CharTokenizer:
+    """One token a character of the corpus."""
+
+    name: str = knob("char", "the tokenizer's name in the registry")
+    byte_fallback: bool = knob(True, "256 more tokens that spell characters the corpus lacks; without them: refused")
+
+
+@dataclass
+class ByteTokenizer:
+    """One token a byte of UTF-8."""
+
+    name: str = knob("byte", "the tokenizer's name in the registry")
+
+
+@dataclass
+class ExistingTokenizer:
+    """A tokenizer that is there: a folder or run with a tokenizer.json, or a name on the hub."""
+
+    name: str = knob("existing", "the tokenizer's name in the registry")
+    path: str = knob("", "folder with a tokenizer.json, a run folder, or a name on the hub")
+    revision: str = knob("", "commit, tag or branch on the hub; empty: the newest")
+
+
+# ---- models
+
+
+@dataclass
+class ModelConfig:
+    """A transformer's shape. `depth` alone gives a whole model; what is set by itself wins over what it derives."""
+
+    name: str = knob("", "what the run's folder and its cards call it; set by model=NAME")
+    block_size: int = knob(256, "tokens of a training sequence: the context length", gt=1)
+    depth: int | None = knob(
+        None, "the one dial: layers; width, heads, learning rate and batch follow, where empty", gt=0
+    )
+    num_hidden_layers: int | None = knob(None, "layers; empty: depth", gt=0)
+    hidden_size: int | None = knob(None, "width; empty: 64 x depth", gt=0)
+    num_attention_heads: int | None = knob(None, "attention heads; empty: one for each 64 of the width", gt=0)
+    intermediate_size: int | None = knob(None, "width inside the MLP; empty: the architecture's multiple", gt=0)
+    vocab_multiple: int = knob(64, "the embedding's rows are padded to a multiple of this", gt=0)
+    dropout: float = knob(0.0, "dropout everywhere the architecture has it", ge=0, lt=1)
+
+
+@dataclass
+class GPT2Model(ModelConfig):
+    """GPT-2 (Radford et al. 2019): learned positions, LayerNorm, GELU, tied embeddings."""
+
+    architecture: str = knob("gpt2", "the model's architecture in the registry")
+
+
+@dataclass
+class LlamaModel(ModelConfig):
+    """Llama (Touvron et al. 2023): RoPE, RMSNorm, gated MLP, grouped heads."""
+
+    architecture: str = knob("llama", "the model's architecture in the registry")
+    num_key_value_heads: int | None = knob(None, "key / value heads; empty: as many as attention heads", gt=0)
+    rope_theta: float = knob(10_000.0, "base of the rotary frequencies", gt=0)
+    tie_word_embeddings: bool = knob(True, "one matrix for embedding and head")
+
+
+@dataclass
+class Qwen3Model(LlamaModel):
+    """Qwen3 (2025): Llama's layout with the norm of queries and keys."""
+
+    architecture: str = knob("qwen3", "the model's architecture in the registry")
+
+
+@dataclass
+class BertModel(ModelConfig):
+    """BERT (Devlin et al. 2019): post-norm encoder, learned positions."""
+
+    architecture: str = knob("bert", "the model's architecture in the registry")
+
+
+@dataclass
+class ModernBertModel(ModelConfig):
+    """ModernBERT (Warner et al. 2024, arXiv:2412.13663): pre-norm, RoPE, gated MLP, local and global attention."""
+
+    architecture: str = knob("modernbert", "the model's architecture in the registry")
+    local_attention: int = knob(128, "tokens a local layer sees around each token", gt=1)
+    global_attn_every_n_layers: int = knob(3, "every so many layers sees the whole block", gt=0)
+
+
+@dataclass
+class TransformersModel:
+    """An architecture of `transformers` by name, its modules as they are."""
+
+    architecture: str = knob("transformers", "the model's architecture in the registry")
+    name: str = knob("transformers", "what the run's folder and its cards call it")
+    model_type: str = knob("", "transformers' name of the architecture, as in gpt_neox, mistral, roberta")
+    block_size: int = knob(256, "tokens of a training sequence: the context length", gt=1)
+    vocab_multiple: int = knob(64, "the embedding's rows are padded to a multiple of this", gt=0)
+    config: dict[str, object] = knob({}, "values of its configuration: +model.config.num_hidden_layers=4")
+
+
+# ---- optimisers
+
+
+@dataclass
+class OptimizerConfig:
+    """What every optimiser can be asked for."""
+
+    learning_rate: float | None = knob(None, "AdamW's peak step size; empty: from the model's width", gt=0)
+    schedule: str = knob(
+        "cosine",
+        "after the warmup: down along a cosine, constant and then down (wsd), down along a line, or constant",
+        choices=("cosine", "wsd", "linear", "constant"),
+    )
+    warmup: float = knob(0.02, "share of the budget over which the step size rises", ge=0, lt=1)
+    decay: float = knob(0.3, "share of the budget over which schedule=wsd comes down", gt=0, le=1)
+    min_learning_rate: float = knob(0.1, "where the schedule ends, as a share of the peak", ge=0, le=1)
+    weight_decay: float = knob(0.1, "decoupled decay of matrices; vectors have none", ge=0)
+    beta1: float = knob(0.9, "AdamW's first moment", ge=0, lt=1)
+    beta2: float = knob(0.95, "AdamW's second moment", ge=0, lt=1)
+    eps: float = knob(1e-8, "AdamW's epsilon", gt=0)
+    max_grad_norm: float = knob(1.0, "gradients are scaled down to this norm", gt=0)
+
+
+@dataclass
+class AdamWOptimizer(OptimizerConfig):
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), fused."""
+
+    name: str = knob("adamw", "the optimiser's name in the registry")
+
+
+@dataclass
+class MuonOptimizer(OptimizerConfig):
+    """Muon (Jordan et al. 2024) for the matrices inside the layers, AdamW for the rest."""
+
+    name: str = knob("muon", "the optimiser's name in the registry")
+    muon_learning_rate: float = knob(0.02, "Muon's peak step size", gt=0)
+    momentum: float = knob(0.95, "Muon's momentum", ge=0, lt=1)
+    ns_steps: int = knob(5, "Newton-Schulz iterations", gt=0)
