@@ -12,6 +12,7 @@ observation.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -28,7 +29,7 @@ from rlgym.agents.policy import Policy
 from rlgym.agents.returns import gae
 from rlgym.agents.rollout import RecentEpisodes, Rollout
 from rlgym.agents.schedules import scheduled
-from rlgym.device import settle
+from rlgym.device import pick_device, settle
 from rlgym.envs.episodes import evaluate_policy, fresh_seed
 from rlgym.envs.make import make_env
 from rlgym.envs.normalize import RewardScaler
@@ -55,6 +56,9 @@ STATISTICS = (
     "train/clip_fraction",
     "train/loss",
 )
+# Compiling costs 5-13 s on a CPU and saves about 0.3 ms of a small network's gradient step (docs/results.md): it repays
+# itself twice over from here on.
+STEPS_THAT_REPAY_COMPILING = {"cpu": 80_000, "cuda": 10_000}
 ROWS_AT_ONCE = 8_192  # of one forward pass without gradients: bounds memory, images included
 
 
@@ -80,7 +84,9 @@ class PPO:
         self.env = make_env(config.env)
         config.env.backend = self.env.backend
         images = any(leaf.kind == "image" for leaf in self.env.leaves)
-        self.device = device = settle(config, heavy=images, gradient_steps=self.gradient_steps(config))
+        self.device = device = pick_device(config.device, heavy=images)
+        repays = self.gradient_steps(config) >= STEPS_THAT_REPAY_COMPILING.get(device.type, 1 << 62)
+        settle(config, device, repays, threads=(os.cpu_count() or 1) if images else 1)  # two slow a small network down
         if self.env.phantoms and knobs.n_steps < 2:
             raise RequestError(f"agent.n_steps=1: {config.env.id} resets one step late, which needs at least 2")
         self.policy = build_policy(config, self.env, device)
@@ -93,6 +99,7 @@ class PPO:
         self.progress = Progress()
         self.notices = self.env.notices
         self.facts: dict[str, Any] = {}
+        self.arithmetic: tuple[float, float] | None = None
         same = "exact, with the recorded thread count" if device.type == "cpu" else "to rounding: GPUs add in any order"
         self.exactness = {"environment": self.env.restores, "arithmetic": same}
 

@@ -14,11 +14,6 @@ from rlgym.errors import RequestError
 if TYPE_CHECKING:
     from rlgym.config import RootConfig
 
-# Compiling costs 5-13 s on a CPU and saves about 0.3 ms of a small network's gradient step (docs/results.md): it repays
-# itself twice over from here on.
-STEPS_THAT_REPAY_COMPILING = {"cpu": 80_000, "cuda": 10_000}
-
-
 def pick_device(wanted: str, heavy: bool = False) -> torch.device:
     """The device that `wanted` names: auto, cpu, cuda, cuda:N or mps.
 
@@ -40,22 +35,19 @@ def pick_device(wanted: str, heavy: bool = False) -> torch.device:
     return device
 
 
-def settle(config: RootConfig, heavy: bool, gradient_steps: int) -> torch.device:
+def settle(config: RootConfig, device: torch.device, repays: bool, threads: int) -> None:
     """Turn the config's automatic choices into definite ones, written back into it, and apply the thread count.
 
-    All are functions of the config and the machine, not of timings: the same command makes the same choices.
+    `repays`: whether the budget is worth compiling for; `threads`: how many the work can use on a CPU.
     """
-    device = pick_device(config.device, heavy)
     config.device = str(device)
     if config.threads is None:
-        config.threads = (os.cpu_count() or 1) if heavy else 1  # two threads only slow a small network down
+        config.threads = max(1, min(threads, os.cpu_count() or 1))
     torch.set_num_threads(config.threads)
     if config.compile == "auto":
-        repays = gradient_steps >= STEPS_THAT_REPAY_COMPILING.get(device.type, 1 << 62)
         config.compile = "on" if repays and can_compile(device) else "off"
     elif config.compile == "on" and not can_compile(device):
         raise RequestError("compile=on: torch.compile needs a C++ compiler (g++ or clang++) here; compile=off would do")
-    return device
 
 
 def can_compile(device: torch.device) -> bool:

@@ -61,6 +61,9 @@ class Learner(Protocol):
     facts: dict[str, Any]
     """What a new run's manifest says besides: `data`, the fingerprint and size of a corpus."""
 
+    arithmetic: tuple[float, float] | None
+    """(FLOP that one step, move or token takes, the device's measured FLOP/s), where utilisation means something."""
+
     def furnish(self, folder: Path) -> dict[str, str]:
         """Called once for a new run: write what its folder holds besides checkpoints (a tokenizer, a data card).
         Returns texts for TensorBoard by tag."""

@@ -200,6 +200,9 @@ class Loop:
         if self._training_seconds > 0:
             rate = RATE_TAG[self.learner.unit]
             row[rate] = (progress.step - self._rate_from) / self._training_seconds
+            if self.learner.arithmetic is not None:  # model FLOPs utilisation (Chowdhery et al. 2022, appendix B)
+                flops, peak = self.learner.arithmetic
+                row["time/mfu"] = row[rate] * flops / peak
         row["time/total_timesteps"], row["time/iterations"] = progress.step, progress.update
         self._training_seconds, self._rate_from = 0.0, progress.step
         pending.clear()

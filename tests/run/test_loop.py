@@ -44,6 +44,7 @@ class Counter:
         self.exactness = {"environment": "exact"}
         self.notices: list[str] = []
         self.facts: dict[str, Any] = {}
+        self.arithmetic: tuple[float, float] | None = None
         self.progress = Progress()
         self.scores, self.per = scores or [0.0], per
         self.evaluated: list[int] = []
