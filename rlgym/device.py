@@ -14,6 +14,7 @@ from rlgym.errors import RequestError
 if TYPE_CHECKING:
     from rlgym.config import RootConfig
 
+
 def pick_device(wanted: str, heavy: bool = False) -> torch.device:
     """The device that `wanted` names: auto, cpu, cuda, cuda:N or mps.
 

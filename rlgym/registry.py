@@ -45,8 +45,8 @@ BUILT_IN: dict[str, tuple[Entry, ...]] = {
     "objective": _text(
         "Config",
         {
-            "next_token": ("NextToken", "rlgym.ssl.objectives:NextToken", "each token from those before it"),
-            "masked": ("Masked", "rlgym.ssl.objectives:Masked", "hidden tokens from all others"),
+            "next_token": ("NextToken", "rlgym.ssl.next_token:NextToken", "each token from those before it"),
+            "masked": ("Masked", "rlgym.ssl.masked:Masked", "hidden tokens from all others"),
         },
     ),
     "model": _text(
@@ -54,7 +54,7 @@ BUILT_IN: dict[str, tuple[Entry, ...]] = {
         {
             "gpt2": ("GPT2", "rlgym.ssl.models.gpt2:GPT2", "GPT-2's layout"),
             "llama": ("Llama", "rlgym.ssl.models.llama:Llama", "Llama's layout"),
-            "qwen3": ("Qwen3", "rlgym.ssl.models.llama:Llama", "Qwen3's layout"),
+            "qwen3": ("Qwen3", "rlgym.ssl.models.llama:Qwen3", "Qwen3's layout"),
             "bert": ("Bert", "rlgym.ssl.models.bert:Bert", "BERT's layout"),
             "modernbert": ("ModernBert", "rlgym.ssl.models.modernbert:ModernBert", "ModernBERT's layout"),
             "transformers": (
@@ -87,8 +87,8 @@ BUILT_IN: dict[str, tuple[Entry, ...]] = {
     "optimizer": _text(
         "Optimizer",
         {
-            "adamw": ("AdamW", "rlgym.ssl.optimizers:AdamW", "AdamW"),
-            "muon": ("Muon", "rlgym.ssl.optimizers:Muon", "Muon for the layers' matrices, AdamW for the rest"),
+            "adamw": ("AdamW", "rlgym.ssl.adamw:AdamW", "AdamW"),
+            "muon": ("Muon", "rlgym.ssl.muon:Muon", "Muon for the layers' matrices, AdamW for the rest"),
         },
     ),
 }

@@ -36,6 +36,14 @@ class MaskedConfig:
     def __post_init__(self) -> None:
         if self.span_length is not None and self.unit != "span":
             raise ValueError(f"span_length={self.span_length:g} needs unit=span")
+        if self.unit == "span" and self.mean_span * (1 - self.rate) < self.rate:  # fewer than one token between spans
+            least = self.rate / (1 - self.rate)
+            raise ValueError(f"rate={self.rate:g} with unit=span needs span_length={least:g} or more")
+
+    @property
+    def mean_span(self) -> float:
+        """Mean length of a span, in tokens."""
+        return 3.0 if self.span_length is None else self.span_length
 
 
 # ---- corpora
@@ -72,7 +80,7 @@ class StdlibData(DataConfig):
 
 @dataclass
 class FileData(DataConfig):
-    path: list[str] = knob([], "files, folders (all files below) or globs; .gz and .zst are unpacked")
+    path: list[str] = knob([], "files, folders (the files of this kind below) or globs; .gz and .zst are unpacked")
 
 
 @dataclass

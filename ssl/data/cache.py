@@ -1,0 +1,124 @@
+"""Prepared data on the disk: folders that exist only complete, so that nothing half-written is ever reused.
+
+A folder is built under a temporary name beside its place and renamed there. Names with a leading dot belong to a
+process at work, or to one that died; the next one at work in the same place removes what the dead left.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+from rlgym.errors import RequestError
+from rlgym.files import fsync_folder
+from rlgym.manifest import alive
+
+FOREIGN_LEFTOVERS = 7 * 24 * 3600
+"""Seconds after which what another machine left unfinished counts as dead: its processes cannot be asked."""
+
+_WORK = re.compile(r"\.staging-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{32}")
+_WRITING_FAILED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
+
+_ours: set[Path] = set()  # what this process builds right now
+
+
+class Cached(Protocol):
+    """What has the knob `cache`."""
+
+    cache: str
+
+
+def cache_folder(config: Cached) -> Path:
+    """Where prepared data lies: `data.cache`, else $RLGYM_CACHE, else ~/.cache/rlgym."""
+    chosen = config.cache or os.environ.get("RLGYM_CACHE") or "~/.cache/rlgym"
+    return Path(chosen).expanduser().absolute()
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which becomes `folder` when the block ends well and vanishes when it does not."""
+    with working(folder.parent) as work:
+        yield work
+        move_in(work, folder)
+
+
+@contextmanager
+def working(parent: Path) -> Iterator[Path]:
+    """A new folder in `parent` to work in, for `move_in`. It vanishes with the block.
+
+    A disk that is full or cannot be written to is a RequestError that names the place.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        _tidy(parent)
+        work = parent / f".staging-{socket.gethostname()}-{os.getpid()}-{uuid4().hex}"
+        work.mkdir()
+    except OSError as error:
+        raise _unwritable(parent, error) from error
+    _ours.add(work)
+    try:
+        yield work
+    except OSError as error:
+        if error.errno in _WRITING_FAILED:
+            raise _unwritable(parent, error) from error
+        raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)  # gone already when it was moved into place
+        _ours.discard(work)
+
+
+def move_in(work: Path, folder: Path) -> None:
+    """Make a finished folder durable and rename it into place.
+
+    When another process was faster, its folder stays and this one's goes: both hold the same, the name says what.
+    """
+    for path in work.rglob("*"):
+        if path.is_file():
+            _fsync(path)
+        else:
+            fsync_folder(path)
+    fsync_folder(work)
+    try:
+        os.rename(work, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+    else:
+        fsync_folder(folder.parent)
+
+
+def _fsync(path: Path) -> None:
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _tidy(parent: Path) -> None:
+    """Remove what dead processes left behind."""
+    for path in parent.glob(".staging-*"):
+        name = _WORK.fullmatch(path.name)
+        if name is None or path in _ours:
+            continue
+        pid = int(name["pid"])
+        with suppress(OSError):
+            if name["host"] != socket.gethostname():
+                dead = time.time() - path.stat().st_mtime > FOREIGN_LEFTOVERS
+            else:
+                dead = pid == os.getpid() or not alive(pid)
+            if dead:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _unwritable(parent: Path, error: OSError) -> RequestError:
+    reason = error.strerror or str(error)
+    return RequestError(
+        f"prepared data cannot be written to {parent} ({reason}): make room there, or choose data.cache=FOLDER"
+    )

@@ -1,0 +1,272 @@
+"""A corpus: documents of clean text in one memory-mapped file, split into training and validation, with a fingerprint.
+
+    CACHE/corpora/<fingerprint>/   documents.bin, starts.npy, held_out.npy
+    CACHE/sources/<key>.json       what was found where: the knobs and files (path, size, time) -> facts, fingerprint
+
+Documents are written as they are read, so memory does not grow with the text, only with the number of documents (about
+150 bytes each). A source that has not changed is not read again; one that has is, and the fingerprint tells whether its
+text differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from array import array
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlgym.errors import RequestError
+from rlgym.files import read_json, to_json, write_atomic
+from rlgym.ssl.config import DataConfig
+from rlgym.ssl.data.cache import cache_folder, move_in, working
+from rlgym.ssl.data.cleaning import Filter, normalized
+from rlgym.ssl.data.documents import Bad, Item, Source, stamps
+from rlgym.ssl.data.progress import Report
+from rlgym.ssl.data.sources import open_source
+from rlgym.ssl.data.split import cut_at, held_out
+
+__all__ = ["Corpus", "build_corpus", "cache_folder"]
+
+LAYOUT = 1
+"""Of the files in the cache; another number makes other folders."""
+
+SETTLED = 2.0
+"""Seconds: a file changed more recently may change again within the same tick of its clock, so it is read anew."""
+
+_NOT_CONTENT = ("packing", "licence", "cache", "path")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents of UTF-8 text, back to back."""
+
+    folder: Path
+    """Its folder in the cache."""
+    text: NDArray[np.uint8]
+    """Memory-mapped [bytes]."""
+    starts: NDArray[np.int64]
+    """[documents + 1]: where each document begins, and where the last one ends."""
+    held_out: NDArray[np.bool_]
+    """[documents]: which are for validation."""
+    fingerprint: str
+    """SHA-256 over the documents in order and what is held out; independent of the files' names and times."""
+    facts: dict[str, Any]
+    """What is known about it, as JSON: documents, bytes, what was dropped, source, licence, ..."""
+
+    def document(self, index: int) -> str:
+        return self.text[self.starts[index] : self.starts[index + 1]].tobytes().decode()
+
+
+def build_corpus(config: DataConfig, report: Report) -> Corpus:
+    """The corpus that the knobs name: from the cache when nothing has changed, else read and cleaned."""
+    source = open_source(config)
+    cache = cache_folder(config)
+    began = time.time()
+    before = stamps(source.files)
+    known = cache / "sources" / f"{_key(config, source, before)}.json"
+    corpus = _remembered(cache, known) if source.recognisable else None
+    if corpus is None:
+        corpus = _read(config, source, cache, report)
+        settled = all(changed / 1e9 < began - SETTLED for _, _, changed in before)
+        if source.recognisable and settled and _unchanged(source, before):
+            _remember(known, corpus)
+    return _described(corpus, config, source)
+
+
+def _key(config: DataConfig, source: Source, before: list[list[Any]]) -> str:
+    knobs = {name: value for name, value in asdict(config).items() if name not in _NOT_CONTENT}
+    # A local folder or file is known by its files' absolute paths; a name on the hub has no files.
+    content = [LAYOUT, type(config).__name__, knobs, source.name if not before else "", source.revision, before]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
+def _unchanged(source: Source, before: list[list[Any]]) -> bool:
+    try:
+        return stamps(source.files) == before
+    except OSError:
+        return False
+
+
+# ---- the cache
+
+
+def _remembered(cache: Path, known: Path) -> Corpus | None:
+    try:
+        facts = read_json(known)
+        return _open(cache, facts)
+    except (OSError, KeyError, TypeError, ValueError):  # not there, or damaged: it is made anew
+        return None
+
+
+def _remember(known: Path, corpus: Corpus) -> None:
+    with suppress(OSError):  # the corpus stands; the next run reads its source again
+        known.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(known, to_json(corpus.facts), f".{known.name}-{os.getpid()}.tmp")
+
+
+def _folder(cache: Path, fingerprint: str) -> Path:
+    return cache / "corpora" / fingerprint[:32]
+
+
+def _open(cache: Path, facts: dict[str, Any]) -> Corpus:
+    """A corpus in the cache; ValueError or OSError when it is not whole."""
+    fingerprint = str(facts["fingerprint"])
+    folder = _folder(cache, fingerprint)
+    text: NDArray[np.uint8] = np.memmap(folder / "documents.bin", np.uint8, "r")
+    starts: NDArray[np.int64] = np.load(folder / "starts.npy")
+    held: NDArray[np.bool_] = np.load(folder / "held_out.npy")
+    if starts[-1] != len(text) or len(starts) != len(held) + 1:
+        raise ValueError("not whole")
+    return Corpus(folder, text, starts, held, fingerprint, facts)
+
+
+def _described(corpus: Corpus, config: DataConfig, source: Source) -> Corpus:
+    """With the facts that do not depend on the text."""
+    facts = {**corpus.facts, "source": source.name, "revision": source.revision, "licence": config.licence}
+    return Corpus(corpus.folder, corpus.text, corpus.starts, corpus.held_out, corpus.fingerprint, facts)
+
+
+# ---- reading
+
+
+def _read(config: DataConfig, source: Source, cache: Path, report: Report) -> Corpus:
+    with working(cache / "corpora") as work:
+        with (work / "documents.bin").open("wb") as file:
+            writer = _Writer(file, Filter(config.min_length, config.deduplicate))
+            stops = config.bad == "stop" and not source.tolerant
+            items = source.items if config.normalize == "none" else normalized(source.items, config.normalize)
+            _write(items, writer, stops, source, report)
+        if writer.bad and stops:
+            raise RequestError(
+                f"data: {_counted(writer.bad, source.unit)} cannot be used, the first is {writer.first_bad}; "
+                "data.bad=skip leaves such out and counts them"
+            )
+        if not writer.sizes:
+            raise RequestError(f"data: the corpus is empty: {_dropped(writer, source)}")
+        text: NDArray[np.uint8] = np.memmap(work / "documents.bin", np.uint8, "r")
+        starts, held = _split(text, writer, config.validation_fraction)
+        del text  # a mapped file cannot be renamed everywhere
+        digest = hashlib.sha256(bytes(writer.digests) + starts.astype("<i8").tobytes() + held.tobytes())
+        fingerprint = digest.hexdigest()
+        np.save(work / "starts.npy", starts)
+        np.save(work / "held_out.npy", held)
+        sizes = np.diff(starts)
+        facts = {
+            "fingerprint": fingerprint,
+            "documents": len(held),
+            "bytes": int(starts[-1]),
+            "held_out_documents": int(held.sum()),
+            "held_out_bytes": int(sizes[held].sum()),
+            "duplicates": writer.filter.duplicates,
+            "too_short": writer.filter.too_short,
+            "bad": writer.bad,
+            "bad_unit": source.unit,
+            "first_bad": writer.first_bad,
+            "cut": len(writer.sizes) == 1,
+            "normalize": config.normalize,
+            "min_length": config.min_length,
+            "deduplicate": config.deduplicate,
+        }
+        folder = _folder(cache, fingerprint)
+        if folder.is_dir():
+            with suppress(OSError, KeyError, TypeError, ValueError):
+                return _open(cache, facts)  # the same text was there already
+            shutil.rmtree(folder, ignore_errors=True)  # damaged
+        move_in(work, folder)
+    return _open(cache, facts)
+
+
+def _write(items: Iterable[Item], writer: _Writer, stops: bool, source: Source, report: Report) -> None:
+    shown = 0
+    for item in items:
+        if isinstance(item, Bad):
+            writer.void(item)
+        elif not (stops and writer.bad):  # what follows is only counted
+            writer.add(*item)
+        if source.meter.done != shown:
+            shown = source.meter.done
+            report("reading text", shown, source.size)
+
+
+class _Writer:
+    """Documents into one file, hashed as they go; one that is to be dropped is taken out again."""
+
+    def __init__(self, file: IO[bytes], filter: Filter) -> None:
+        self.file, self.filter = file, filter
+        self.sizes = array("q")
+        self.digests = bytearray()
+        self.bad = 0
+        self.first_bad = ""
+        self._end = 0  # of the documents that stay
+        self._begin()
+
+    def _begin(self) -> None:
+        self._hash = hashlib.sha256()
+        self._bytes = self._characters = 0
+
+    def add(self, text: str, ends: bool) -> None:
+        data = text.encode()
+        self._hash.update(data)
+        self._characters += len(text)
+        if not ends:
+            self.file.write(data)
+            self._bytes += len(data)
+            return
+        digest = self._hash.digest()
+        if self.filter.keeps(self._characters, digest):
+            self.file.write(data)
+            self._bytes += len(data)
+            self._end += self._bytes
+            self.sizes.append(self._bytes)
+            self.digests += digest
+        else:
+            self._take_out()
+        self._begin()
+
+    def void(self, bad: Bad) -> None:
+        self.bad += 1
+        self.first_bad = self.first_bad or f"{bad.where}: {bad.why}"
+        self._take_out()
+        self._begin()
+
+    def _take_out(self) -> None:
+        if self._bytes:
+            self.file.seek(self._end)
+            self.file.truncate()
+
+
+def _split(text: NDArray[np.uint8], writer: _Writer, fraction: float) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(starts [documents + 1], held_out [documents]); a single document becomes two."""
+    sizes = np.array(writer.sizes, np.int64)
+    if len(sizes) > 1:
+        digests = np.frombuffer(bytes(writer.digests), np.uint8).reshape(-1, 32)
+        return np.concatenate([[0], np.cumsum(sizes)]), held_out(digests, sizes, fraction)
+    at = cut_at(text, fraction)
+    if not at:
+        raise RequestError("data: the corpus is a single character, so that none could be held out; give it more text")
+    return np.array([0, at, len(text)], np.int64), np.array([False, True])
+
+
+def _dropped(writer: _Writer, source: Source) -> str:
+    """Why nothing is left."""
+    parts = []
+    short, least = writer.filter.too_short, writer.filter.min_length
+    if short:
+        parts.append(f"{_counted(short, 'document')} shorter than {_counted(least, 'character')}")
+    if writer.bad:
+        parts.append(f"{_counted(writer.bad, source.unit)} that cannot be used (the first: {writer.first_bad})")
+    return f"dropped {', '.join(parts)}" if parts else f"no document in {source.name}"
+
+
+def _counted(number: int, unit: str) -> str:
+    return f"{number:,} {unit}{'' if number == 1 else 's'}"

@@ -1,0 +1,99 @@
+"""What a corpus is read from: a stream of documents in pieces, with what could not be read in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlgym.errors import RequestError
+from rlgym.nearest import did_you_mean
+
+
+@dataclass(frozen=True)
+class Bad:
+    """Something that is no text or no row: where it stands and what is wrong with it."""
+
+    where: str
+    why: str
+
+
+Item = tuple[str, bool] | Bad
+"""(text, ends): the next piece of the current document, and whether it is its last. Bad: the current document, if one
+has begun, is void."""
+
+
+class Unreadable(Exception):
+    """The rest of a file cannot be read; says why."""
+
+
+@dataclass
+class Meter:
+    """How much a source has read so far."""
+
+    done: int = 0
+
+
+@dataclass
+class Source:
+    """Documents, read when they are asked for, and what tells whether they are still the same ones."""
+
+    items: Iterator[Item]
+    meter: Meter
+    size: int
+    """What the meter will say at the end; 0: unknown."""
+    unit: str
+    """What a Bad is: file, line, row."""
+    files: list[Path] = field(default_factory=list)
+    """The files it reads: the same ones, unchanged, give the same documents."""
+    name: str = ""
+    """Where the text comes from, for the data card."""
+    revision: str = ""
+    recognisable: bool = True
+    """Whether knobs, files and revision tell all; without it the source is read anew each time."""
+    tolerant: bool = False
+    """What is bad is counted and never stops, whatever `data.bad` says."""
+
+
+def text_of(value: object, where: str) -> Item:
+    """A row's text as a whole document."""
+    if not isinstance(value, str):
+        return Bad(where, f"{_KINDS.get(type(value), type(value).__name__)} where text should be")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            return Bad(where, f"character {error.start} is half of a surrogate pair, which is no text")
+    return value, True
+
+
+_KINDS: dict[type, str] = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def unknown_column(column: str, columns: Iterable[str], place: str) -> RequestError:
+    known = list(columns)
+    shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+    near = did_you_mean(column, known)
+    return RequestError(f"data.column={column}: no such column in {place}, which has: {shown or 'none'}{near}")
+
+
+def files_size(files: Iterable[Path]) -> int:
+    """Bytes on the disk."""
+    return sum(path.stat().st_size for path in files)
+
+
+def stamps(files: Iterable[Path]) -> list[list[Any]]:
+    """(path, bytes, time of the last change in ns) of each file."""
+    found = []
+    for path in files:
+        status = path.stat()
+        found.append([str(path), status.st_size, status.st_mtime_ns])
+    return found

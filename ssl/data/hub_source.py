@@ -1,0 +1,88 @@
+"""Documents from a data set that the `datasets` library loads: by its name on the hub, or from a local folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rlgym.errors import RequestError
+from rlgym.ssl.config import HubData
+from rlgym.ssl.data.documents import Bad, Item, Meter, Source, text_of, unknown_column
+from rlgym.ssl.data.paths import files_below
+
+ROWS = 1_000
+"""Rows read at once."""
+
+
+def open_hub(config: HubData) -> Source:
+    if not config.path:
+        raise RequestError("data.path is empty: data=hub needs a data set, as in data.path=roneneldan/TinyStories")
+    folder = Path(config.path).expanduser()
+    meter = Meter()
+    total = config.max_documents or 0
+    if folder.is_dir():
+        files = files_below(folder.absolute())
+        return Source(_items(config, str(folder.absolute()), "", meter), meter, total, "row", files, config.path)
+    revision = _commit(config)
+    items = _items(config, config.path, revision or config.revision, meter)
+    name = f"https://huggingface.co/datasets/{config.path}"
+    return Source(items, meter, total, "row", [], name, revision or config.revision, recognisable=bool(revision))
+
+
+def _commit(config: HubData) -> str:
+    """The commit that the revision stands for now; empty when the hub cannot be asked."""
+    if re.fullmatch(r"[0-9a-f]{40}", config.revision):
+        return config.revision
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(config.path, revision=config.revision or None, timeout=10).sha or ""
+    except Exception:  # no network, or no such data set: loading it will tell, or take what was downloaded before
+        return ""
+
+
+def _items(config: HubData, path: str, revision: str, meter: Meter) -> Iterator[Item]:
+    rows = _rows(config, path, revision)
+    found = config.bad == "skip"
+    while config.max_documents is None or meter.done < config.max_documents:
+        try:
+            row = next(rows, None)
+        except RequestError:
+            raise
+        except Exception as error:  # a network, a decoder, a file of the data set: theirs, and of any kind
+            raise _one_line(config, error) from error
+        if row is None:
+            return
+        meter.done += 1
+        where = f"{config.path}, row {meter.done}"
+        if config.column not in row and not found:
+            raise unknown_column(config.column, row, config.path)
+        found = True
+        yield text_of(row[config.column], where) if config.column in row else Bad(where, f"has no {config.column!r}")
+
+
+def _rows(config: HubData, path: str, revision: str) -> Iterator[dict[str, Any]]:
+    import datasets
+
+    # A local folder is streamed, else the library would keep a copy of it; only slices of a split need that copy.
+    streaming = config.streaming or (Path(path).is_dir() and "[" not in config.split)
+    data = datasets.load_dataset(
+        path, config.config or None, split=config.split, revision=revision or None, streaming=streaming
+    )
+    if data.column_names is not None:
+        if config.column not in data.column_names:
+            raise unknown_column(config.column, data.column_names, config.path)
+        data = data.select_columns([config.column])
+    for batch in data.iter(batch_size=ROWS):
+        names = list(batch)
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(names, values, strict=True))
+
+
+def _one_line(config: HubData, error: Exception) -> RequestError:
+    said = " ".join(str(error).split())[:300]
+    chosen = f"data.path={config.path}" + (f" data.config={config.config}" if config.config else "")
+    chosen += f" data.split={config.split}" + (f" data.revision={config.revision}" if config.revision else "")
+    return RequestError(f"{chosen}: cannot be loaded ({type(error).__name__}: {said})")

@@ -1,0 +1,74 @@
+"""From the knobs of data and tokenizer to tokens on the disk, and what is to be said about them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlgym.files import read_json, to_json, write_atomic
+from rlgym.ssl.data.card import card
+from rlgym.ssl.data.corpus import Corpus, build_corpus
+from rlgym.ssl.data.overlap import overlap
+from rlgym.ssl.data.tokenizer import Tokenizer, build_tokenizer
+from rlgym.ssl.data.tokens import Tokens, tokenize
+
+if TYPE_CHECKING:
+    from rlgym.config import PretrainConfig
+    from rlgym.ssl.data.progress import Report
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that learning from a corpus needs."""
+
+    corpus: Corpus
+    tokenizer: Tokenizer
+    train: Tokens
+    validation: Tokens
+    facts: dict[str, Any]
+    """For the run's manifest, as JSON: the fingerprints say whether data and tokenizer are the same ones."""
+    card: str
+    """The data card, Markdown."""
+
+
+def prepare(config: PretrainConfig, causal: bool, report: Report, tokenizer_folder: Path | None = None) -> Prepared:
+    """Corpus, tokenizer and tokens, each taken from the cache when it was prepared before.
+
+    `tokenizer_folder`: a run's own tokenizer, to be used instead of what the config says.
+    """
+    corpus = build_corpus(config.data, report)
+    if tokenizer_folder is not None:
+        tokenizer = Tokenizer.load(tokenizer_folder)
+    else:
+        tokenizer = build_tokenizer(config.tokenizer, corpus, causal, report)
+    train, validation = tokenize(corpus, tokenizer, causal, report)
+    shared = _overlap(corpus, report)
+    tokens = {part.split: len(part.ids) for part in (train, validation)}
+    facts = {
+        **corpus.facts,
+        "fingerprint": corpus.fingerprint,
+        "tokens": tokens,
+        "text_bytes": {part.split: part.text_bytes for part in (train, validation)},
+        "overlap": shared,
+        "tokenizer": {
+            "name": config.tokenizer.name,
+            "vocab_size": tokenizer.vocab_size,
+            "fingerprint": tokenizer.fingerprint,
+        },
+    }
+    return Prepared(corpus, tokenizer, train, validation, facts, card(corpus, tokens, shared))
+
+
+def _overlap(corpus: Corpus, report: Report) -> dict[str, Any]:
+    """Counted once a corpus, as it reads all of it."""
+    known = corpus.folder / "overlap.json"
+    with suppress(OSError, ValueError):
+        return read_json(known)
+    report("comparing validation with training text", 0, 0)
+    found = overlap(corpus)
+    with suppress(OSError):  # the next run counts again
+        write_atomic(known, to_json(found), f".{known.name}-{os.getpid()}.tmp")
+    return found

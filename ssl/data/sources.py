@@ -1,0 +1,36 @@
+"""Which source reads which corpus."""
+
+from __future__ import annotations
+
+from rlgym.errors import RequestError
+from rlgym.ssl import config as knobs
+from rlgym.ssl.data.documents import Source
+
+
+def open_source(config: knobs.DataConfig) -> Source:
+    """Nothing is read yet, but what the request names is there. Each kind is imported when it is asked for."""
+    if isinstance(config, knobs.StdlibData):
+        from rlgym.ssl.data.stdlib_source import open_stdlib
+
+        return open_stdlib(config)
+    if isinstance(config, knobs.TextData):
+        from rlgym.ssl.data.text_source import open_text
+
+        return open_text(config)
+    if isinstance(config, knobs.JsonlData):
+        from rlgym.ssl.data.jsonl_source import open_jsonl
+
+        return open_jsonl(config)
+    if isinstance(config, knobs.CsvData):
+        from rlgym.ssl.data.csv_source import open_csv
+
+        return open_csv(config)
+    if isinstance(config, knobs.ParquetData):
+        from rlgym.ssl.data.parquet_source import open_parquet
+
+        return open_parquet(config)
+    if isinstance(config, knobs.HubData):
+        from rlgym.ssl.data.hub_source import open_hub
+
+        return open_hub(config)
+    raise RequestError(f"data: {type(config).__name__} is no corpus that can be read")

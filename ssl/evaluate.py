@@ -1,0 +1,178 @@
+"""`evaluate RUN [data=...]`: judge a finished language model on text, its own held-out part or any other."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from rlgym import registry
+from rlgym.config_file import load_config
+from rlgym.errors import RequestError
+from rlgym.files import to_json, write_atomic
+from rlgym.loading import load
+from rlgym.run import Run
+from rlgym.ssl.data.blocks import Blocks
+from rlgym.ssl.data.corpus import Corpus, build_corpus
+from rlgym.ssl.data.progress import bar
+from rlgym.ssl.data.tokens import tokenize
+from rlgym.ssl.language_model import LanguageModel
+from rlgym.ssl.objective import IGNORED, Batch, token_counts
+from rlgym.typed import build
+
+
+def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
+    """Loss, perplexity and bits per byte of the run's `checkpoint` on a corpus; masked: accuracy besides.
+
+    Writes evaluations/*.json with `{"loss", "perplexity", "bits_per_byte", "tokens", ...}`, prints the same in short,
+    and returns it.
+    """
+    config = load_config(folder, trust=words["trust"])
+    model: LanguageModel = load(Run(folder), words["checkpoint"], words["device"], words["trust"])
+    chosen = words["data"] or "held_out"
+    data = data_config(config.data, words["data"], words["settings"])
+    with bar() as report:
+        corpus = build_corpus(data, report)
+        if model.causal:
+            found = judge(
+                model, _documents(corpus, held_out=chosen == "held_out"), words["tokens"], words["batch_size"]
+            )
+        else:
+            found = judge_masked(
+                model, config, corpus, chosen == "held_out", words["tokens"], words["batch_size"], report
+            )
+    result = {**found, "data": chosen, "fingerprint": corpus.fingerprint, "checkpoint": words["checkpoint"]}
+    target = folder / "evaluations"
+    target.mkdir(exist_ok=True)
+    path = target / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{chosen.replace('/', '-')[-40:]}.json"
+    write_atomic(path, to_json(result))
+    shown = ("loss", "perplexity", "bits_per_byte", "accuracy", "unigram_accuracy")
+    numbers = "  ".join(f"{name} {result[name]:.4g}" for name in shown if name in result)
+    print(f"{numbers}  over {result['tokens']:,.0f} tokens, {result['bytes']:,.0f} bytes")
+    print(f"written to {path}")
+    return result
+
+
+def data_config(own: Any, name: str, settings: dict[str, str]) -> Any:
+    """The corpus that the words name; the run's own without a name, or a text file's."""
+    if not name:
+        if settings:
+            raise RequestError(f"data.{next(iter(settings))} needs data=NAME, as in data=text data.path=corpus.txt")
+        return own
+    if Path(name).exists() and not settings:
+        name, settings = "text", {"path": name}
+    return build(registry.resolve(registry.entry("data", name).config), {"name": name, **settings}, "data")
+
+
+def _documents(corpus: Corpus, held_out: bool) -> Iterator[str]:
+    """The held-out documents, or all; the two parts of a single one that was cut are one again."""
+    if not held_out and corpus.facts["cut"]:
+        yield corpus.text[:].tobytes().decode()
+        return
+    for index in range(len(corpus.held_out)):
+        if corpus.held_out[index] or not held_out:
+            yield corpus.document(index)
+
+
+# ---- next-token
+
+
+def judge(model: LanguageModel, documents: Iterator[str], limit: int | None, batch_size: int) -> dict[str, Any]:
+    """Every token of every document is predicted once, from as much of its document as the block holds.
+
+    Windows as lm-eval's `loglikelihood_rolling` lays them: disjoint, each given the token before it (the first the end
+    of text that begins a document), the last one filled up to the left. Bits per byte is the sum over all documents, by
+    the bytes of their text.
+    """
+    nats, right, tokens, size, count = 0.0, 0, 0, 0, 0
+    rows: list[tuple[list[int], list[int]]] = []
+
+    def flush() -> None:
+        nonlocal nats, right
+        if rows:
+            loss, hits = _score(model, rows)
+            nats, right = nats + loss, right + hits
+            rows.clear()
+
+    for text in documents:
+        if limit is not None and tokens >= limit:
+            break
+        ids = model.tokenizer.encode(text)
+        if limit is not None and tokens + len(ids) > limit:
+            ids = ids[: limit - tokens]
+            text = model.tokenizer.decode(ids)
+        count, tokens, size = count + 1, tokens + len(ids), size + len(text.encode())
+        for window in windows(ids, model.tokenizer.eos_id, model.model.block_size):
+            rows.append(window)
+            if len(rows) == batch_size:
+                flush()
+    flush()
+    if not tokens:
+        raise RequestError("data: there is no text to judge")
+    loss = nats / tokens
+    return {
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700.0)),
+        "bits_per_byte": nats / math.log(2) / size,
+        "accuracy": right / tokens,
+        "tokens": tokens,
+        "bytes": size,
+        "documents": count,
+    }
+
+
+def windows(ids: list[int], prefix: int, length: int) -> Iterator[tuple[list[int], list[int]]]:
+    """(inputs, labels) of at most `length` tokens, labels IGNORED where another window predicts the token."""
+    whole = [prefix, *ids]
+    for begin in range(0, len(ids), length):
+        end = min(begin + length, len(ids))
+        first = max(0, end - length)  # the last window reaches further back: more context for the same work
+        yield whole[first:end], [IGNORED] * (begin - first) + ids[begin:end]
+
+
+@torch.inference_mode()
+def _score(model: LanguageModel, rows: list[tuple[list[int], list[int]]]) -> tuple[float, int]:
+    """Nats and hits over the labels of some windows; shorter ones are padded at the right, where nothing looks."""
+    length = max(len(inputs) for inputs, _ in rows)
+    tokens = torch.tensor([i + [model.tokenizer.pad_id] * (length - len(i)) for i, _ in rows], device=model.device)
+    labels = torch.tensor([y + [IGNORED] * (length - len(y)) for _, y in rows], device=model.device)
+    logits = model.model.logits(model.model(tokens)).float()
+    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    hits = (logits.argmax(-1) == labels).sum()
+    return float(loss.double().sum()), int(hits)
+
+
+# ---- masked
+
+
+def judge_masked(
+    model: LanguageModel, config: Any, corpus: Corpus, held_out: bool, limit: int | None, batch_size: int, report: Any
+) -> dict[str, Any]:
+    """The objective's own metrics over all blocks of the text, masked by a seed that training never used."""
+    training, validation = tokenize(corpus, model.tokenizer, False, report)
+    parts = [validation] if held_out else [training, validation]
+    cls = registry.resolve(registry.entry("objective", config.objective.name).target)
+    counts = token_counts(training.ids, model.tokenizer.vocab_size)
+    objective = cls(config.objective, model.tokenizer, counts, config.seed)
+    batches: list[Batch] = []
+    blocks = [
+        Blocks(part, model.model.block_size, objective.extra, config.data.packing == "documents") for part in parts
+    ]
+    left = limit
+    for part in blocks:
+        count = len(part) if left is None else min(len(part), max(0, left // part.block_size))
+        left = None if left is None else left - count * part.block_size
+        for at in range(0, count, batch_size):
+            ids, documents = part.gather(np.arange(at, min(at + batch_size, count)))
+            batch = objective.make(ids, documents, len(batches), held_out=True)
+            batches.append({name: tensor.to(model.device) for name, tensor in batch.items()})
+    if not batches:
+        raise RequestError(f"tokens={limit}: fewer than one block of {model.model.block_size}")
+    found: dict[str, Any] = objective.evaluate(model.model, batches)
+    return found

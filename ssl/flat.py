@@ -1,0 +1,95 @@
+"""Parameters as one vector and their gradients as another: zeroing, the norm, clipping and averaging are one call each.
+
+The parameters come in groups, each a contiguous part of the vectors, for optimisers that treat some of them otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from rlgym.learner import Section
+
+ALIGNED = 64
+"""Bytes: where each parameter begins. Vectorised kernels want 16, and a compiled function copies what has less."""
+
+
+class Group:
+    """Some parameters and their gradients, `parameters` and `gradients` `[numbers]`: parts of the flat vectors."""
+
+    def __init__(self, named: Mapping[str, nn.Parameter]) -> None:
+        self.named = dict(named)
+        self.starts: list[int] = []
+        self.numbers = 0
+        for parameter in self.named.values():
+            self.starts.append(self.numbers)
+            step = ALIGNED // parameter.element_size()
+            self.numbers += -(-parameter.numel() // step) * step
+        self.parameters, self.gradients = torch.empty(0), torch.empty(0)
+
+    def views(self, vector: Tensor) -> dict[str, Tensor]:
+        """`vector [numbers]` cut into the shapes of the parameters, by name."""
+        return {
+            name: vector[start : start + parameter.numel()].view(parameter.shape)
+            for start, (name, parameter) in zip(self.starts, self.named.items(), strict=True)
+        }
+
+    def zeros(self) -> Tensor:
+        """A vector `[numbers]` of something kept for each parameter."""
+        return torch.zeros_like(self.parameters)
+
+
+class Flat:
+    """`parameters` and `gradients` `[numbers]`, of which every parameter and its gradient become views.
+
+    Keep the module on its device from then on. Between parameters lie zeros with zero gradients (`ALIGNED`).
+    """
+
+    def __init__(self, groups: Sequence[Mapping[str, nn.Parameter]]) -> None:
+        self.groups = [Group(named) for named in groups]
+        every = [parameter for group in self.groups for parameter in group.named.values()]
+        assert len({(p.device, p.dtype) for p in every}) == 1, "parameters of one device and one dtype"
+        sizes = [group.numbers for group in self.groups]
+        self.parameters = torch.zeros(sum(sizes), dtype=every[0].dtype, device=every[0].device)
+        self.gradients = torch.zeros_like(self.parameters)
+        both = zip(self.groups, self.parameters.split(sizes), self.gradients.split(sizes), strict=True)
+        for group, parameters, gradients in both:
+            group.parameters, group.gradients = parameters, gradients
+            data, grads = group.views(parameters), group.views(gradients)
+            for name, parameter in group.named.items():
+                data[name].copy_(parameter.data)
+                parameter.data, parameter.grad = data[name], grads[name]
+
+    def views(self, vector: Tensor) -> dict[str, Tensor]:
+        """`vector [numbers]` cut into the shapes of all parameters, by name."""
+        parts = vector.split([group.numbers for group in self.groups])
+        return {
+            name: view
+            for group, part in zip(self.groups, parts, strict=True)
+            for name, view in group.views(part).items()
+        }
+
+    def zero(self) -> None:
+        """Before a batch's first backward pass; those that follow add up."""
+        self.gradients.zero_()
+
+    @torch.no_grad()
+    def clip(self, max_norm: float, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale the gradients down to `max_norm`. Returns their norm before, and `withheld`, both 0-d.
+
+        `withheld` is 1 where the gradients or the batch's `loss` (0-d) are not finite, else 0. It stays on the device:
+        nothing waits for it but whoever logs.
+        """
+        norm = torch.linalg.vector_norm(self.gradients)
+        withheld = (~torch.isfinite(norm + loss.detach())).float()
+        self.gradients.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+        return norm, withheld
+
+
+def restore(own: Section, state: Section) -> None:
+    """Copy a checkpoint's tensors into those of the same names, which are views of what is used."""
+    for name, tensor in own.items():
+        cast(Tensor, tensor).copy_(cast(Tensor, state[name]))

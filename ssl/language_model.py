@@ -1,0 +1,121 @@
+"""A finished language model, ready for use: what `rlgym.load(run)` returns for a run that learned from text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rlgym.errors import RequestError
+from rlgym.learner import Section
+from rlgym.ssl.data.tokenizer import Tokenizer
+from rlgym.ssl.models.build import build_model
+from rlgym.ssl.sampling import sample
+from rlgym.state import load_module
+
+if TYPE_CHECKING:
+    from rlgym.config import PretrainConfig
+    from rlgym.ssl.models.backbone import Backbone
+
+
+class LanguageModel:
+    """A model with its tokenizer. `model(tokens)` gives hidden states, `model.logits(hidden)` its predictions."""
+
+    def __init__(self, model: Backbone, tokenizer: Tokenizer) -> None:
+        self.model, self.tokenizer = model, tokenizer
+
+    @staticmethod
+    def load(config: PretrainConfig, weights: Section, device: torch.device, folder: Path) -> LanguageModel:
+        """From a run's config, the weights of a checkpoint, and the tokenizer in `folder`."""
+        tokenizer = Tokenizer.load(folder)
+        model = build_model(config.model, tokenizer.vocab_size, config.seed, config.objective.name != "masked")
+        load_module(model, weights)
+        return LanguageModel(model.to(device).eval(), tokenizer)
+
+    @property
+    def causal(self) -> bool:
+        return self.model.causal
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embedding().device
+
+    def generate(
+        self,
+        prompt: str | list[str] = "",
+        max_new_tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> list[str]:
+        """What follows each prompt (one, or a list of them for one batch), up to the end of its document.
+
+        The same seed gives the same text; without one, another each time.
+        """
+        if not self.causal:
+            raise RequestError("a masked model does not continue text: fill has its guesses for [MASK]")
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        generator = torch.Generator(self.device)
+        generator.seed() if seed is None else generator.manual_seed(seed)
+        beginning, eos = self.tokenizer.eos_id, self.tokenizer.eos_id
+        rows = [[beginning, *self.tokenizer.encode(text)] for text in prompts]
+        new = sample(
+            self.model,
+            rows,
+            max_new_tokens,
+            temperature,
+            top_k,
+            top_p,
+            generator,
+            stop=eos,
+            pad=self.tokenizer.pad_id,
+        )
+        return [self._continued(row, tokens) for row, tokens in zip(rows, new, strict=True)]
+
+    def _continued(self, row: list[int], new: list[int]) -> str:
+        """The text of the new tokens; decoded with the prompt before them, since a character may lie across."""
+        before = self.tokenizer.decode(row)
+        whole = self.tokenizer.decode(row + new)
+        return whole[len(before) :] if whole.startswith(before) else self.tokenizer.decode(new)
+
+    @torch.inference_mode()
+    def fill(self, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
+        """For each [MASK] in `text` the `top` likeliest tokens and their probabilities, likeliest first."""
+        tokenizer = self.tokenizer
+        if self.causal or tokenizer.mask_id is None:
+            raise RequestError("a next-token model has no [MASK]: generate continues a prompt")
+        assert tokenizer.cls_id is not None and tokenizer.sep_id is not None
+        ids = [tokenizer.cls_id, *tokenizer.encode_prompt(text), tokenizer.sep_id]
+        places = [at for at, token in enumerate(ids) if token == tokenizer.mask_id]
+        if not places:
+            raise RequestError(f"text={text!r} has no [MASK] to fill")
+        if len(ids) > self.model.block_size:
+            raise RequestError(
+                f"text has {len(ids):,} tokens and the model reads {self.model.block_size:,}; shorten it"
+            )
+        tokens = torch.tensor([ids], device=self.device)
+        logits = self.model.logits(self.model(tokens)[0, places])[:, : tokenizer.vocab_size].float()
+        logits[:, tokenizer.special_ids] = -torch.inf
+        best = logits.softmax(-1).topk(min(top, logits.shape[-1] - len(tokenizer.special_ids)), dim=-1)
+        return [
+            [(tokenizer.decode([token]), share) for token, share in zip(row, shares, strict=True)]
+            for row, shares in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+    @torch.inference_mode()
+    def embed(self, texts: list[str]) -> Tensor:
+        """The mean hidden state of each text, `[texts, width]`; what lies beyond the model's block is left out."""
+        first = self.tokenizer.eos_id if self.causal else self.tokenizer.cls_id
+        assert first is not None
+        rows = [[first, *self.tokenizer.encode(text)][: self.model.block_size] for text in texts]
+        hidden = [self.model(torch.tensor([row], device=self.device))[0].mean(0) for row in rows]
+        return torch.stack(hidden)
+
+
+def load_weights(config: PretrainConfig, state: Mapping[str, Section]) -> Section:
+    """The section of a checkpoint that holds the weights to use: the averaged ones where the run kept them."""
+    return state["ema"] if config.ema_decay is not None else state["model"]

@@ -1,0 +1,261 @@
+"""Learning from text: one learner for every objective, next-token or masked.
+
+An update takes `batch_size` blocks, adds up the gradients of its parts, divides by the number of labels of the whole
+batch, and steps once. Everything random in it (which blocks, what is masked, dropout) is a function of the seed and the
+update's number, so that a resume needs no state of any generator.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlgym import registry
+from rlgym.device import pick_device, settle
+from rlgym.errors import RequestError
+from rlgym.files import write_atomic
+from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section
+from rlgym.ssl import samples
+from rlgym.ssl.data.blocks import Batches, Blocks
+from rlgym.ssl.data.prepare import prepare
+from rlgym.ssl.data.progress import bar, silent
+from rlgym.ssl.ema import Ema
+from rlgym.ssl.language_model import LanguageModel, load_weights
+from rlgym.ssl.models.build import batch_size_for, build_model, estimate, learning_rate_for, settle_model
+from rlgym.ssl.objective import Batch, Objective, parts, token_counts
+from rlgym.ssl.precision import choose, matrix_rate
+from rlgym.ssl.schedules import factor
+from rlgym.state import load_module
+
+if TYPE_CHECKING:
+    from rlgym.config import PretrainConfig
+
+TOKENIZER = "tokenizer"
+"""Folder of a run that holds its tokenizer, as transformers reads it."""
+FLOPS_A_THREAD = 1e9
+"""Of one update, from which on another CPU thread is worth waiting for."""
+SECONDS_THAT_REPAY_COMPILING = 120.0
+"""Of training on a GPU, estimated at an MFU of 0.4. On a CPU compiling gains too little (docs/lab-notes.md)."""
+
+
+class Pretraining:
+    """The learner: `update()` is one optimiser step."""
+
+    unit: Literal["steps", "moves", "tokens"] = "tokens"
+    monitor: tuple[str, Literal["max", "min"]] = ("validation/loss", "min")
+
+    def __init__(self, config: PretrainConfig, tokenizer: Path | None = None) -> None:
+        """Prepares the corpus and settles what the config leaves open (shape, batch, step size, device, precision).
+
+        `tokenizer`: folder of one to use instead of what the config says, that of a run which goes on.
+        """
+        self.config = config
+        objective_class = registry.resolve(registry.entry("objective", config.objective.name).target)
+        causal: bool = objective_class.causal
+        settle_model(config.model)
+        batch_size = self._settle_batch()
+        block = config.model.block_size
+        self.tokens_per_update = batch_size * block
+        self.device = pick_device(config.device, heavy=True)  # a wrong one is found before the corpus is read
+        with bar() if config.display != "quiet" else nullcontext(silent) as report:
+            self.data = prepare(config, causal, report, tokenizer)
+        self.tokenizer = self.data.tokenizer
+        vocab_size = self.tokenizer.vocab_size
+        rows = batch_size // config.gradient_accumulation_steps
+        predicted = getattr(config.objective, "rate", 1.0)  # the head runs on hidden tokens alone
+        self.estimate = estimate(config.model, vocab_size, rows, causal, predicted)
+        self._settle_device()
+
+        counts = token_counts(self.data.train.ids, vocab_size)
+        compiled = config.compile == "on"
+        self.objective: Objective = objective_class(config.objective, self.tokenizer, counts, config.seed, compiled)
+        documents = config.data.packing == "documents"
+        blocks = Blocks(self.data.train, block, self.objective.extra, documents)
+        held_out = Blocks(self.data.validation, block, self.objective.extra, documents)
+        self.model = build_model(config.model, vocab_size, config.seed, causal).to(self.device)
+        self.optimizer = registry.resolve(registry.entry("optimizer", config.optimizer.name).target)(
+            self.model, config.optimizer
+        )
+        self.ema = None if config.ema_decay is None else Ema(self.optimizer.flat, config.ema_decay)
+        self.loss: Callable[[Batch], Tensor] = self.part_loss
+        if compiled:
+            self.loss = torch.compile(self.part_loss, dynamic=False)
+        self.batches = Batches(blocks, config.seed, batch_size, self.make, self.device)
+        self.validation = self._validation(held_out, rows)
+        self.progress = Progress()
+        self.arithmetic: tuple[float, float] | None = (self.estimate.flops_per_token, self.rate)
+        self.notices = self._introduction()
+        self.facts: dict[str, Any] = {"data": self.data.facts}
+        exact = "exact, with the recorded thread count"
+        same = exact if self.device.type == "cpu" else "to rounding: GPUs add in any order"
+        self.exactness = {"data": "exact: blocks, masks and dropout follow from seed and update", "arithmetic": same}
+
+    @classmethod
+    def resumed(cls, config: PretrainConfig, folder: Path) -> Pretraining:
+        """The learner of a run that goes on, with the tokenizer it began with."""
+        return cls(config, folder / TOKENIZER)
+
+    # ---- what the config leaves open
+
+    def _settle_batch(self) -> int:
+        config = self.config
+        if config.batch_size is None:
+            config.batch_size = batch_size_for(config.tokens, config.model.block_size)
+        parts = config.gradient_accumulation_steps
+        if config.batch_size % parts:
+            raise RequestError(
+                f"gradient_accumulation_steps={parts} does not divide batch_size={config.batch_size}; "
+                f"batch_size={-(-config.batch_size // parts) * parts} would do"
+            )
+        if config.optimizer.learning_rate is None:
+            config.optimizer.learning_rate = learning_rate_for(getattr(config.model, "hidden_size", None) or 768)
+        return config.batch_size
+
+    def _settle_device(self) -> None:
+        config = self.config
+        flops = self.estimate.flops_per_token * self.tokens_per_update
+        threads = max(1, min(os.cpu_count() or 1, int(flops / FLOPS_A_THREAD)))
+        torch.set_num_threads(config.threads or threads)
+        self.dtype = choose(self.device, config.precision, flops)
+        self.rate = matrix_rate(self.device, self.dtype)
+        config.precision = "bf16" if self.dtype == torch.bfloat16 else "fp32"
+        seconds = self.estimate.flops_per_token * config.tokens / (0.4 * self.rate)
+        repays = self.device.type == "cuda" and seconds >= SECONDS_THAT_REPAY_COMPILING
+        settle(config, self.device, repays, threads)
+
+    def _introduction(self) -> list[str]:
+        config, cost, data = self.config, self.estimate, self.data
+        return [
+            f"data       {config.data.name}: {data.facts['documents']:,} documents, {data.facts['bytes']:,} bytes, "
+            f"{len(data.train.ids):,} training tokens ({config.tokens / max(1, len(data.train.ids)):.2f} epochs)",
+            f"model      {config.model.name}: {cost.parameters:,} parameters, "
+            f"{cost.flops_per_token:,.0f} FLOP a token, about {cost.memory_bytes / 2**20:,.0f} MiB",
+            f"training   {config.batch_size} x {config.model.block_size} = {self.tokens_per_update:,} tokens an update"
+            f", learning rate {config.optimizer.learning_rate:.2g} "
+            f"({config.optimizer.name}, {config.optimizer.schedule})",
+            f"device     {config.device}, {config.precision}, compile {config.compile}, {config.threads} threads, "
+            f"{self.rate / 1e9:,.0f} GFLOP/s in products: at least "
+            f"{cost.flops_per_token * config.tokens / self.rate / 60:.1f} minutes",
+        ]
+
+    def furnish(self, folder: Path) -> dict[str, str]:
+        self.tokenizer.save(folder / TOKENIZER)
+        write_atomic(folder / "data_card.md", self.data.card)
+        return {"data/card": self.data.card, "run/introduction": "\n".join(f"    {line}" for line in self.notices)}
+
+    # ---- an update
+
+    def make(self, ids: np.ndarray, documents: np.ndarray | None, step: int) -> Batch:
+        """The batch of update `step` on the CPU, `[parts, ...]`."""
+        return self.objective.make(ids, documents, step, self.config.gradient_accumulation_steps)
+
+    def part_loss(self, part: Batch) -> Tensor:
+        """A part's share of the loss: its sum by the labels of the whole batch, so that parts with fewer weigh less."""
+        return self.objective.loss(self.model, part)[0] / part["total"]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, self.dtype) if self.dtype == torch.bfloat16 else nullcontext()
+
+    def update(self) -> Metrics:
+        config, progress = self.config, self.progress
+        batch = self.batches.get(progress.update)
+        torch.manual_seed((config.seed << 32) + progress.update)  # dropout
+        self.optimizer.zero()
+        total = torch.zeros((), device=self.device)
+        for part in parts(batch):
+            with self.autocast():
+                loss = self.loss(part)
+            loss.backward()
+            total = total + loss.detach()
+        progress.step += self.tokens_per_update
+        progress.update += 1
+        scale = self.scale(progress.step)
+        norm, withheld = self.optimizer.step(scale, total)
+        if self.ema is not None:
+            self.ema.update(withheld)
+        if progress.update == 1:  # the collector would look through all modules again and again, for nothing
+            gc.collect()
+            gc.freeze()
+        return {
+            NON_FINITE: withheld,
+            "train/loss": total,
+            "train/grad_norm": norm,
+            "train/learning_rate": scale * config.optimizer.learning_rate,
+        }
+
+    def scale(self, step: int) -> float:
+        """The schedule's share of the peak step size at `step` tokens."""
+        knobs, total = self.config.optimizer, self.config.schedule_budget
+        return factor(knobs.schedule, step, total, knobs.warmup, knobs.decay, knobs.min_learning_rate)
+
+    # ---- judging
+
+    def _validation(self, blocks: Blocks, rows: int) -> list[Batch]:
+        """The held-out batches, the same at each evaluation: blocks evenly spread, up to evaluate.tokens."""
+        wanted = max(1, self.config.evaluate.tokens // blocks.block_size)
+        indices = np.unique(np.linspace(0, len(blocks) - 1, min(wanted, len(blocks))).astype(np.int64))
+        batches = []
+        for number, at in enumerate(range(0, len(indices), rows)):
+            ids, documents = blocks.gather(indices[at : at + rows])
+            batch = self.objective.make(ids, documents, number, held_out=True)
+            batches.append({name: tensor.to(self.device) for name, tensor in batch.items()})
+        return batches
+
+    def evaluate(self) -> Evaluation:
+        with self.ema.swapped() if self.ema is not None else nullcontext():
+            self.model.eval()
+            try:
+                with self.autocast():
+                    found = self.objective.evaluate(self.model, self.validation)
+                language = LanguageModel(self.model, self.tokenizer)
+                texts = samples.show(language, self.config.sample, self.validation, self.progress.step)
+            finally:
+                self.model.train()
+            embedding = samples.embedding(self.model, self.tokenizer, self.data.train)
+        counts = {name: found.pop(name) for name in ("tokens", "bytes")}
+        metrics = {f"validation/{name}": value for name, value in found.items()}
+        return Evaluation(metrics, counts, texts=texts, embeddings={"embedding": embedding})
+
+    def histograms(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            found[f"parameters/{name}"] = parameter.detach()
+            if parameter.grad is not None:
+                found[f"gradients/{name}"] = parameter.grad
+        return found
+
+    # ---- checkpoints
+
+    def state_dict(self) -> dict[str, Section]:
+        state: dict[str, Section] = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": {"step": self.progress.step, "update": self.progress.update},
+        }
+        if self.ema is not None:
+            state["ema"] = self.ema.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Section]) -> None:
+        load_module(self.model, state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.progress.step = cast(int, state["progress"]["step"])
+        self.progress.update = cast(int, state["progress"]["update"])
+
+    def close(self) -> None:
+        self.batches.close()
+
+    @staticmethod
+    def load(config: PretrainConfig, state: Mapping[str, Section], device: torch.device, folder: Path) -> LanguageModel:
+        """The language model of the finished run in `folder`; its averaged weights where it kept them."""
+        return LanguageModel.load(config, load_weights(config, state), device, folder / TOKENIZER)

@@ -1,0 +1,137 @@
+"""Text from a decoder: the distribution that is sampled from, and the sampling, batched and with a cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rlgym.ssl.models.backbone import Backbone
+
+STEPS_BETWEEN_LOOKS = 16  # at the device, to see whether every row has stopped
+
+
+def warp(logits: Tensor, temperature: float, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+    """`[..., vocab]` -> the logits of what is sampled from, -inf where nothing is.
+
+    In this order: divided by the temperature (0: only the likeliest token is left), the `top_k` likeliest tokens, then
+    the fewest of these whose probability reaches `top_p` (Holtzman et al. 2020, arXiv:1904.09751).
+    """
+    logits = logits.float()
+    if temperature == 0:
+        best = logits.argmax(-1, keepdim=True)
+        return torch.full_like(logits, -torch.inf).scatter(-1, best, 0.0)
+    logits = logits / temperature
+    if top_k and top_k < logits.shape[-1]:
+        least = logits.topk(top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if top_p is not None and top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        share = ordered.softmax(-1)
+        beyond = share.cumsum(-1) - share >= top_p  # reached without this token
+        beyond[..., 0] = False
+        logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
+    return logits
+
+
+def draw(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """One token from each row of `[batch, vocab]`: the first of exponential clocks that run at the tokens' rates."""
+    share = logits.softmax(-1)
+    return (share / torch.empty_like(share).exponential_(generator=generator)).argmax(-1)
+
+
+@torch.inference_mode()
+def sample(
+    model: Backbone,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+    stop: int | None = None,
+    pad: int = 0,
+) -> list[list[int]]:
+    """What follows each prompt: at most `max_new_tokens` tokens, the last of them `stop` where a row came to it.
+
+    Prompts may be of unequal length, and a row's tokens do not depend on its neighbours (but for the generator that
+    they share, which lives on the model's device). Where a row outgrows the model's block, its older half is forgotten.
+    """
+    assert model.causal and all(prompts), "a prompt has at least the token that begins a document"
+    device, training = model.embedding().device, model.training
+    model.eval()
+    try:
+        rows = _Rows(model, prompts, max_new_tokens, pad)
+        stopped = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+        for step in range(max_new_tokens):
+            logits = model.logits(rows.hidden())[:, : model.tokens]
+            tokens = draw(warp(logits, temperature, top_k, top_p), generator)
+            rows.append(tokens)
+            if stop is not None:
+                stopped |= tokens == stop
+                if step % STEPS_BETWEEN_LOOKS == STEPS_BETWEEN_LOOKS - 1 and bool(stopped.all()):
+                    break
+        new = rows.new_tokens()
+    finally:
+        model.train(training)
+    return [row[: row.index(stop) + 1] if stop in row else row for row in new]
+
+
+class _Rows:
+    """The texts so far and the part of each that the model sees. All lengths are known without asking the device."""
+
+    def __init__(self, model: Backbone, prompts: list[list[int]], room: int, pad: int) -> None:
+        self.model = model
+        longest = max(map(len, prompts))
+        padded = [prompt + [pad] * (longest - len(prompt)) for prompt in prompts]
+        self.text = torch.tensor(padded, device=model.embedding().device)
+        self.text = torch.nn.functional.pad(self.text, (0, room), value=pad)
+        self.given = [len(prompt) for prompt in prompts]
+        self.ends = torch.tensor(self.given, device=self.text.device)
+        self.added = 0
+        self.seen = [min(len(prompt), model.block_size) for prompt in prompts]
+        """Tokens of each row's end that the model sees."""
+        self.cache = model.new_cache(len(prompts))
+        self.last: Tensor | None = None
+
+    def view(self, rows: list[int], short: int = 0) -> Tensor:
+        """What the model sees of `rows`, all but the last `short` tokens, `[rows, longest]`, padded at the right."""
+        starts = torch.tensor([self.given[row] + self.added - self.seen[row] for row in rows], device=self.text.device)
+        width = max(self.seen[row] for row in rows) - short
+        columns = (starts[:, None] + torch.arange(width, device=self.text.device)).clamp(max=self.text.shape[1] - 1)
+        return self.text[torch.tensor(rows, device=self.text.device)].gather(1, columns)
+
+    def hidden(self) -> Tensor:
+        """The hidden state of each row's last token, `[batch, width]`."""
+        every = list(range(len(self.given)))
+        if self.cache is None or self.added == 0:
+            if self.cache is None:
+                hidden: Tensor = self.model(self.view(every))
+            else:
+                hidden = self.model(self.view(every), cache=self.cache)
+                self.cache.set_lengths(self.seen)
+            at = torch.tensor(self.seen, device=hidden.device) - 1
+            return hidden[torch.arange(len(every), device=hidden.device), at]
+        assert self.last is not None
+        newest: Tensor = self.model(self.last[:, None], cache=self.cache)
+        return newest[:, 0]
+
+    def append(self, tokens: Tensor) -> None:
+        """Add one token to each row; a row that outgrows the block goes on with the newer half of it."""
+        self.text.scatter_(1, (self.ends + self.added)[:, None], tokens[:, None])
+        self.added += 1
+        self.last = tokens
+        full = [row for row, seen in enumerate(self.seen) if seen == self.model.block_size]
+        half = max(1, self.model.block_size // 2)
+        self.seen = [half if row in full else seen + 1 for row, seen in enumerate(self.seen)]
+        if full and self.cache is not None:
+            fresh = self.model.new_cache(len(full))
+            assert fresh is not None
+            if half > 1:  # the newest token comes with the next step, as for all rows
+                self.model(self.view(full, short=1), cache=fresh)
+            self.cache.put(torch.tensor(full, device=self.text.device), fresh)
+            self.cache.set_lengths([seen - 1 for seen in self.seen])
+
+    def new_tokens(self) -> list[list[int]]:
+        columns = self.ends[:, None] + torch.arange(self.added, device=self.text.device)
+        found: list[list[int]] = self.text.gather(1, columns).tolist()
+        return found

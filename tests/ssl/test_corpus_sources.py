@@ -1,0 +1,357 @@
+"""Every kind of source: what it takes from good files, and the one line it says about bad ones."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import gzip
+import json
+import sysconfig
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from rlgym.errors import RequestError
+from rlgym.ssl.config import CsvData, DataConfig, HubData, JsonlData, ParquetData, StdlibData, TextData
+from rlgym.ssl.data import csv_source
+from rlgym.ssl.data.stdlib_source import functions
+from tests.ssl.corpora import build, texts, write
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> str:
+    return str(tmp_path / "cache")
+
+
+def refusal(config: DataConfig) -> str:
+    """The one line of a request that is refused."""
+    with pytest.raises(RequestError) as caught:
+        build(config)
+    line = str(caught.value)
+    assert "\n" not in line and Path(config.cache, "sources").exists() is False
+    assert [path for path in Path(config.cache).rglob("*") if path.is_file()] == []
+    return line
+
+
+# ---- paths and plain text
+
+
+def test_files_folders_and_globs(tmp_path: Path, cache: str) -> None:
+    folder = tmp_path / "in"
+    write(folder / "b" / "2.txt", "two")
+    write(folder / "a.md", "one")
+    write(folder / "c.txt.gz", gzip.compress(b"three"))
+    write(folder / "d.txt.zst", pyarrow.compress(b"four", "zstd", asbytes=True))
+    write(folder / ".hidden", "not this")
+    write(folder / ".git" / "config", "nor this")
+    write(folder / "e[1].txt", "five")
+    everything = ["one", "two", "three", "four", "five"]
+    assert texts(build(TextData(path=[str(folder)], cache=cache))) == everything
+    assert texts(build(TextData(path=[str(folder / "**" / "*.txt")], cache=cache))) == ["two", "five"]
+    assert texts(build(TextData(path=[str(folder / "e[1].txt"), str(folder)], cache=cache))) == [
+        "five",
+        *everything[:-1],
+    ]
+
+
+def test_what_a_path_can_lack(tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "data" / "in.txt", "text")
+    assert "data.path is empty" in refusal(TextData(cache=cache))
+    assert "data.path=none.txt: no such file" in refusal(TextData(path=["none.txt"], cache=cache))
+    assert "data.path=*.none: no file matches" in refusal(TextData(path=["*.none"], cache=cache))
+    assert "data.path=empty: the folder holds no file" in refusal(TextData(path=["empty"], cache=cache))
+    assert "that ends in .jsonl" in refusal(JsonlData(path=["data"], cache=cache))
+
+
+def test_an_empty_corpus_says_what_was_dropped(tmp_path: Path, cache: str) -> None:
+    path = str(write(tmp_path / "in.txt", "a|bb|"))
+    line = refusal(TextData(path=[path], separator="|", min_length=5, cache=cache))
+    assert "empty" in line and "3 documents shorter than 5 characters" in line
+    assert "1 document shorter than 1 character" in refusal(
+        TextData(path=[str(write(tmp_path / "0.txt", ""))], cache=cache)
+    )
+    path = str(write(tmp_path / "b.jsonl", "{\n"))
+    line = refusal(JsonlData(path=[path], bad="skip", cache=cache))
+    assert "1 line that cannot be used" in line and "b.jsonl:1" in line
+    assert "empty" in refusal(JsonlData(path=[str(write(tmp_path / "c.jsonl", "\n"))], cache=cache))
+
+
+def test_a_binary_file_is_refused_or_skipped_and_counted(tmp_path: Path, cache: str) -> None:
+    folder = tmp_path / "in"
+    write(folder / "a.txt", "good")
+    write(folder / "b.bin", b"x" * 2_000_000 + b"\0...")  # found out after a piece was taken for text
+    write(folder / "c.txt", b"caf\xe9")
+    write(folder / "d.gz", gzip.compress(b"text " * 1_000)[:-9])
+    write(folder / "e.txt", "last")
+    line = refusal(TextData(path=[str(folder)], cache=cache))
+    assert (
+        f"3 files cannot be used, the first is {folder}/b.bin: byte 2000000 is NUL" in line and "data.bad=skip" in line
+    )
+    corpus = build(TextData(path=[str(folder)], bad="skip", cache=cache))
+    assert texts(corpus) == ["good", "last"] and corpus.facts["bad"] == 3
+    assert "c.txt: byte 3 is not UTF-8" in refusal(
+        TextData(path=[str(folder / "c.txt")], cache=str(tmp_path / "other"))
+    )
+
+
+# ---- rows
+
+
+def test_jsonl(tmp_path: Path, cache: str) -> None:
+    rows = ["one\nline \u20ac", "two \U0001f600", "three\u2028\r"]
+    lines = [json.dumps({"id": 1, "body": row}) for row in rows]
+    path = write(tmp_path / "in" / "a.jsonl", "\r\n".join([lines[0], "", lines[1]]) + "\n" + lines[2])
+    write(tmp_path / "in" / "README.md", "not a row")
+    assert texts(build(JsonlData(path=[str(path.parent)], column="body", cache=cache))) == rows
+
+
+def test_broken_lines_are_counted_and_the_first_is_named(tmp_path: Path, cache: str) -> None:
+    content = (
+        '{"text": "good"}\n{"text": "torn\n[1]\n{"text": null}\n{"text": 5}\n{"other": "x"}\n{"text": "\\ud800"}\n'
+        + "[" * 100_000
+        + '\n\n{"text": "fine"}\n'
+    )
+    path = write(tmp_path / "in.jsonl", content)
+    line = refusal(JsonlData(path=[str(path)], cache=cache))
+    assert f"7 lines cannot be used, the first is {path}:2: Unterminated string" in line and "data.bad=skip" in line
+    corpus = build(JsonlData(path=[str(path)], bad="skip", cache=cache))
+    assert texts(corpus) == ["good", "fine"] and corpus.facts["bad"] == 7
+    for wrong, why in (("[1]", "not an object"), ('{"text": null}', "null where text should be")):
+        other = write(tmp_path / "other.jsonl", f'{{"text": "a"}}\n{wrong}\n')
+        assert f"{other}:2: {why}" in refusal(JsonlData(path=[str(other)], cache=str(tmp_path / "c2")))
+
+
+def test_rows_before_a_torn_end_stay_when_bad_ones_are_skipped(tmp_path: Path, cache: str) -> None:
+    rows = "".join(json.dumps({"text": f"row {number} {number * 7919}"}) + "\n" for number in range(50_000))
+    path = write(tmp_path / "in.jsonl.gz", gzip.compress(rows.encode())[:-1_000])
+    assert "1 line cannot be used" in refusal(JsonlData(path=[str(path)], cache=cache))
+    corpus = build(JsonlData(path=[str(path)], bad="skip", cache=cache))
+    assert corpus.document(0) == "row 0 0" and 20_000 < len(corpus.held_out) < 50_000 and corpus.facts["bad"] == 1
+
+
+def test_an_unknown_column_lists_those_that_exist(tmp_path: Path, cache: str) -> None:
+    jsonl = str(write(tmp_path / "in.jsonl", '{"title": "a", "contents": "b"}\n'))
+    table = str(write(tmp_path / "in.csv", "title,contents\na,b\n"))
+    parquet = str(tmp_path / "in.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"title": ["a"], "contents": ["b"]}), parquet)
+    for config in (
+        JsonlData(path=[jsonl], column="content", cache=cache),
+        CsvData(path=[table], column="content", cache=cache),
+        CsvData(path=[table], columns=["title", "contents"], column="content", cache=cache),
+        ParquetData(path=[parquet], column="content", cache=cache),
+    ):
+        line = refusal(config)
+        assert "data.column=content" in line and "title, contents" in line and "did you mean contents?" in line
+
+
+def test_csv_equals_what_was_written(tmp_path: Path, cache: str) -> None:
+    rows = [["1", 'He said "no",\r\nand left'], ["2", "caf\u00e9; \U0001f600"], ["3", " spaces "], ["4", "a\tb\n\n"]]
+    for delimiter, suffix, key in ((",", ".csv", ""), ("\t", ".tsv", ""), (";", ".csv", ";"), ("\t", ".csv", r"\t")):
+        path = tmp_path / f"in{suffix}"
+        with path.open("w", newline="", encoding="utf-8-sig") as file:  # as spreadsheets write it
+            csv.writer(file, delimiter=delimiter).writerows([["id", "text"], *rows])
+        assert texts(build(CsvData(path=[str(path)], delimiter=key, cache=cache))) == [row[1] for row in rows]
+
+
+def test_csv_without_a_header_and_with_quotes_as_they_are(tmp_path: Path, cache: str) -> None:
+    path = str(write(tmp_path / "spam.tsv", 'ham\t"Hi, he said\nspam\tWin "now"\n\nham\tbye\n'))
+    config = CsvData(path=[path], columns=["label", "text"], quoting=False, cache=cache)
+    assert texts(build(config)) == ['"Hi, he said', 'Win "now"', "bye"]
+    line = refusal(CsvData(path=[path], columns=["label", "text"], cache=str(tmp_path / "other")))
+    assert "spam.tsv:1: '\\t' expected after '\"'" in line and "data.quoting=false" in line
+    path = str(write(tmp_path / "open.csv", 'text\nfine\n"never closed\n'))
+    line = refusal(CsvData(path=[path], cache=str(tmp_path / "other")))
+    assert "open.csv:3: unexpected end of data" in line
+
+
+def test_bad_rows_of_csv(tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_source, "LONGEST_FIELD", 50)
+    limit = csv.field_size_limit()
+    path = str(write(tmp_path / "in.csv", f'id,text\n1,"two\nlines"\n2\n3,a,b\n4,{"x" * 51}\n5,"a"b\n6,good\n'))
+    assert "4 rows cannot be used" in (line := refusal(CsvData(path=[path], cache=cache)))
+    assert "in.csv:4: 1 values where there are 2 columns" in line
+    corpus = build(CsvData(path=[path], bad="skip", cache=cache))
+    assert texts(corpus) == ["two\nlines", "good"] and corpus.facts["bad"] == 4
+    assert csv.field_size_limit() == limit  # the process's own is as before
+    path = str(write(tmp_path / "long.csv", f"text\n{'x' * 51}\n"))
+    assert "field larger than field limit (50)" in refusal(CsvData(path=[path], cache=str(tmp_path / "other")))
+    assert "data.delimiter='ab'" in refusal(CsvData(path=[path], delimiter="ab", cache=str(tmp_path / "other")))
+
+
+def test_parquet(tmp_path: Path, cache: str) -> None:
+    rows: list[str | None] = [f"row {number} \u20ac" for number in range(5_000)]
+    path = tmp_path / "in" / "a.parquet"
+    path.parent.mkdir()
+    for kind in (pyarrow.string(), pyarrow.large_string(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string())):
+        table = pyarrow.table({"n": range(5_000), "text": pyarrow.array(rows).cast(kind)})
+        pyarrow.parquet.write_table(table, path, row_group_size=1_700)
+        assert texts(build(ParquetData(path=[str(path.parent)], cache=cache))) == rows
+    rows[1_800] = None
+    pyarrow.parquet.write_table(pyarrow.table({"n": range(5_000), "text": rows}), path)
+    fresh = str(tmp_path / "other")
+    assert "a.parquet:1801: null where text should be" in refusal(ParquetData(path=[str(path)], cache=fresh))
+    assert "holds int64" in refusal(ParquetData(path=[str(path)], column="n", cache=fresh))
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "1 row cannot be used" in (line := refusal(ParquetData(path=[str(path)], cache=fresh)))
+    assert str(path) in line
+
+
+# ---- the hub's layout
+
+
+def test_hub_folders(tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    folder = tmp_path / "set"
+    parts = {name: [f"{name} {number} \u20ac" for number in range(1_500)] for name in ("train", "test")}
+    (folder / "data").mkdir(parents=True)
+    for name, rows in parts.items():
+        for part in range(2):
+            table = pyarrow.table({"n": range(750), "text": rows[750 * part : 750 * part + 750]})
+            pyarrow.parquet.write_table(table, folder / "data" / f"{name}-0000{part}-of-00002.parquet")
+    card = """
+        configs:
+        - config_name: default
+          data_files:
+          - {split: train, path: data/train-*}
+          - {split: test, path: data/test-*}
+        - config_name: small
+          data_files:
+          - {split: train, path: data/test-00000*}
+    """
+    write(folder / "README.md", f"---\n{textwrap.dedent(card).strip()}\n---\n# A data set\n")
+    there = str(folder)
+    assert texts(build(HubData(path=there, cache=cache))) == parts["train"]
+    assert texts(build(HubData(path=there, split="test", streaming=True, cache=cache))) == parts["test"]
+    assert texts(build(HubData(path=there, config="small", cache=cache))) == parts["test"][:750]
+    assert texts(build(HubData(path=there, max_documents=1_100, cache=cache))) == parts["train"][:1_100]
+    assert list((tmp_path / "hf").rglob("*.arrow")) == []  # no second copy
+    assert texts(build(HubData(path=there, split="train[:10]", cache=cache))) == parts["train"][:10]
+    fresh = str(tmp_path / "other")
+    line = refusal(HubData(path=there, column="txt", cache=fresh))
+    assert "data.column=txt" in line and "n, text" in line
+    assert f"data.path={there} data.split=none: cannot be loaded" in refusal(
+        HubData(path=there, split="none", cache=fresh)
+    )
+    assert "data.config=none" in refusal(HubData(path=there, config="none", cache=fresh))
+    assert "row 1: a number where text" in refusal(HubData(path=there, column="n", cache=fresh))
+    write(folder / "set.py", "raise SystemExit('code of a data set was run')")
+    assert "cannot be loaded" in refusal(HubData(path=there, cache=fresh))
+
+
+def test_hub_jsonl_folders(tmp_path: Path, cache: str) -> None:
+    write(tmp_path / "set" / "train.jsonl", '{"text": "one"}\n{"text": "two"}\n{"text": null}\n')
+    assert "set, row 3: null" in refusal(HubData(path=str(tmp_path / "set"), cache=cache))
+    assert texts(build(HubData(path=str(tmp_path / "set"), bad="skip", cache=cache))) == ["one", "two"]
+
+
+def test_a_name_without_network_is_one_line(cache: str) -> None:
+    assert "data.path=no-one/nothing data.split=train: cannot be loaded" in refusal(
+        HubData(path="no-one/nothing", cache=cache)
+    )
+    assert "data.path is empty" in refusal(HubData(cache=cache))
+
+
+def test_a_name_is_known_again_by_its_commit(cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked: list[tuple[str, str | None]] = []
+
+    def load(path: str, name: str | None, **rest: object) -> datasets.Dataset:
+        asked.append((path, str(rest["revision"])))
+        return datasets.Dataset.from_dict({"text": ["one", "two"]})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    for commit in ("a" * 40, "a" * 40, "b" * 40):
+        corpus = build(HubData(path="some/set", revision=commit, cache=cache))
+        assert corpus.facts["revision"] == commit and corpus.facts["source"].endswith("datasets/some/set")
+    assert asked == [("some/set", "a" * 40), ("some/set", "b" * 40)]
+
+
+# ---- the standard library
+
+
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "lib"
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(folder))
+    return folder
+
+
+def test_the_standard_library_without_what_is_installed_beside_it(
+    tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = library(tmp_path, monkeypatch)
+    write(folder / "b.py", "b = 1\n")
+    write(folder / "a" / "z.py", "z = 1\n")
+    write(folder / "pydoc_data" / "topics.py", "topics = {'x': 'y'}\n")
+    write(folder / "broken.py", b"# \xe9\n")
+    write(folder / "text.txt", "no source")
+    for other in ("site-packages", "dist-packages", "a/__pycache__"):
+        write(folder / other / "no.py", f"# {other}\n")
+    corpus = build(StdlibData(cache=cache))
+    assert texts(corpus) == ["z = 1\n", "b = 1\n", "topics = {'x': 'y'}\n"]
+    assert corpus.facts["bad"] == 1 and corpus.facts["first_bad"].startswith("broken.py: byte 2 ")
+    assert corpus.facts["licence"] == "PSF-2.0"
+
+
+def test_functions_are_moved_to_the_margin() -> None:
+    source = textwrap.dedent("""
+        import x
+
+        @x.decorated(
+            1)
+        def first(a):
+            # comment
+            return '''
+        not indented
+            indented'''
+
+        class A:
+            y = 1
+
+            async def second(self):
+                def inside(): pass
+                return "\x0c\u2028"
+
+            class B:
+                @property
+                def third(self): return 3
+
+        if x:
+            def conditional(): pass
+    """)
+    first, second, third = functions(source)
+    assert first.startswith("@x.decorated(\n    1)\ndef first(a):\n    # comment\n") and first.endswith("indented'''\n")
+    assert second == 'async def second(self):\n    def inside(): pass\n    return "\x0c\u2028"\n'
+    assert third == "@property\ndef third(self): return 3\n"
+    assert list(functions(source.replace("\n", "\r\n"))) == [first, second, third]
+    assert list(functions("def broken(:\n")) == [] and list(functions("\0")) == []
+
+
+def test_every_function_document_of_the_library_parses(
+    tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path(sysconfig.get_path("stdlib"))
+    folder = library(tmp_path, monkeypatch)
+    for name in ("argparse", "ast", "dataclasses", "textwrap", "typing", "inspect"):
+        write(folder / f"{name}.py", (real / f"{name}.py").read_bytes())
+    corpus = build(StdlibData(documents="functions", deduplicate=False, cache=cache))
+    assert len(corpus.held_out) > 500
+    for text in texts(corpus):
+        (node,) = ast.parse(text).body
+        assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+
+
+def test_the_default_corpus_of_this_machine(cache: str) -> None:
+    corpus = build(StdlibData(cache=cache))
+    assert len(corpus.text) > 5_000_000 and len(corpus.held_out) > 300
+    share = np.diff(corpus.starts)[corpus.held_out].sum() / len(corpus.text)
+    assert 0.05 <= share < 0.1
+    corpus.text.tobytes().decode()
