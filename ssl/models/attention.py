@@ -9,6 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+SHORT = 128
+"""Tokens up to which plain products are faster than the kernel (docs/lab-notes.md)."""
+
+
 @dataclass
 class Pattern:
     """Which tokens see which and where they stand, made once a forward pass and shared by its layers."""
@@ -101,6 +105,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, shape: Pattern, dropout: f
 
     Without a mask, the kernel skips what a causal token cannot see.
     """
+    if shape.mask is None and not dropout and _short(query, key):
+        return _by_products(query, key, value, shape.causal)
     mixed = F.scaled_dot_product_attention(
         query,
         key,
@@ -111,3 +117,25 @@ def attend(query: Tensor, key: Tensor, value: Tensor, shape: Pattern, dropout: f
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return mixed.transpose(1, 2).flatten(2)
+
+
+def _short(query: Tensor, key: Tensor) -> bool:
+    """Whether three plain products beat the kernel, which is made for long sequences: eager, on a CPU, in fp32."""
+    return (
+        query.shape == key.shape
+        and query.shape[2] <= SHORT
+        and query.device.type == "cpu"
+        and query.dtype == torch.float32
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def _by_products(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+    batch, heads, time, width = query.shape
+    q, k, v = (x.reshape(batch * heads, time, width) for x in (query, key, value))
+    hidden = torch.zeros(time, time)
+    if causal:
+        hidden = hidden.masked_fill(torch.ones(time, time, dtype=torch.bool).triu(1), -torch.inf)
+    weights = torch.baddbmm(hidden, q, k.mT, alpha=width**-0.5).softmax(-1)
+    return torch.bmm(weights, v).view(batch, heads, time, width).transpose(1, 2).flatten(2)

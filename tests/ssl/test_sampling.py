@@ -126,7 +126,8 @@ def test_greedy_equals_transformers_generate() -> None:
 
     model = build(Qwen3Model)
     config, state = model.to_transformers()
-    other: Any = transformers.AutoModelForCausalLM.from_config(config)
+    auto: Any = transformers.AutoModelForCausalLM
+    other = auto.from_config(config)
     other.load_state_dict(state, strict=False)
     other.tie_weights()
     other.eval()
