@@ -28,7 +28,6 @@ from rlgym.agents.networks import ActorCritic
 from rlgym.agents.policy import Policy
 from rlgym.agents.returns import gae
 from rlgym.agents.rollout import RecentEpisodes, Rollout
-from rlgym.agents.schedules import scheduled
 from rlgym.device import pick_device, settle
 from rlgym.envs.episodes import evaluate_policy, fresh_seed
 from rlgym.envs.make import make_env
@@ -37,6 +36,7 @@ from rlgym.envs.video import record, require_frames
 from rlgym.errors import RequestError
 from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section
 from rlgym.random_state import generator_state, load_generator_state
+from rlgym.schedules import factor
 from rlgym.state import load_module
 
 if TYPE_CHECKING:
@@ -119,9 +119,9 @@ class PPO:
 
     def update(self) -> Metrics:
         knobs, step, total = self.knobs, self.progress.step, self.config.schedule_budget
-        learning_rate = scheduled(knobs.learning_rate_schedule, knobs.learning_rate, step, total)
-        clip = scheduled(knobs.clip_range_schedule, knobs.clip_range, step, total)
-        ent_coef = scheduled(knobs.ent_coef_schedule, knobs.ent_coef, step, total)
+        learning_rate = knobs.learning_rate * factor(knobs.learning_rate_schedule, step, total)
+        clip = knobs.clip_range * factor(knobs.clip_range_schedule, step, total)
+        ent_coef = knobs.ent_coef * factor(knobs.ent_coef_schedule, step, total)
 
         self.recent.add(self.rollout.collect(self.env, self.policy, self.sampler, self.scaler))
         batch = self.batch()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from rlgym.flat import Flat, Group, restore
 from rlgym.learner import Section
-from rlgym.ssl.flat import Flat, Group, restore
 
 if TYPE_CHECKING:
     from rlgym.ssl.config import OptimizerConfig

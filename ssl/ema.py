@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from rlgym.flat import Flat, restore
 from rlgym.learner import Section
-from rlgym.ssl.flat import Flat, restore
 
 
 class Ema:

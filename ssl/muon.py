@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rlgym.flat import Flat, restore
 from rlgym.learner import Section
 from rlgym.ssl.adamw import by_decay, moments
-from rlgym.ssl.flat import Flat, restore
 
 if TYPE_CHECKING:
     from rlgym.ssl.config import MuonOptimizer

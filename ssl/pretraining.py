@@ -23,6 +23,7 @@ from rlgym.device import pick_device, settle
 from rlgym.errors import RequestError
 from rlgym.files import write_atomic
 from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section
+from rlgym.schedules import factor
 from rlgym.ssl import samples
 from rlgym.ssl.data.blocks import Batches, Blocks
 from rlgym.ssl.data.prepare import prepare
@@ -32,7 +33,6 @@ from rlgym.ssl.language_model import LanguageModel, load_weights
 from rlgym.ssl.models.build import batch_size_for, build_model, estimate, learning_rate_for, settle_model
 from rlgym.ssl.objective import Batch, Objective, parts, token_counts
 from rlgym.ssl.precision import choose, matrix_rate
-from rlgym.ssl.schedules import factor
 from rlgym.state import load_module
 
 if TYPE_CHECKING:

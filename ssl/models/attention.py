@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 SHORT = 128
 """Tokens up to which plain products are faster than the kernel (docs/lab-notes.md)."""
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rlgym.agents.losses import approximate_kl, clipped_surrogate, explained_variance, value_loss
-from rlgym.agents.schedules import scheduled
+from rlgym.schedules import factor
 
 
 @pytest.mark.parametrize(
@@ -51,5 +51,5 @@ def test_explained_variance() -> None:
 
 
 def test_schedules() -> None:
-    assert scheduled("constant", 0.3, 50, 100) == 0.3
-    assert [scheduled("linear", 0.3, step, 100) for step in (0, 50, 100, 150)] == pytest.approx([0.3, 0.15, 0, 0])
+    assert factor("constant", 50, 100) == 1
+    assert [factor("linear", step, 100) for step in (0, 50, 100, 150)] == pytest.approx([1, 0.5, 0, 0])

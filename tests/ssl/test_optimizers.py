@@ -13,7 +13,7 @@ from rlgym.learner import Section
 from rlgym.ssl.adamw import AdamW
 from rlgym.ssl.config import AdamWOptimizer, MuonOptimizer
 from rlgym.ssl.ema import Ema
-from rlgym.ssl.flat import Flat
+from rlgym.flat import Flat
 from rlgym.ssl.muon import Muon, _by_gram, _newton_schulz, orthogonal
 from tests.ssl.toy_model import ToyModel, toy_ids
 

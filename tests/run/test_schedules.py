@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from rlgym.ssl.schedules import factor
+from rlgym.schedules import factor
 
 ALL = ("cosine", "wsd", "linear", "constant")
 

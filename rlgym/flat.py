@@ -20,13 +20,13 @@ ALIGNED = 64
 class Group:
     """Some parameters and their gradients, `parameters` and `gradients` `[numbers]`: parts of the flat vectors."""
 
-    def __init__(self, named: Mapping[str, nn.Parameter]) -> None:
+    def __init__(self, named: Mapping[str, nn.Parameter], aligned: int) -> None:
         self.named = dict(named)
         self.starts: list[int] = []
         self.numbers = 0
         for parameter in self.named.values():
             self.starts.append(self.numbers)
-            step = ALIGNED // parameter.element_size()
+            step = max(1, aligned // parameter.element_size())
             self.numbers += -(-parameter.numel() // step) * step
         self.parameters, self.gradients = torch.empty(0), torch.empty(0)
 
@@ -45,11 +45,12 @@ class Group:
 class Flat:
     """`parameters` and `gradients` `[numbers]`, of which every parameter and its gradient become views.
 
-    Keep the module on its device from then on. Between parameters lie zeros with zero gradients (`ALIGNED`).
+    Keep the module on its device from then on. Each parameter begins at a multiple of `aligned`
+    bytes: between them lie zeros with zero gradients.
     """
 
-    def __init__(self, groups: Sequence[Mapping[str, nn.Parameter]]) -> None:
-        self.groups = [Group(named) for named in groups]
+    def __init__(self, groups: Sequence[Mapping[str, nn.Parameter]], aligned: int = ALIGNED) -> None:
+        self.groups = [Group(named, aligned) for named in groups]
         every = [parameter for group in self.groups for parameter in group.named.values()]
         assert len({(p.device, p.dtype) for p in every}) == 1, "parameters of one device and one dtype"
         sizes = [group.numbers for group in self.groups]

@@ -1,12 +1,14 @@
-"""How the learning rate moves over the budget."""
+"""How a hyper-parameter moves over the budget."""
 
 from __future__ import annotations
 
 import math
 
 
-def factor(schedule: str, step: float, total: float, warmup: float, decay: float, minimum: float) -> float:
-    """Share of the peak learning rate at `step` of `total` (in tokens, or whatever the budget counts).
+def factor(
+    schedule: str, step: float, total: float, warmup: float = 0.0, decay: float = 1.0, minimum: float = 0.0
+) -> float:
+    """Share of the peak at `step` of `total` (in tokens, or whatever the budget counts).
 
     Up from 0 along a line over the share `warmup` of the budget; then
 
