@@ -21,7 +21,7 @@ from rlgym.run import Run
 from rlgym.ssl.data.blocks import Blocks
 from rlgym.ssl.data.corpus import Corpus, build_corpus
 from rlgym.ssl.data.progress import bar
-from rlgym.ssl.data.tokens import tokenize
+from rlgym.ssl.data.tokens import Tokens, tokenize
 from rlgym.ssl.language_model import LanguageModel
 from rlgym.ssl.objective import IGNORED, Batch, token_counts
 from rlgym.typed import build
@@ -156,23 +156,33 @@ def judge_masked(
 ) -> dict[str, Any]:
     """The objective's own metrics over all blocks of the text, masked by a seed that training never used."""
     training, validation = tokenize(corpus, model.tokenizer, False, report)
-    parts = [validation] if held_out else [training, validation]
+    tokens = validation if held_out else _joined(training, validation)
     cls = registry.resolve(registry.entry("objective", config.objective.name).target)
     counts = token_counts(training.ids, model.tokenizer.vocab_size)
     objective = cls(config.objective, model.tokenizer, counts, config.seed)
-    batches: list[Batch] = []
-    blocks = [
-        Blocks(part, model.model.block_size, objective.extra, config.data.packing == "documents") for part in parts
-    ]
-    left = limit
-    for part in blocks:
-        count = len(part) if left is None else min(len(part), max(0, left // part.block_size))
-        left = None if left is None else left - count * part.block_size
-        for at in range(0, count, batch_size):
-            ids, documents = part.gather(np.arange(at, min(at + batch_size, count)))
-            batch = objective.make(ids, documents, len(batches), held_out=True)
-            batches.append({name: tensor.to(model.device) for name, tensor in batch.items()})
-    if not batches:
-        raise RequestError(f"tokens={limit}: fewer than one block of {model.model.block_size}")
-    found: dict[str, Any] = objective.evaluate(model.model, batches)
+    length = model.model.block_size
+    enough = min(len(tokens.ids), len(tokens.ids) if limit is None else limit)
+    if enough < length:
+        raise RequestError(
+            f"data: {enough:,} tokens are fewer than one block of {length:,}, which the model reads at once"
+        )
+    blocks = Blocks(tokens, length, objective.extra, config.data.packing == "documents")
+    count = min(len(blocks), enough // length)
+
+    def batches() -> Iterator[Batch]:
+        for number, at in enumerate(range(0, count, batch_size)):
+            ids, documents = blocks.gather(np.arange(at, min(at + batch_size, count)))
+            batch = objective.make(ids, documents, number, held_out=True)
+            yield {name: tensor.to(model.device) for name, tensor in batch.items()}
+
+    found: dict[str, Any] = objective.evaluate(model.model, batches())
     return found
+
+
+def _joined(training: Tokens, validation: Tokens) -> Tokens:
+    """Both parts of another corpus: none of it was trained on, so that nothing need be held out."""
+    return Tokens(
+        np.concatenate([training.ids, validation.ids]),
+        np.concatenate([training.starts, len(training.ids) + validation.starts]),
+        training.text_bytes + validation.text_bytes,
+    )

@@ -117,5 +117,7 @@ class LanguageModel:
 
 
 def load_weights(config: PretrainConfig, state: Mapping[str, Section]) -> Section:
-    """The section of a checkpoint that holds the weights to use: the averaged ones where the run kept them."""
-    return state["ema"] if config.ema_decay is not None else state["model"]
+    """The weights of a checkpoint to use: the averaged ones where the run kept them."""
+    if config.ema_decay is None:
+        return state["model"]
+    return {name: state["ema"].get(name, tensor) for name, tensor in state["model"].items()}

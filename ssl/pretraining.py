@@ -69,6 +69,10 @@ class Pretraining:
             self.data = prepare(config, causal, report, tokenizer)
         self.tokenizer = self.data.tokenizer
         vocab_size = self.tokenizer.vocab_size
+        if config.model.architecture == "transformers":
+            from rlgym.ssl.models.transformers_model import settle_padding
+
+            settle_padding(config.model, self.tokenizer.pad_id)
         rows = batch_size // config.gradient_accumulation_steps
         predicted = getattr(config.objective, "rate", 1.0)  # the head runs on hidden tokens alone
         self.estimate = estimate(config.model, vocab_size, rows, causal, predicted)
@@ -80,7 +84,7 @@ class Pretraining:
         documents = config.data.packing == "documents"
         blocks = Blocks(self.data.train, block, self.objective.extra, documents)
         held_out = Blocks(self.data.validation, block, self.objective.extra, documents)
-        self.model = build_model(config.model, vocab_size, config.seed, causal).to(self.device)
+        self.model = build_model(config.model, vocab_size, config.seed, causal, documents).to(self.device)
         self.optimizer = registry.resolve(registry.entry("optimizer", config.optimizer.name).target)(
             self.model, config.optimizer
         )

@@ -29,7 +29,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
             if weight.ndim == 1
             else F.rms_norm(x, x.shape[-1:], None, eps) * weight
         )
-    out: Tensor = _RMSNorm.apply(x, weight, eps)
+    out: Tensor = _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -38,7 +38,7 @@ def swiglu(x: Tensor) -> Tensor:
     if _plain(x):
         gate, value = x.chunk(2, -1)
         return F.silu(gate) * value
-    out: Tensor = _SwiGLU.apply(x)
+    out: Tensor = _SwiGLU.apply(x)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -48,7 +48,8 @@ class _RMSNorm(torch.autograd.Function):
         scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         unit = x * scale
         ctx.save_for_backward(unit, scale, weight)
-        return unit * weight
+        out: Tensor = unit * weight
+        return out
 
     @staticmethod
     @once_differentiable

@@ -245,6 +245,17 @@ def instance(config: TransformersModel, vocab_size: int, causal: bool) -> Any:
         raise refused(config, error) from error
 
 
+def settle_padding(config: TransformersModel, pad_id: int) -> None:
+    """The tokenizer's padding, where the config leaves it open: RoBERTa and its kin count positions from its number on,
+    and an export that named another would shift them all."""
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    if pad_id >= ROOM or config.model_type not in CONFIG_MAPPING:  # one that is not known is refused by `instance`
+        return
+    if hasattr(AutoConfig.for_model(config.model_type), "pad_token_id"):
+        config.config.setdefault("pad_token_id", pad_id)
+
+
 def count(config: TransformersModel, vocab_size: int, batch_size: int, causal: bool, predicted: float) -> Estimate:
     """Parameters exactly, from a model without storage; arithmetic and memory as `rlgym.ssl.models.sizes` counts them,
     every matrix taken to meet every token (a mixture of experts does less)."""
