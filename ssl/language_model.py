@@ -29,8 +29,8 @@ class LanguageModel:
 
     @staticmethod
     def load(config: PretrainConfig, weights: Section, device: torch.device, folder: Path) -> LanguageModel:
-        """From a run's config, the weights of a checkpoint, and the tokenizer in `folder`."""
-        tokenizer = Tokenizer.load(folder)
+        """From the config of the run in `folder`, the weights of a checkpoint, and the run's tokenizer."""
+        tokenizer = Tokenizer.of_run(folder)
         model = build_model(config.model, tokenizer.vocab_size, config.seed, config.objective.name != "masked")
         load_module(model, weights)
         return LanguageModel(model.to(device).eval(), tokenizer)

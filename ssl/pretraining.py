@@ -52,10 +52,10 @@ class Pretraining:
     unit: Literal["steps", "moves", "tokens"] = "tokens"
     monitor: tuple[str, Literal["max", "min"]] = ("validation/loss", "min")
 
-    def __init__(self, config: PretrainConfig, tokenizer: Path | None = None) -> None:
+    def __init__(self, config: PretrainConfig, run: Path | None = None) -> None:
         """Prepares the corpus and settles what the config leaves open (shape, batch, step size, device, precision).
 
-        `tokenizer`: folder of one to use instead of what the config says, that of a run which goes on.
+        `run`: the folder of one that goes on, whose tokenizer is used instead of what the config says.
         """
         self.config = config
         objective_class = registry.resolve(registry.entry("objective", config.objective.name).target)
@@ -66,7 +66,7 @@ class Pretraining:
         self.tokens_per_update = batch_size * block
         self.device = pick_device(config.device, heavy=True)  # a wrong one is found before the corpus is read
         with bar() if config.display != "quiet" else nullcontext(silent) as report:
-            self.data = prepare(config, causal, report, tokenizer)
+            self.data = prepare(config, causal, report, run)
         self.tokenizer = self.data.tokenizer
         vocab_size = self.tokenizer.vocab_size
         if config.model.architecture == "transformers":
@@ -105,7 +105,7 @@ class Pretraining:
     @classmethod
     def resumed(cls, config: PretrainConfig, folder: Path) -> Pretraining:
         """The learner of a run that goes on, with the tokenizer it began with."""
-        return cls(config, folder / TOKENIZER)
+        return cls(config, folder)
 
     # ---- what the config leaves open
 
@@ -262,4 +262,4 @@ class Pretraining:
     @staticmethod
     def load(config: PretrainConfig, state: Mapping[str, Section], device: torch.device, folder: Path) -> LanguageModel:
         """The language model of the finished run in `folder`; its averaged weights where it kept them."""
-        return LanguageModel.load(config, load_weights(config, state), device, folder / TOKENIZER)
+        return LanguageModel.load(config, load_weights(config, state), device, folder)

@@ -7,6 +7,7 @@ process at work, or to one that died; the next one at work in the same place rem
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import shutil
@@ -17,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
+
+import numpy as np
 
 from rlgym.errors import RequestError
 from rlgym.files import fsync_folder
@@ -74,6 +77,13 @@ def working(parent: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(work, ignore_errors=True)  # gone already when it was moved into place
         _ours.discard(work)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """np.save by Python's own writing: NumPy's does not say why it failed."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    path.write_bytes(buffer.getbuffer())
 
 
 def move_in(work: Path, folder: Path) -> None:

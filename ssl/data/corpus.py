@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from rlgym.errors import RequestError
 from rlgym.files import read_json, to_json, write_atomic
 from rlgym.ssl.config import DataConfig
-from rlgym.ssl.data.cache import cache_folder, move_in, working
+from rlgym.ssl.data.cache import cache_folder, move_in, save_array, working
 from rlgym.ssl.data.cleaning import Filter, normalized
 from rlgym.ssl.data.documents import Bad, Item, Source, stamps
 from rlgym.ssl.data.progress import Report
@@ -158,8 +158,8 @@ def _read(config: DataConfig, source: Source, cache: Path, report: Report) -> Co
         del text  # a mapped file cannot be renamed everywhere
         digest = hashlib.sha256(bytes(writer.digests) + starts.astype("<i8").tobytes() + held.tobytes())
         fingerprint = digest.hexdigest()
-        np.save(work / "starts.npy", starts)
-        np.save(work / "held_out.npy", held)
+        save_array(work / "starts.npy", starts)
+        save_array(work / "held_out.npy", held)
         sizes = np.diff(starts)
         facts = {
             "fingerprint": fingerprint,

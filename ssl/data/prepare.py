@@ -34,16 +34,13 @@ class Prepared:
     """The data card, Markdown."""
 
 
-def prepare(config: PretrainConfig, causal: bool, report: Report, tokenizer_folder: Path | None = None) -> Prepared:
+def prepare(config: PretrainConfig, causal: bool, report: Report, run: Path | None = None) -> Prepared:
     """Corpus, tokenizer and tokens, each taken from the cache when it was prepared before.
 
-    `tokenizer_folder`: a run's own tokenizer, to be used instead of what the config says.
+    `run`: the folder of one that goes on, whose own tokenizer is used instead of what the config says.
     """
     corpus = build_corpus(config.data, report)
-    if tokenizer_folder is not None:
-        tokenizer = Tokenizer.load(tokenizer_folder)
-    else:
-        tokenizer = build_tokenizer(config.tokenizer, corpus, causal, report)
+    tokenizer = Tokenizer.of_run(run) if run else build_tokenizer(config.tokenizer, corpus, causal, report)
     train, validation = tokenize(corpus, tokenizer, causal, report)
     shared = _overlap(corpus, report)
     tokens = {part.split: len(part.ids) for part in (train, validation)}
@@ -56,6 +53,7 @@ def prepare(config: PretrainConfig, causal: bool, report: Report, tokenizer_fold
         "tokenizer": {
             "name": config.tokenizer.name,
             "vocab_size": tokenizer.vocab_size,
+            "vocabulary": tokenizer.vocabulary,
             "fingerprint": tokenizer.fingerprint,
         },
     }

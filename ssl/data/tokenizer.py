@@ -208,6 +208,12 @@ class Tokenizer:
         content = json.dumps([self._description, self.roles], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
+    @cached_property
+    def vocabulary(self) -> str:
+        """SHA-256 of the tokens and their numbers: what a model's embedding is made for."""
+        tokens = self.backend.get_vocab(with_added_tokens=True)
+        return hashlib.sha256(json.dumps(sorted(tokens.items(), key=lambda item: item[1])).encode()).hexdigest()
+
     def save(self, folder: Path, max_length: int | None = None) -> None:
         """Write what `AutoTokenizer` loads; `max_length`: tokens of the model's context."""
         # Without the inputs' names transformers adds token_type_ids, which GPT-2 takes for tokens and Llama refuses.
@@ -232,6 +238,22 @@ class Tokenizer:
             return Tokenizer(backend, roles)
         except ValueError as error:
             raise RequestError(f"{folder / SETTINGS}: {error}") from None
+
+    @staticmethod
+    def of_run(run: Path) -> Tokenizer:
+        """A run's own. RequestError when its vocabulary is not the one that the run's model has learnt."""
+        tokenizer = Tokenizer.load(run / "tokenizer")
+        try:
+            recorded = read_json(run / "manifest.json")["data"]["tokenizer"]
+            same = recorded["vocabulary"] == tokenizer.vocabulary
+        except (OSError, ValueError, KeyError, TypeError):  # without a manifest there is nothing to compare with
+            return tokenizer
+        if not same:
+            raise RequestError(
+                f"{run / 'tokenizer'}: another vocabulary ({tokenizer.vocab_size:,} tokens) than the one that the run "
+                f"began with ({recorded['vocab_size']:,} tokens); put its own tokenizer back"
+            )
+        return tokenizer
 
 
 def _ids(backend: tokenizers.Tokenizer, text: str) -> list[int]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from rlgym.files import read_json, to_json
-from rlgym.ssl.data.cache import staged
+from rlgym.ssl.data.cache import save_array, staged
 from rlgym.ssl.data.pieces import pieces, reading
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _prepare(folder: Path, corpus: Corpus, tokenizer: Tokenizer, causal: bool, r
             if written is not None:
                 written.result()
             stream.close()
-        np.save(folder / f"{split}_starts.npy", np.array(stream.starts, dtype=np.int64), allow_pickle=False)
+        save_array(folder / f"{split}_starts.npy", np.array(stream.starts, dtype=np.int64))
         facts[split] = {
             "tokens": stream.tokens,
             "documents": len(chosen),
@@ -190,5 +190,5 @@ class _Stream:
             self._append(array("I", [self.begin]))
 
     def _append(self, out: array[int]) -> None:
-        np.frombuffer(out, dtype=np.uintc).astype(self.dtype).tofile(self.file)
+        self.file.write(np.frombuffer(out, dtype=np.uintc).astype(self.dtype).data)
         self.tokens += len(out)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rlgym.flat import Flat
 from rlgym.learner import Section
 from rlgym.ssl.adamw import AdamW
 from rlgym.ssl.config import AdamWOptimizer, MuonOptimizer
 from rlgym.ssl.ema import Ema
-from rlgym.flat import Flat
 from rlgym.ssl.muon import Muon, _by_gram, _newton_schulz, orthogonal
 from tests.ssl.toy_model import ToyModel, toy_ids
 
