@@ -23,8 +23,11 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+# make bench BENCH=pretrain ARGS="small --rounds 5": one of them, with words of its own
+BENCH ?= ppo pretrain
 bench: $(STAMP)
-	$(BIN)/python benchmarks/ppo.py $(ARGS)
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[bench]"
+	set -e; for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py $(ARGS); done
 
 install: $(STAMP)
 

@@ -57,7 +57,7 @@ def write_model(model: LanguageModel, folder: Path) -> None:
         folder / "model.safetensors",
         {"format": "pt"},
     )
-    tokenizer.save(folder)
+    tokenizer.save(folder, model.model.block_size)
     if model.causal:
         generation = {
             "bos_token_id": tokenizer.eos_id,
