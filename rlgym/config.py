@@ -78,18 +78,18 @@ class EnvConfig:
 
 @dataclass
 class TextLogConfig(LogConfig):
-    every: int = knob(50_000, "tokens between log points (0: none; never more often than each update)", ge=0)
+    every: int = knob(20_000, "tokens between log points (0: none; never more often than each update)", ge=0)
 
 
 @dataclass
 class TextEvaluateConfig:
-    every: int = knob(500_000, "tokens between evaluations (0: only at the end)", ge=0)
+    every: int = knob(300_000, "tokens between evaluations (0: only at the end)", ge=0)
     tokens: int = knob(100_000, "held-out tokens of one evaluation, the same ones each time", gt=0)
 
 
 @dataclass
 class TextCheckpointConfig(CheckpointConfig):
-    every: int = knob(1_000_000, "tokens between checkpoints (0: only at the end)", ge=0)
+    every: int = knob(500_000, "tokens between checkpoints (0: only at the end)", ge=0)
 
 
 @dataclass
@@ -208,7 +208,7 @@ class PretrainConfig(RootConfig):
         "optimizer": "name",
     }
 
-    tokens: int = knob(5_000_000, "budget in tokens", gt=0)
+    tokens: int = knob(1_500_000, "budget in tokens", gt=0)
     schedule_tokens: int | None = knob(None, "tokens over which schedules run; empty: the first budget", gt=0)
     batch_size: int | None = knob(None, "blocks of one optimiser step; empty: from the model and the budget", gt=0)
     gradient_accumulation_steps: int = knob(1, "parts a batch is computed in, to save memory; same gradient", gt=0)

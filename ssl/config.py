@@ -140,7 +140,7 @@ class BpeTokenizer:
     """Byte-level byte-pair encoding, trained on the corpus (Sennrich et al. 2016; Radford et al. 2019)."""
 
     name: str = knob("bpe", "the tokenizer's name in the registry")
-    vocab_size: int = knob(4_096, "tokens, special ones included", ge=270)
+    vocab_size: int = knob(2_048, "tokens, special ones included", ge=270)
     min_frequency: int = knob(2, "pairs seen less often are not merged", gt=0)
     training_bytes: int = knob(100_000_000, "text it is trained on at most, evenly spread: bounds memory", gt=0)
 

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-
-SHORT = 0
-"""Tokens up to which plain products are faster than the kernel (docs/lab-notes.md)."""
 
 
 @dataclass
@@ -106,8 +101,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, shape: Pattern, dropout: f
 
     Without a mask, the kernel skips what a causal token cannot see.
     """
-    if shape.mask is None and not dropout and _short(query, key):
-        return _by_products(query, key, value, shape.causal)
     mixed = F.scaled_dot_product_attention(
         query,
         key,
@@ -118,48 +111,3 @@ def attend(query: Tensor, key: Tensor, value: Tensor, shape: Pattern, dropout: f
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return mixed.transpose(1, 2).flatten(2)
-
-
-def _short(query: Tensor, key: Tensor) -> bool:
-    """Whether three plain products beat the kernel, which is made for long sequences: eager, on a CPU, in fp32."""
-    return (
-        query.shape == key.shape
-        and query.shape[2] <= SHORT
-        and query.device.type == "cpu"
-        and query.dtype == torch.float32
-        and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
-    )
-
-
-def _by_products(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-    mixed: Tensor = _Products.apply(query, key, value, causal)  # type: ignore[no-untyped-call]
-    return mixed
-
-
-class _Products(torch.autograd.Function):
-    """Attention as it is written, `softmax(Q K' / sqrt(d)) V`, on `[batch x heads, time, d]`, with no copy too many."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
-        batch, heads, time, width = query.shape
-        q, k, v = (x.reshape(batch * heads, time, width) for x in (query, key, value))
-        hidden = torch.zeros(time, time)
-        if causal:
-            hidden.masked_fill_(torch.ones(time, time, dtype=torch.bool).triu_(1), -torch.inf)
-        weights = torch.baddbmm(hidden, q, k.mT, alpha=width**-0.5).softmax(-1)
-        ctx.save_for_backward(q, k, v, weights)
-        ctx.heads = heads
-        return torch.bmm(weights, v).view(batch, heads, time, width).transpose(1, 2).flatten(2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q, k, v, weights = ctx.saved_tensors
-        rows, time, width = q.shape
-        shape = (rows // ctx.heads, ctx.heads, time, width)
-        grad = grad.view(shape[0], time, ctx.heads, width).transpose(1, 2).reshape(rows, time, width)
-        to_weights = torch.bmm(grad, v.mT)
-        scores = torch.ops.aten._softmax_backward_data(to_weights, weights, -1, weights.dtype).mul_(width**-0.5)
-        to_q, to_k, to_v = torch.bmm(scores, k), torch.bmm(scores.mT, q), torch.bmm(weights.mT, grad)
-        return to_q.view(shape), to_k.view(shape), to_v.view(shape), None
