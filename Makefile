@@ -14,6 +14,7 @@ test: lint types
 	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(ARGS)
 
 test-all: lint types
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m pytest -q $(ARGS)
 
 lint: $(STAMP)

@@ -140,7 +140,7 @@ class Pretraining:
         return [
             f"data       {config.data.name}: {data.facts['documents']:,} documents, {data.facts['bytes']:,} bytes, "
             f"{len(data.train.ids):,} training tokens ({config.tokens / max(1, len(data.train.ids)):.2f} epochs)",
-            f"model      {config.model.name}: {cost.parameters:,} parameters, "
+            f"model      {config.model.name}: {self._shape()}{cost.parameters:,} parameters, "
             f"{cost.flops_per_token:,.0f} FLOP a token, about {cost.memory_bytes / 2**20:,.0f} MiB",
             f"training   {config.batch_size} x {config.model.block_size} = {self.tokens_per_update:,} tokens an update"
             f", learning rate {config.optimizer.learning_rate:.2g} "
@@ -149,6 +149,13 @@ class Pretraining:
             f"{self.rate / 1e9:,.0f} GFLOP/s in products: at least "
             f"{cost.flops_per_token * config.tokens / self.rate / 60:.1f} minutes",
         ]
+
+    def _shape(self) -> str:
+        """Layers, width and heads, which the dial may have derived; empty for an architecture that keeps its own."""
+        model = self.config.model
+        if model.architecture == "transformers":
+            return ""
+        return f"{model.num_hidden_layers} layers x {model.hidden_size}, {model.num_attention_heads} heads, "
 
     def furnish(self, folder: Path) -> dict[str, str]:
         self.tokenizer.save(folder / TOKENIZER)
