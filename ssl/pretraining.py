@@ -120,7 +120,8 @@ class Pretraining:
                 f"batch_size={-(-config.batch_size // parts) * parts} would do"
             )
         if config.optimizer.learning_rate is None:
-            config.optimizer.learning_rate = learning_rate_for(getattr(config.model, "hidden_size", None) or 768)
+            width = getattr(config.model, "hidden_size", None) or 768
+            config.optimizer.learning_rate = learning_rate_for(width, config.optimizer.name == "muon")
         return config.batch_size
 
     def _settle_device(self) -> None:

@@ -83,22 +83,23 @@ def padded(vocab_size: int, config: Any) -> int:
 # ---- what follows from the dial
 
 
-def learning_rate_for(width: int) -> float:
+def learning_rate_for(width: int, beside_muon: bool = False) -> float:
     """AdamW's peak step size for a model of this width.
 
     6e-4 at 768, as for GPT-3 (Brown et al. 2020, table 2.1) and nanoGPT, and from there on as 1 / sqrt(width), as in
-    nanochat.
+    nanochat. Beside Muon, with only embeddings, head and vectors left to it, four times that (docs/lab-notes.md).
     """
-    return 6e-4 * math.sqrt(768 / width)
+    return (4 if beside_muon else 1) * 6e-4 * math.sqrt(768 / width)
 
 
 def batch_size_for(tokens: int, block_size: int) -> int:
     """Blocks of one update for a budget of `tokens`.
 
-    Tokens a batch grow as tokens ** 0.383 (Bergsma et al. 2025, arXiv:2505.13738; nanochat), from 4,096 at a budget of
-    5 million: small enough that a run of minutes has a thousand updates. A power of two, so that it divides well.
+    Tokens a batch grow as tokens ** 0.383 (Bergsma et al. 2025, arXiv:2505.13738; nanochat), from 2,048 at a budget of
+    5 million, where small ones learned more in a run of minutes (docs/lab-notes.md). A power of two, so that it divides
+    well.
     """
-    wanted = 4_096 * (tokens / 5e6) ** 0.383 / block_size
+    wanted = 2_048 * (tokens / 5e6) ** 0.383 / block_size
     return int(2 ** max(0, round(math.log2(wanted))))
 
 

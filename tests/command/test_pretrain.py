@@ -82,7 +82,8 @@ def test_the_config_is_resolved(run: Path) -> None:
     settled = [config[key] for key in ("device", "compile", "threads", "precision", "batch_size")]
     assert settled == ["cpu", "off", 1, "fp32", 4]
     assert config["model"]["intermediate_size"] and config["model"]["num_key_value_heads"] == 2
-    assert config["optimizer"]["learning_rate"] == pytest.approx(6e-4 * math.sqrt(768 / 32)), "from the width"
+    expected = pytest.approx(4 * 6e-4 * math.sqrt(768 / 32))
+    assert config["optimizer"]["learning_rate"] == expected, "from the width, beside Muon"
 
 
 def test_the_manifest_says_which_data(run: Path, text: Path, trained: tuple[Path, str, str, list[str]]) -> None:

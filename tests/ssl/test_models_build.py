@@ -167,7 +167,8 @@ def test_memory_is_what_is_kept_for_the_backward_pass(name: str) -> None:
 def test_what_follows_from_the_dial() -> None:
     assert learning_rate_for(768) == pytest.approx(6e-4)
     assert learning_rate_for(192) == pytest.approx(2 * 6e-4)
-    assert batch_size_for(5_000_000, 64) * 64 == 4_096
+    assert learning_rate_for(768, beside_muon=True) == pytest.approx(4 * 6e-4)
+    assert batch_size_for(5_000_000, 64) * 64 == 2_048
     sizes = [batch_size_for(tokens, 256) for tokens in (10_000, 10**6, 10**7, 10**9, 10**11)]
     assert sizes == sorted(sizes) and all(size & (size - 1) == 0 and size >= 1 for size in sizes)
     # Twice the exponent's worth of tokens, twice the batch.

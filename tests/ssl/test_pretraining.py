@@ -357,11 +357,11 @@ def test_depth_alone_settles_shape_batch_and_step_size(text: Path) -> None:
     one = Pretraining(config)
     one.close()
     assert (config.model.num_hidden_layers, config.model.hidden_size, config.model.num_attention_heads) == (1, 64, 1)
-    assert config.batch_size == 128 and config.optimizer.learning_rate == pytest.approx(6e-4 * math.sqrt(12))
+    assert config.batch_size == 64 and config.optimizer.learning_rate == pytest.approx(4 * 6e-4 * math.sqrt(12))
     counted = sum(p.numel() for p in one.model.parameters())
     assert one.estimate.parameters == counted and f"{counted:,} parameters" in " ".join(one.notices)
     assert one.estimate.flops_per_token == 6 * (counted - 3 * 64) + 12 * 64 * 32, "two norms a layer and the last one"
-    assert "128 x 32 = 4,096 tokens an update" in " ".join(one.notices)
+    assert "64 x 32 = 2,048 tokens an update" in " ".join(one.notices)
     with pytest.raises(RequestError, match="model.depth is empty; model.depth=6 gives a whole model"):
         compose_and_build(text, "model=llama", "model.block_size=32")
 
