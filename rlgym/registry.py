@@ -59,7 +59,7 @@ BUILT_IN: dict[str, tuple[Entry, ...]] = {
             "modernbert": ("ModernBert", "rlgym.ssl.models.modernbert:ModernBert", "ModernBERT's layout"),
             "transformers": (
                 "Transformers",
-                "rlgym.ssl.models.transformers_model:Transformers",
+                "rlgym.ssl.models.transformers_model:TransformersBackbone",
                 "an architecture of transformers by name",
             ),
         },

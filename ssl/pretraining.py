@@ -30,7 +30,14 @@ from rlgym.ssl.data.prepare import prepare
 from rlgym.ssl.data.progress import bar, silent
 from rlgym.ssl.ema import Ema
 from rlgym.ssl.language_model import LanguageModel, load_weights
-from rlgym.ssl.models.build import batch_size_for, build_model, estimate, learning_rate_for, settle_model
+from rlgym.ssl.models.build import (
+    batch_size_for,
+    build_model,
+    check_direction,
+    estimate,
+    learning_rate_for,
+    settle_model,
+)
 from rlgym.ssl.objective import Batch, Objective, parts, token_counts
 from rlgym.ssl.precision import choose, matrix_rate
 from rlgym.state import load_module
@@ -61,6 +68,7 @@ class Pretraining:
         objective_class = registry.resolve(registry.entry("objective", config.objective.name).target)
         causal: bool = objective_class.causal
         settle_model(config.model)
+        check_direction(config.model, causal)  # what can be refused at once is not found after reading the corpus
         batch_size = self._settle_batch()
         block = config.model.block_size
         self.tokens_per_update = batch_size * block

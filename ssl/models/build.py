@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rlgym import registry
 from rlgym.errors import RequestError
 from rlgym.ssl.models.sizes import (
     Estimate,
@@ -52,22 +53,7 @@ def build_model(
 
 
 def model_class(architecture: str) -> Any:
-    if architecture == "gpt2":
-        from rlgym.ssl.models.gpt2 import GPT2
-
-        return GPT2
-    if architecture in ("llama", "qwen3"):
-        from rlgym.ssl.models.llama import Llama, Qwen3
-
-        return Llama if architecture == "llama" else Qwen3
-    if architecture == "bert":
-        from rlgym.ssl.models.bert import Bert
-
-        return Bert
-    assert architecture == "modernbert", architecture
-    from rlgym.ssl.models.modernbert import ModernBert
-
-    return ModernBert
+    return registry.resolve(registry.entry("model", architecture).target)
 
 
 def check_direction(config: Any, causal: bool | None) -> None:
