@@ -51,6 +51,15 @@ def settle(config: RootConfig, device: torch.device, repays: bool, threads: int)
         raise RequestError("compile=on: torch.compile needs a C++ compiler (g++ or clang++) here; compile=off would do")
 
 
+def seed(device: torch.device, number: int) -> None:
+    """`torch.manual_seed` for the CPU and this device alone: asking every kind of device costs 0.8 ms."""
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(number)
+    elif device.type == "mps":
+        torch.mps.manual_seed(number)
+
+
 def can_compile(device: torch.device) -> bool:
     return device.type == "cuda" or any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 

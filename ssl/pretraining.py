@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rlgym import registry
-from rlgym.device import pick_device, settle
+from rlgym.device import pick_device, seed, settle
 from rlgym.errors import RequestError
 from rlgym.files import write_atomic
 from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section
@@ -187,7 +187,7 @@ class Pretraining:
     def update(self) -> Metrics:
         config, progress = self.config, self.progress
         batch = self.batches.get(progress.update)
-        torch.manual_seed((config.seed << 32) + progress.update)  # dropout
+        seed(self.device, (config.seed << 32) + progress.update)  # dropout
         self.optimizer.zero()
         total = torch.zeros((), device=self.device)
         for part in parts(batch):

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlgym.ssl.models import fused
+
 
 @dataclass
 class Pattern:
@@ -111,3 +113,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, shape: Pattern, dropout: f
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return mixed.transpose(1, 2).flatten(2)
+
+
+def attend_packed(qkv: Tensor, shape: Pattern, dropout: float = 0.0) -> Tensor:
+    """The same of `[batch, time, 3, heads, head_dim]`: queries, keys and values side by side."""
+    if shape.mask is None and dropout == 0.0 and fused.short(qkv):
+        return fused.attention(qkv, shape.causal)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)
+    return attend(query, key, value, shape, dropout)

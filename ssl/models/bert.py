@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlgym.ssl.models.attention import Cache, Pattern, attend, pattern
+from rlgym.ssl.models.attention import Cache, Pattern, attend_packed, pattern
 from rlgym.ssl.models.backbone import Backbone, Embedding, Linear
+from rlgym.ssl.models.fused import gelu
 from rlgym.ssl.models.sizes import dimensions
 from rlgym.ssl.models.weights import Weight
 
@@ -44,8 +45,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, shape: Pattern) -> Tensor:
         batch, time, width = x.shape
         qkv = self.qkv(x).view(batch, time, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        return attend(query, key, value, shape, self.dropout if self.training else 0.0)
+        return attend_packed(qkv, shape, self.dropout if self.training else 0.0)
 
 
 class Output(nn.Module):
@@ -91,7 +91,7 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, shape: Pattern) -> Tensor:
         x = self.attention(x, shape)
-        out: Tensor = self.output(F.gelu(self.intermediate.dense(x)), x)
+        out: Tensor = self.output(gelu(self.intermediate.dense(x)), x)
         return out
 
 
@@ -151,7 +151,7 @@ class Bert(Backbone):
 
     def logits(self, hidden: Tensor) -> Tensor:
         head = self.cls.predictions
-        x = head.transform.LayerNorm(F.gelu(head.transform.dense(hidden)))
+        x = head.transform.LayerNorm(gelu(head.transform.dense(hidden)))
         return F.linear(x, self.embedding(), head.bias)
 
     def embedding(self) -> Tensor:

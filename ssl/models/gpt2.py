@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlgym.ssl.models.attention import Cache, Pattern, attend, pattern
+from rlgym.ssl.models.attention import Cache, Pattern, attend, attend_packed, pattern
 from rlgym.ssl.models.backbone import Backbone, Embedding, Linear
+from rlgym.ssl.models.fused import gelu
 from rlgym.ssl.models.sizes import dimensions
 from rlgym.ssl.models.weights import Weight
 
@@ -28,11 +29,13 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, shape: Pattern, cache: Cache | None, layer: int) -> Tensor:
         batch, time, width = x.shape
         qkv = self.c_attn(x).view(batch, time, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        if cache is not None:
-            key, value = cache.extend(layer, key, value, shape)
-        mixed: Tensor = self.c_proj(attend(query, key, value, shape, self.dropout if self.training else 0.0))
-        return mixed
+        if cache is None:
+            mixed = attend_packed(qkv, shape, self.dropout if self.training else 0.0)
+        else:
+            query, key, value = qkv.permute(2, 0, 3, 1, 4)
+            mixed = attend(query, *cache.extend(layer, key, value, shape), shape)
+        out: Tensor = self.c_proj(mixed)
+        return out
 
 
 class MLP(nn.Module):
@@ -43,7 +46,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The exact GELU, as in nanoGPT, which the export names: on a CPU a tanh costs four times an erf."""
-        out: Tensor = self.c_proj(F.gelu(self.c_fc(x)))
+        out: Tensor = self.c_proj(gelu(self.c_fc(x)))
         return out
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rlgym.ssl.models.attention import Cache, Pattern, attend, pattern, window
 from rlgym.ssl.models.backbone import Backbone, Embedding, Linear
+from rlgym.ssl.models.fused import gelu
 from rlgym.ssl.models.rope import rope_tables, rotate
 from rlgym.ssl.models.sizes import dimensions
 from rlgym.ssl.models.weights import Weight
@@ -62,7 +63,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.Wi(x).chunk(2, -1)
-        x = F.gelu(value) * gate
+        x = gelu(value) * gate
         if self.dropout:
             x = F.dropout(x, self.dropout, self.training)
         out: Tensor = self.Wo(x)
@@ -153,7 +154,7 @@ class ModernBert(Backbone):
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
-        x = self.head.norm(F.gelu(self.head.dense(hidden)))
+        x = self.head.norm(gelu(self.head.dense(hidden)))
         return F.linear(x, self.embedding(), self.decoder.bias)
 
     def embedding(self) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlgym.ssl.models.fused import rms_norm, swiglu
+from rlgym.ssl.models.fused import attention, gelu, rms_norm, swiglu
 from rlgym.ssl.models.rope import rope_tables, rotate
 
 
@@ -26,12 +26,20 @@ def plain_swiglu(x: Tensor) -> Tensor:
     return F.silu(gate) * value
 
 
+def plain_attention(qkv: Tensor, causal: bool) -> Tensor:
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)
+    return F.scaled_dot_product_attention(query, key, value, is_causal=causal).transpose(1, 2).flatten(2)
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "shapes"),
     [
         (lambda x, w: rms_norm(x, w, 1e-6), plain_norm, [(3, 5, 16), (16,)]),
         (lambda x, w: rms_norm(x, w, 1e-6), plain_norm, [(2, 5, 4, 8), (4, 8)]),
         (swiglu, plain_swiglu, [(3, 5, 24)]),
+        (gelu, F.gelu, [(3, 5, 24)]),
+        (lambda x: attention(x, True), lambda x: plain_attention(x, True), [(2, 7, 3, 4, 8)]),
+        (lambda x: attention(x, False), lambda x: plain_attention(x, False), [(2, 7, 3, 4, 8)]),
     ],
 )
 def test_values_and_gradients_equal_torchs(
