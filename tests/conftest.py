@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -26,3 +28,20 @@ def one_thread() -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of the module's own for prepared data, which commands take from the environment."""
+    from tests.ssl import tiny
+
+    with tiny.cache(tmp_path_factory.mktemp("cache")) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small text files to learn from."""
+    from tests.ssl import tiny
+
+    return tiny.write_text(tmp_path_factory.mktemp("corpus") / "text")

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,10 @@ from tests.faults.helpers import command as shell
 from tests.faults.helpers import rows, tensors
 from tests.ssl import tiny
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 MORE = ["model=qwen_nano", "tokenizer=bpe", "tokenizer.vocab_size=300", "data.licence=CC0-1.0", "seed=3", "tokens=4096"]
 EVERY = ["log.every=1024", "evaluate.every=2048", "checkpoint.every=2048", "sample.count=2", "log.histograms=true"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with tiny.cache(tmp_path_factory.mktemp("cache")) as folder:
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.write_text(tmp_path_factory.mktemp("corpus") / "text")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import rlgym
 from rlgym.ssl.language_model import LanguageModel
 from tests.command.conftest import Answer
 from tests.ssl import tiny
+
+pytestmark = pytest.mark.usefixtures("cache")
 
 OTHERS = ["model=transformers", "model.block_size=32", "+model.config.num_hidden_layers=1"]
 INSIDE = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
@@ -33,17 +35,6 @@ KINDS: dict[str, list[str]] = {
 }
 CAUSAL = ("gpt2", "qwen3", "llama", "gpt_neox")
 TIED = ("gpt2", "qwen3", "bert", "modernbert", "roberta")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with tiny.cache(tmp_path_factory.mktemp("cache")) as folder:
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.write_text(tmp_path_factory.mktemp("corpus") / "text")
 
 
 @dataclass

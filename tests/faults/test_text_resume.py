@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,8 @@ import torch
 from rlgym.cli import main
 from tests.faults.helpers import rows, start, states, tensors, wait_for
 from tests.ssl import tiny
+
+pytestmark = pytest.mark.usefixtures("cache")
 
 EVERY = ["tokens=38_400", "checkpoint.every=4_480", "evaluate.every=6_400", "log.every=1_000", "model.dropout=0.1"]
 """An update is 4 blocks of 32 tokens, so the cadences fall on updates 35, 50 and 8; an epoch is less than 40."""
@@ -36,12 +37,6 @@ CASES = {
         "optimizer.schedule=wsd",
     ],
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with tiny.cache(tmp_path_factory.mktemp("cache")) as folder:
-        yield folder
 
 
 def kill(words: list[str], run: Path, step: int, cache: Path) -> None:

@@ -60,13 +60,8 @@ def test_the_bare_command_writes_python(tmp_path: Path) -> None:
     found = pretrain(tmp_path / "run")
     assert found["final"]["validation/bits_per_byte"] <= 2.2
     language = rlgym.load(tmp_path / "run")
-    sampled: list[str] = []
-    for seed in range(100):
-        if len(sampled) >= 200:
-            break
-        sampled += lines_of(language.generate([""] * 16, seed=seed))
-    sampled = sampled[:200]
-    assert len(sampled) == 200
+    texts = [text for seed in range(10) for text in language.generate([""] * 16, seed=seed)]
+    sampled = drawn(lines_of(texts), 200)  # lines of one document pass or fail together
     real = held_out_lines(tmp_path / "run")
     figures = {check.__name__: (share(sampled, check), share(real, check)) for check in CHECKS}
     print("sampled lines, real ones:", figures)
@@ -84,6 +79,10 @@ CHECKS = (is_python, is_python_or_begins_it)
 def held_out_lines(run: Path, count: int = 8_000) -> list[str]:
     """As many lines of the standard library's held-out files, drawn at random."""
     corpus = build_corpus(load_config(run).data, silent)
-    lines = lines_of([corpus.document(int(i)) for i in np.flatnonzero(corpus.held_out)])
+    return drawn(lines_of([corpus.document(int(i)) for i in np.flatnonzero(corpus.held_out)]), count)
+
+
+def drawn(lines: list[str], count: int) -> list[str]:
+    """`count` of the lines at random, or all."""
     chosen = np.random.default_rng(0).choice(len(lines), size=min(count, len(lines)), replace=False)
     return [lines[int(i)] for i in chosen]

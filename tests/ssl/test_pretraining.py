@@ -23,20 +23,11 @@ from rlgym.ssl.pretraining import Pretraining
 from tests.faults.helpers import rows
 from tests.ssl import tiny
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 MASKED = ["objective=masked", "model=bert_nano"]
 NEXT = ["objective=next_token", "model=qwen_nano"]
 BOTH = pytest.mark.parametrize("kind", [NEXT, MASKED], ids=["next_token", "masked"])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with tiny.cache(tmp_path_factory.mktemp("cache")) as folder:
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.write_text(tmp_path_factory.mktemp("corpus") / "text")
 
 
 @pytest.fixture
