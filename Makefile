@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Processes that share the tests, a thread each.
+JOBS ?= 2
 
 .PHONY: train test test-all lint types bench install clean
 
@@ -11,7 +13,7 @@ train: $(STAMP)
 	$(BIN)/python -m rlgym evaluate last episodes=100
 
 test: lint types
-	$(BIN)/python -m pytest -q -m "not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow and not gpu" $(ARGS)
 
 test-all: lint types
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[bench]"
@@ -36,7 +38,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,box2d]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,box2d,atari,minigrid,export,sweep]"
 	@touch $@
 
 clean:

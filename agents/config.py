@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from rlgym.config import knob
 
 
 @dataclass
-class PPOConfig:
+class OnPolicyConfig:
+    """What PPO, A2C and REINFORCE have in common: their networks."""
+
+    name: str = knob("", "the agent's name in the registry, or module:Class")
+    net_arch: list[int] = knob([64, 64], "widths of the hidden layers of actor and of critic", gt=0)
+    activation: str = knob("tanh", "between layers", choices=("tanh", "relu"))
+    std: str = knob(
+        "free",
+        "Gaussian deviation: one free parameter a dimension, or a function of the state",
+        choices=("free", "state"),
+    )
+    log_std_init: float = knob(0.0, "initial log deviation of a Gaussian policy")
+    squash: bool = knob(False, "a Gaussian's samples through tanh to the action bounds, instead of clipped to them")
+    recurrent: str = knob("none", "a memory before the layers of actor and of critic", choices=("none", "lstm", "gru"))
+    hidden_size: int = knob(64, "numbers that a memory's output has", gt=0)
+
+
+@dataclass
+class PPOConfig(OnPolicyConfig):
     """Proximal Policy Optimization (Schulman et al. 2017, arXiv:1707.06347)."""
 
     name: str = knob("ppo", "the agent's name in the registry, or module:Class")
@@ -29,12 +48,121 @@ class PPOConfig:
     vf_coef: float = knob(0.5, "weight of the value loss", ge=0)
     max_grad_norm: float = knob(0.5, "gradients are scaled down to this norm", gt=0)
     target_kl: float | None = knob(None, "end an update's epochs once the approximate KL passes 1.5 times this", gt=0)
-    net_arch: list[int] = knob([64, 64], "widths of the hidden layers of actor and of critic", gt=0)
-    activation: str = knob("tanh", "between layers", choices=("tanh", "relu"))
-    std: str = knob(
-        "free",
-        "Gaussian deviation: one free parameter a dimension, or a function of the state",
-        choices=("free", "state"),
+
+
+@dataclass
+class A2CConfig(OnPolicyConfig):
+    """Advantage actor-critic (Mnih et al. 2016, arXiv:1602.01783)."""
+
+    name: str = knob("a2c", "the agent's name in the registry, or module:Class")
+    n_steps: int = knob(5, "steps of each environment in one rollout, which is one gradient step", gt=0)
+    learning_rate: float = knob(7e-4, "the optimiser's step size at the start", gt=0)
+    learning_rate_schedule: str = knob(
+        "constant", "to zero over the budget, or constant", choices=("linear", "constant")
     )
-    log_std_init: float = knob(0.0, "initial log deviation of a Gaussian policy")
-    squash: bool = knob(False, "a Gaussian's samples through tanh to the action bounds, instead of clipped to them")
+    use_rms_prop: bool = knob(True, "RMSprop, as the paper has; else Adam")
+    rms_prop_eps: float = knob(1e-5, "RMSprop's epsilon", gt=0)
+    adam_eps: float = knob(1e-5, "Adam's epsilon", gt=0)
+    gamma: float = knob(0.99, "discount of future reward", ge=0, le=1)
+    gae_lambda: float = knob(1.0, "generalised advantage estimation's lambda; 1: the n-step return", ge=0, le=1)
+    normalize_advantage: bool = knob(False, "advantages of a rollout to mean 0, deviation 1")
+    ent_coef: float = knob(0.0, "weight of the entropy bonus", ge=0)
+    vf_coef: float = knob(0.5, "weight of the value loss", ge=0)
+    max_grad_norm: float = knob(0.5, "gradients are scaled down to this norm", gt=0)
+
+
+@dataclass
+class ReinforceConfig(OnPolicyConfig):
+    """REINFORCE with a learned baseline (Williams 1992, doi:10.1007/BF00992696)."""
+
+    name: str = knob("reinforce", "the agent's name in the registry, or module:Class")
+    n_steps: int = knob(
+        256, "steps of each environment in one rollout, which is one gradient step; best some episodes long", gt=0
+    )
+    learning_rate: float = knob(3e-3, "Adam's step size at the start", gt=0)
+    learning_rate_schedule: str = knob(
+        "constant", "to zero over the budget, or constant", choices=("linear", "constant")
+    )
+    adam_eps: float = knob(1e-5, "Adam's epsilon", gt=0)
+    gamma: float = knob(0.99, "discount of future reward", ge=0, le=1)
+    normalize_advantage: bool = knob(True, "returns less the baseline, of a rollout, to mean 0, deviation 1")
+    ent_coef: float = knob(0.0, "weight of the entropy bonus", ge=0)
+    vf_coef: float = knob(0.5, "weight of the baseline's loss", ge=0)
+    max_grad_norm: float = knob(0.5, "gradients are scaled down to this norm", gt=0)
+
+
+@dataclass
+class SACConfig:
+    """Soft Actor-Critic (Haarnoja et al. 2018, arXiv:1812.05905)."""
+
+    name: str = knob("sac", "the agent's name in the registry, or module:Class")
+    learning_rate: float = knob(3e-4, "Adam's step size at the start, of actor, critics and entropy coefficient", gt=0)
+    learning_rate_schedule: str = knob(
+        "constant", "to zero over the budget, or constant", choices=("linear", "constant")
+    )
+    adam_eps: float = knob(1e-8, "Adam's epsilon", gt=0)
+    buffer_size: int = knob(1_000_000, "transitions that the replay keeps, of all environments together", gt=0)
+    save_replay: bool = knob(True, "the replay is part of checkpoints; without it a resume begins with an empty one")
+    learning_starts: int = knob(100, "random transitions before the first gradient step", ge=0)
+    batch_size: int = knob(256, "transitions in one gradient step", gt=0)
+    tau: float = knob(0.005, "share of the critics that a target update moves their targets by", gt=0, le=1)
+    gamma: float = knob(0.99, "discount of future reward", ge=0, le=1)
+    n_step: int = knob(1, "rewards summed before a target's value, all within one episode", gt=0)
+    train_freq: int = knob(1, "transitions between one learning and the next", gt=0)
+    gradient_steps: int = knob(1, "gradient steps for train_freq transitions; -1: one for each transition", ge=-1)
+    ent_coef: str = knob("auto", "weight of the entropy: learned (auto, or auto_0.1 to begin at 0.1), or a number")
+    target_entropy: str = knob("auto", "entropy that a learned weight aims at; auto: minus the action's dimensions")
+    target_update_interval: int = knob(1, "gradient steps between target updates", gt=0)
+    n_critics: int = knob(2, "critics, the least of which counts", gt=0)
+    net_arch: list[int] = knob([256, 256], "widths of the hidden layers of actor and of each critic", gt=0)
+    activation: str = knob("relu", "between layers", choices=("tanh", "relu"))
+
+    def __post_init__(self) -> None:
+        if self.gradient_steps == 0:
+            raise ValueError("gradient_steps=0 would learn nothing; give a number of steps, or -1 for one a transition")
+        if not _number(self.ent_coef.removeprefix("auto_"), at_least=0.0) and self.ent_coef != "auto":
+            raise ValueError(f"ent_coef={self.ent_coef} is none of auto, auto_0.1 (where it begins), or a number >= 0")
+        if self.ent_coef.startswith("auto_") and float(self.ent_coef.removeprefix("auto_")) == 0:
+            raise ValueError(f"ent_coef={self.ent_coef}: a learned coefficient begins above 0, as in auto_0.1")
+        if self.target_entropy != "auto" and not _number(self.target_entropy):
+            raise ValueError(f"target_entropy={self.target_entropy} is neither auto nor a number")
+
+
+@dataclass
+class TD3Config:
+    """Twin Delayed DDPG (Fujimoto et al. 2018, arXiv:1802.09477)."""
+
+    name: str = knob("td3", "the agent's name in the registry, or module:Class")
+    learning_rate: float = knob(1e-3, "Adam's step size at the start, of actor and critics", gt=0)
+    learning_rate_schedule: str = knob(
+        "constant", "to zero over the budget, or constant", choices=("linear", "constant")
+    )
+    adam_eps: float = knob(1e-8, "Adam's epsilon", gt=0)
+    buffer_size: int = knob(1_000_000, "transitions that the replay keeps, of all environments together", gt=0)
+    save_replay: bool = knob(True, "the replay is part of checkpoints; without it a resume begins with an empty one")
+    learning_starts: int = knob(100, "random transitions before the first gradient step", ge=0)
+    batch_size: int = knob(256, "transitions in one gradient step", gt=0)
+    tau: float = knob(0.005, "share of the networks that a target update moves their targets by", gt=0, le=1)
+    gamma: float = knob(0.99, "discount of future reward", ge=0, le=1)
+    n_step: int = knob(1, "rewards summed before a target's value, all within one episode", gt=0)
+    train_freq: int = knob(1, "transitions between one learning and the next", gt=0)
+    gradient_steps: int = knob(1, "gradient steps for train_freq transitions; -1: one for each transition", ge=-1)
+    policy_delay: int = knob(2, "critics' gradient steps between one of the actor's, and target updates", gt=0)
+    target_policy_noise: float = knob(0.2, "deviation of the noise on the target policy's actions", ge=0)
+    target_noise_clip: float = knob(0.5, "bound of that noise", ge=0)
+    action_noise_std: float = knob(0.1, "deviation of the noise that explores, where actions span [-1, 1]", ge=0)
+    n_critics: int = knob(2, "critics, the least of which counts", gt=0)
+    net_arch: list[int] = knob([400, 300], "widths of the hidden layers of actor and of each critic", gt=0)
+    activation: str = knob("relu", "between layers", choices=("tanh", "relu"))
+
+    def __post_init__(self) -> None:
+        if self.gradient_steps == 0:
+            raise ValueError("gradient_steps=0 would learn nothing; give a number of steps, or -1 for one a transition")
+
+
+def _number(text: str, at_least: float = -math.inf) -> bool:
+    """Whether `text` is a finite number, and how small it may be."""
+    try:
+        return at_least <= float(text) < math.inf
+    except ValueError:
+        return False

@@ -33,7 +33,7 @@ class Distribution(Protocol):
         """Actions `[batch, *action_shape]`; the mode when `generator` is None."""
         ...
 
-    def sample_numpy(self, outputs: Array, generator: np.random.Generator) -> Array:
+    def sample_numpy(self, outputs: Array, generator: np.random.Generator | None) -> Array:
         """`sample` in NumPy, for the fast act step on small networks."""
         ...
 
@@ -78,8 +78,9 @@ class Categorical:
     def sample(self, outputs: Tensor, generator: torch.Generator | None) -> Tensor:
         return _gumbel_argmax(outputs, generator)
 
-    def sample_numpy(self, outputs: Array, generator: np.random.Generator) -> Array:
-        choice: Array = (outputs - _log_exponential(outputs, generator)).argmax(-1)
+    def sample_numpy(self, outputs: Array, generator: np.random.Generator | None) -> Array:
+        noisy = outputs if generator is None else outputs - _log_exponential(outputs, generator)
+        choice: Array = noisy.argmax(-1)
         return choice
 
     def log_prob_entropy(self, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,8 +102,8 @@ class MultiCategorical:
     def sample(self, outputs: Tensor, generator: torch.Generator | None) -> Tensor:
         return torch.stack([_gumbel_argmax(part, generator) for part in outputs.split(self.nvec, -1)], -1)
 
-    def sample_numpy(self, outputs: Array, generator: np.random.Generator) -> Array:
-        noisy = outputs - _log_exponential(outputs, generator)
+    def sample_numpy(self, outputs: Array, generator: np.random.Generator | None) -> Array:
+        noisy = outputs if generator is None else outputs - _log_exponential(outputs, generator)
         return np.stack([part.argmax(-1) for part in np.split(noisy, np.cumsum(self.nvec)[:-1], -1)], -1)
 
     def log_prob_entropy(self, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,10 +133,13 @@ class Gaussian:
             mean = mean + log_std.exp() * torch.empty_like(mean).normal_(generator=generator)
         return mean.reshape(-1, *self.action_shape)
 
-    def sample_numpy(self, outputs: Array, generator: np.random.Generator) -> Array:
+    def sample_numpy(self, outputs: Array, generator: np.random.Generator | None) -> Array:
         mean, log_std = outputs[..., : self.dimensions], outputs[..., self.dimensions :]
-        action = mean + np.exp(log_std) * generator.standard_normal(mean.shape, dtype=np.float32)
-        drawn: Array = action.reshape(-1, *self.action_shape)
+        if generator is None:
+            mean = mean.copy()  # the outputs may lie in a buffer
+        else:
+            mean = mean + np.exp(log_std) * generator.standard_normal(mean.shape, dtype=np.float32)
+        drawn: Array = mean.reshape(-1, *self.action_shape)
         return drawn
 
     def log_prob_entropy(self, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,7 +161,7 @@ class SquashedGaussian(Gaussian):
     def sample(self, outputs: Tensor, generator: torch.Generator | None) -> Tensor:
         return super().sample(outputs, generator).tanh()
 
-    def sample_numpy(self, outputs: Array, generator: np.random.Generator) -> Array:
+    def sample_numpy(self, outputs: Array, generator: np.random.Generator | None) -> Array:
         squashed: Array = np.tanh(super().sample_numpy(outputs, generator))
         return squashed
 
@@ -168,6 +172,72 @@ class SquashedGaussian(Gaussian):
         slope = 2 * (math.log(2) - u - F.softplus(-2 * u))
         log_prob = log_prob - slope.reshape(len(slope), -1).sum(-1)
         return log_prob, -log_prob
+
+
+class ClampedGaussian(SquashedGaussian):
+    """SAC's: a squashed Gaussian with log deviations held within [-20, 2], and samples that gradients pass through."""
+
+    LOG_STD = (-20.0, 2.0)
+
+    def clamped(self, outputs: Tensor) -> Tensor:
+        mean, log_std = outputs.chunk(2, -1)
+        return torch.cat([mean, log_std.clamp(*self.LOG_STD)], -1)
+
+    def sample(self, outputs: Tensor, generator: torch.Generator | None) -> Tensor:
+        return super().sample(self.clamped(outputs), generator)
+
+    def sample_numpy(self, outputs: Array, generator: np.random.Generator | None) -> Array:
+        clamped = outputs.copy()
+        clamped[..., self.dimensions :].clip(*self.LOG_STD, out=clamped[..., self.dimensions :])
+        return super().sample_numpy(clamped, generator)
+
+    def log_prob_entropy(self, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        return super().log_prob_entropy(self.clamped(outputs), action)
+
+    def draw(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions tanh(mean + deviation * noise) `[batch, dimensions]` and their log pi `[batch]`, both with gradients
+        to `outputs` (Haarnoja et al. 2018, arXiv:1812.05905, equations 8 and 26). `noise [batch, dimensions]`: normal.
+
+        The log-probability is taken before tanh, which is finite where the action has reached 1.
+        """
+        mean, log_std = outputs.chunk(2, -1)
+        log_std = log_std.clamp(*self.LOG_STD)
+        u = torch.addcmul(mean, log_std.exp(), noise)
+        # log N(u) - log(1 - tanh(u)^2), number by number; see SquashedGaussian
+        density = log_std + 0.5 * noise.square() - 2 * (u + F.softplus(-2 * u)) + (HALF_LOG_2PI + 2 * math.log(2))
+        return u.tanh(), -density.sum(-1)
+
+
+class NoisyTanh:
+    """TD3's: actions tanh(outputs), explored by normal noise of deviation `std` behind the tanh, clipped to [-1, 1]."""
+
+    action_dtype = torch.float32
+
+    def __init__(self, shape: tuple[int, ...], std: float) -> None:
+        self.action_shape = shape
+        self.outputs = math.prod(shape)
+        self.std = std
+
+    def sample(self, outputs: Tensor, generator: torch.Generator | None) -> Tensor:
+        action = outputs.tanh()
+        if generator is not None:
+            action = action + self.std * torch.empty_like(action).normal_(generator=generator)
+        return action.clamp(-1, 1).reshape(-1, *self.action_shape)
+
+    def sample_numpy(self, outputs: Array, generator: np.random.Generator | None) -> Array:
+        action = np.tanh(outputs)
+        if generator is not None:
+            action += np.float32(self.std) * generator.standard_normal(action.shape, dtype=np.float32)
+        clipped: Array = action.clip(-1, 1).reshape(-1, *self.action_shape)
+        return clipped
+
+    def log_prob_entropy(self, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the noise before it is clipped."""
+        assert self.std > 0, "without noise there is no density"
+        log_std = math.log(self.std)
+        z = (action.reshape(outputs.shape) - outputs.tanh()) / self.std
+        log_prob = -(0.5 * z.square() + log_std + HALF_LOG_2PI).sum(-1)
+        return log_prob, torch.full_like(log_prob, self.outputs * (log_std + 0.5 + HALF_LOG_2PI))
 
 
 def distribution_for(space: gym.Space[object], agent: str, squash: bool = False) -> Distribution:

@@ -37,6 +37,10 @@ class FlatAdam:
         """
         self.flat.zero()
         loss.backward()
+        return self.apply(loss, learning_rate)
+
+    def apply(self, loss: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
+        """`step` from `gradients` that are there already."""
         norm, withheld = self.flat.clip(self.max_grad_norm, loss)
         with torch.no_grad():
             # The kernel behind torch.optim.Adam(fused=True), found_inf being what its GradScaler uses; called directly

@@ -16,6 +16,19 @@ def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor,
     return -torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage), log_ratio
 
 
+def policy_gradient(log_prob: Tensor, advantage: Tensor) -> Tensor:
+    """The likelihood-ratio loss, element by element (Williams 1992, doi:10.1007/BF00992696; Mnih et al. 2016,
+    arXiv:1602.01783, section 4): `[...]` of one shape, to be minimised. Its gradient is -advantage grad log pi(a)."""
+    return -log_prob * advantage
+
+
+def standardized(advantage: Tensor) -> Tensor:
+    """`advantage [batch]` to mean 0 and deviation 1; one row has no deviation and stays as it is."""
+    if len(advantage) < 2:
+        return advantage
+    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+
+
 def value_loss(value: Tensor, target: Tensor, old_value: Tensor | None = None, clip: float | None = None) -> Tensor:
     """Squared error, element by element, of `value [...]` against the return `target [...]`.
 

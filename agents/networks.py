@@ -70,7 +70,7 @@ class NatureCNN(nn.Module):
         if self.layout.endswith("c"):
             image = image.movedim(-1, -3)
         height, width = image.shape[-2:]
-        return image.reshape(len(image), -1, height, width).float()
+        return image.reshape(image.shape[0], -1, height, width).float()
 
     def forward(self, image: Tensor) -> Tensor:
         return F.relu(self.linear(self.convolutions(self.planes(image) / 255.0)))
@@ -112,11 +112,11 @@ class Encoder(nn.Module):
             if leaf.kind == "image":
                 parts.append(self.images[key(leaf)](value))
             elif leaf.kind == "onehot":
-                columns = value.reshape(len(value), -1).long()
+                columns = value.flatten(1).long()
                 parts += [F.one_hot(columns[:, i], n).float() for i, n in enumerate(leaf.nvec)]
             else:
                 scaled = self.norms[key(leaf)](value) if key(leaf) in self.norms else value.float()
-                parts.append(scaled.reshape(len(value), -1))
+                parts.append(scaled.flatten(1))
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
@@ -130,11 +130,8 @@ def key(leaf: Leaf) -> str:
     return leaf.name.replace(".", "/")
 
 
-class ActorCritic(nn.Module):
-    """Policy and value over one encoder; the two share images' convolutions and nothing else.
-
-    `forward(obs)` gives the distribution's outputs `[batch, outputs]` and the value `[batch]`.
-    """
+class Heads(nn.Module):
+    """Policy and value, each with layers of its own, over features `[batch, inputs]` that a subclass makes."""
 
     def __init__(
         self,
@@ -145,7 +142,9 @@ class ActorCritic(nn.Module):
         std: str = "free",
         log_std_init: float = 0.0,
         normalize: bool = False,
+        inputs: int | None = None,
     ) -> None:
+        """`inputs`: width of the features; by default what the encoder of observations gives."""
         super().__init__()
         self.encoder = Encoder(leaves, normalize)
         outputs = distribution.outputs
@@ -153,18 +152,26 @@ class ActorCritic(nn.Module):
         if isinstance(distribution, Gaussian) and std == "free":
             outputs = distribution.dimensions
             self.log_std = nn.Parameter(torch.full((outputs,), log_std_init))
+        inputs = self.encoder.features if inputs is None else inputs
         # A small last layer: the first policy is near uniform, whatever the observation.
-        self.actor = mlp(self.encoder.features, net_arch, outputs, activation, last_gain=0.01)
-        self.critic = mlp(self.encoder.features, net_arch, 1, activation, last_gain=1.0)
+        self.actor = mlp(inputs, net_arch, outputs, activation, last_gain=0.01)
+        self.critic = mlp(inputs, net_arch, 1, activation, last_gain=1.0)
         if isinstance(distribution, Gaussian) and std == "state":
             last = self.actor[-1]
             assert isinstance(last, nn.Linear)
             nn.init.constant_(last.bias[distribution.dimensions :], log_std_init)
 
     def outputs(self, features: Tensor) -> Tensor:
-        """The distribution's outputs `[batch, outputs]` for `features [batch, features]`."""
+        """The distribution's outputs `[batch, outputs]` for `features [batch, inputs]`."""
         out: Tensor = self.actor(features)
         return out if self.log_std is None else torch.cat([out, self.log_std.expand_as(out)], -1)
+
+
+class ActorCritic(Heads):
+    """Policy and value over one encoder; the two share images' convolutions and nothing else.
+
+    `forward(obs)` gives the distribution's outputs `[batch, outputs]` and the value `[batch]`.
+    """
 
     def forward(self, obs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         features = self.encoder(obs)

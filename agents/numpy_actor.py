@@ -7,21 +7,23 @@ third of it. Valid for CPU policies over vectors and choices (no images).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
 
-from rlgym.agents.networks import ActorCritic, key
+from rlgym.agents.networks import Encoder, key
 from rlgym.agents.running_norm import CLIP, RunningNorm
 from rlgym.envs.spaces import Array
 
+if TYPE_CHECKING:
+    from rlgym.agents.policy import Network
 
-class NumpyActor:
-    """`obs -> outputs [batch, outputs]`, equal to `network.policy` up to rounding."""
 
-    def __init__(self, network: ActorCritic) -> None:
-        encoder = network.encoder
+class NumpyEncoder:
+    """`obs -> features [batch, features]`, equal to the torch encoder up to rounding."""
+
+    def __init__(self, encoder: Encoder) -> None:
         assert not encoder.images, "images belong in torch"
         self.leaves = encoder.leaves
         self.norms: dict[str, tuple[Array, Array]] = {}
@@ -30,16 +32,6 @@ class NumpyActor:
                 norm = encoder.norms[key(leaf)]
                 assert isinstance(norm, RunningNorm)
                 self.norms[leaf.name] = norm.mean.numpy(), norm.variance.numpy()
-        self.layers: list[tuple[Array, Array]] = []
-        self.activation: Callable[..., Array] = np.tanh
-        for module in network.actor:
-            if isinstance(module, nn.Linear):
-                # .numpy() of a CPU tensor shares its storage: training moves these weights too.
-                self.layers.append((module.weight.detach().numpy().T, module.bias.detach().numpy()))
-            elif isinstance(module, nn.ReLU):
-                self.activation = _relu
-        self.log_std = None if network.log_std is None else network.log_std.detach().numpy()
-        self.buffers: list[Array] = []
 
     def features(self, obs: Mapping[str, Any]) -> Array:
         """The encoder in NumPy: `[batch, features]`."""
@@ -55,6 +47,24 @@ class NumpyActor:
                 value = ((value - mean) / np.sqrt(variance + 1e-8)).clip(-CLIP, CLIP)
             parts.append(value.reshape(len(value), -1).astype(np.float32, copy=False))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
+
+
+class NumpyActor(NumpyEncoder):
+    """`obs -> outputs [batch, outputs]`, equal to `network.policy` up to rounding."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(network.encoder)
+        self.layers: list[tuple[Array, Array]] = []
+        self.activation: Callable[..., Array] = np.tanh
+        assert network.actor is not None
+        for module in network.actor:
+            if isinstance(module, nn.Linear):
+                # .numpy() of a CPU tensor shares its storage: training moves these weights too.
+                self.layers.append((module.weight.detach().numpy().T, module.bias.detach().numpy()))
+            elif isinstance(module, nn.ReLU):
+                self.activation = _relu
+        self.log_std = None if network.log_std is None else network.log_std.detach().numpy()
+        self.buffers: list[Array] = []
 
     def __call__(self, obs: Mapping[str, Any]) -> Array:
         """The result may be a buffer that the next call overwrites."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
 
 import gymnasium as gym
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from rlgym.agents.distributions import MASKED, Distribution, SquashedGaussian, mask_logits
-from rlgym.agents.networks import ActorCritic
+from rlgym.agents.distributions import MASKED, Distribution, NoisyTanh, SquashedGaussian, mask_logits
+from rlgym.agents.networks import Encoder
 from rlgym.agents.numpy_actor import NumpyActor
+from rlgym.envs.episodes import Stateless
 from rlgym.envs.spaces import Array, single
 
 Observations = Mapping[str, "Array | Tensor"]
@@ -20,10 +21,36 @@ Sampler = np.random.Generator | torch.Generator
 """Where samples come from: NumPy's generator for the NumPy act step, torch's for the other."""
 
 
-class Policy:
+Numbers = TypeVar("Numbers", Array, Tensor)
+
+
+class Network(Protocol):
+    """What a policy is computed by; an `nn.Module`."""
+
+    @property
+    def encoder(self) -> Encoder: ...
+
+    @property
+    def actor(self) -> nn.Sequential | None:
+        """From features to outputs, where plain layers are all there is to it: NumPy can then do it too."""
+        ...
+
+    @property
+    def log_std(self) -> nn.Parameter | None:
+        """A Gaussian's free log deviations, appended to the outputs."""
+        ...
+
+    def policy(self, obs: dict[str, Tensor]) -> Tensor:
+        """The distribution's outputs `[batch, outputs]`."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
+class Policy(Stateless):
     """`act(obs)` is all that evaluation, play and opponents need; `choose` is it before clipping, for training."""
 
-    def __init__(self, network: ActorCritic, distribution: Distribution, action_space: gym.Space[object]) -> None:
+    def __init__(self, network: Network, distribution: Distribution, action_space: gym.Space[object]) -> None:
         self.network = network
         self.distribution = distribution
         self.action_space = action_space
@@ -32,8 +59,8 @@ class Policy:
 
     def refresh(self) -> None:
         """Take the network's storage anew, after something moved it (an optimiser that flattens, a device)."""
-        in_numpy = self.device.type == "cpu" and not self.network.encoder.images
-        self.numpy_actor = NumpyActor(self.network) if in_numpy else None
+        in_numpy = self.device.type == "cpu" and not self.network.encoder.images and self.network.actor is not None
+        self.numpy_actor: Callable[[Mapping[str, Any]], Array] | None = NumpyActor(self.network) if in_numpy else None
 
     def sampler(self, seed: int) -> Sampler:
         """A generator of the kind that this policy samples with."""
@@ -48,19 +75,29 @@ class Policy:
             for name, value in obs.items()
         }
 
-    def choose(self, obs: Observations, mask: Array | None, sampler: Sampler | None) -> Array:
-        """Actions `[envs, ...]` as drawn, before `to_env`; the distribution's mode without a `sampler`.
+    def compute(self, obs: Observations) -> Tensor:
+        """The network's outputs `[envs, outputs]`."""
+        return self.network.policy(self.tensors(obs))
 
-        `mask [envs, n]`: True where an action is legal.
+    def outputs(self, obs: Observations, mask: Array | None) -> Array:
+        """What the distribution is made from, `[envs, outputs]`, in host memory; illegal actions out of reach.
+
+        `mask [envs, n]`: True where an action is legal. The next call may overwrite the result.
         """
-        if self.numpy_actor is not None and isinstance(sampler, np.random.Generator):
-            logits = self.numpy_actor(obs)
-            if mask is not None:
-                logits = np.where(mask, logits, np.float32(MASKED))
-            return self.distribution.sample_numpy(logits, sampler)
+        if self.numpy_actor is not None:
+            outputs = self.numpy_actor(obs)
+        else:
+            with torch.inference_mode():
+                outputs = self.compute(obs).cpu().numpy()
+        return outputs if mask is None else np.where(mask, outputs, np.float32(MASKED))
+
+    def choose(self, obs: Observations, mask: Array | None, sampler: Sampler | None) -> Array:
+        """Actions `[envs, ...]` as drawn, before `to_env`; the distribution's mode without a `sampler`."""
+        if self.numpy_actor is not None and not isinstance(sampler, torch.Generator):
+            return self.distribution.sample_numpy(self.outputs(obs, mask), sampler)
         assert not isinstance(sampler, np.random.Generator)
         with torch.inference_mode():
-            outputs = self.network.policy(self.tensors(obs))
+            outputs = self.compute(obs)
             legal = None if mask is None else torch.from_numpy(mask).to(self.device)
             actions: Array = self.distribution.sample(mask_logits(outputs, legal), sampler).cpu().numpy()
         return actions
@@ -71,10 +108,12 @@ class Policy:
         space = self.action_space
         if not isinstance(space, gym.spaces.Box):
             return actions
-        if isinstance(self.distribution, SquashedGaussian):
-            actions = space.low + (actions + 1) * 0.5 * (space.high - space.low)
-        clipped: Array = np.clip(actions, space.low, space.high).astype(space.dtype, copy=False)
-        return clipped
+        return to_bounds(actions, space.low, space.high, self.squashed).astype(space.dtype, copy=False)
+
+    @property
+    def squashed(self) -> bool:
+        """Whether a Box's actions are drawn in [-1, 1], whatever its bounds."""
+        return isinstance(self.distribution, SquashedGaussian | NoisyTanh)
 
     def predict(self, observation: Any, mask: Array | None = None, sampler: Sampler | None = None) -> Any:
         """The action for one observation of an ordinary Gymnasium environment, as its `step` takes it.
@@ -90,3 +129,10 @@ class Policy:
     def act(self, obs: Observations, mask: Array | None = None, sampler: Sampler | None = None) -> Array:
         """Actions `[envs, ...]` for a `BatchEnv`; deterministic without a `sampler`."""
         return self.to_env(self.choose(obs, mask, sampler))
+
+
+def to_bounds(actions: Numbers, low: Numbers, high: Numbers, squashed: bool) -> Numbers:
+    """Actions `[batch, ...]` within a Box's bounds: those in [-1, 1] scaled to them if `squashed`, others clipped."""
+    if squashed:
+        actions = low + (actions + 1) * 0.5 * (high - low)
+    return actions.clip(low, high)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from rlgym.envs.batch import BatchEnv, Episode
     from rlgym.envs.normalize import RewardScaler
     from rlgym.envs.spaces import Array, Obs
+
+Batch = dict[str, Any]
+"""Minibatch or whole rollout, flattened: obs (leaf -> [batch, *leaf]), action, old_log_prob (or None), old_value,
+advantage, target, each [batch, ...], and mask [batch, n] or None. A recurrent agent's minibatch has its rows in packed
+order, and `sequence`: what `RecurrentActorCritic.forward` takes besides obs."""
+
+ROWS_AT_ONCE = 8_192  # of one forward pass without gradients: bounds memory, images included
 
 
 class Rollout:
@@ -36,7 +43,7 @@ class Rollout:
             return torch.zeros(shape, dtype=dtype, device=device)
 
         self.obs = {
-            leaf.name: storage(time + 1, envs, *leaf.shape, dtype=_storage_dtype(leaf.dtype)) for leaf in env.leaves
+            leaf.name: storage(time + 1, envs, *leaf.shape, dtype=storage_dtype(leaf.dtype)) for leaf in env.leaves
         }
         self.action = storage(time, envs, *distribution.action_shape, dtype=distribution.action_dtype)
         self.reward, self.terminated, self.done = (storage(time, envs) for _ in range(3))
@@ -54,7 +61,7 @@ class Rollout:
         tensor: Tensor | None = getattr(self, name)
         if tensor is not None:
             self.host[name] = (
-                tensor.numpy() if self.device.type == "cpu" else np.zeros(tensor.shape, _numpy_dtype(tensor))
+                tensor.numpy() if self.device.type == "cpu" else np.zeros(tensor.shape, numpy_dtype(tensor))
             )
 
     def _put(self, row: int, obs: Obs) -> None:
@@ -102,6 +109,11 @@ class Rollout:
                 host["valid"][t] = True if step.valid is None else step.valid
             if step.episodes:
                 episodes += step.episodes
+                policy.ended([episode.env for episode in step.episodes])
+            if step.valid is not None:
+                policy.ended(
+                    np.flatnonzero(~step.valid).tolist()
+                )  # a phantom row shows the last episode's end once more
         if self.device.type != "cpu":
             for name, array in host.items():
                 getattr(self, name).copy_(torch.from_numpy(array))
@@ -155,12 +167,20 @@ class RecentEpisodes:
         return found
 
 
-def _storage_dtype(dtype: np.dtype[np.generic]) -> torch.dtype:
+def storage_dtype(dtype: np.dtype[np.generic]) -> torch.dtype:
     """Bytes stay bytes (images), choices are int64, everything else float32."""
     if dtype == np.uint8:
         return torch.uint8
     return torch.float32 if np.issubdtype(dtype, np.floating) else torch.int64
 
 
-def _numpy_dtype(tensor: Tensor) -> np.dtype[np.generic]:
+def numpy_dtype(tensor: Tensor) -> np.dtype[np.generic]:
     return torch.empty(0, dtype=tensor.dtype).numpy().dtype
+
+
+def take(batch: Batch, which: Tensor | slice) -> Batch:
+    """The rows `which` of every tensor in the batch."""
+    return {
+        name: None if x is None else {leaf: y[which] for leaf, y in x.items()} if isinstance(x, dict) else x[which]
+        for name, x in batch.items()
+    }

@@ -110,7 +110,7 @@ def measure_rlgym(words: list[str], seed: int, threads: int, judge: Judge | None
     points: list[Point] = []
     log, update = Tracker.log, PPO.update
 
-    def first_stamped(self: PPO) -> Any:
+    def first_stamped(self: Any) -> Any:
         if not points:
             points.append((0, time.time(), None))
         self_policy.append(self.policy)

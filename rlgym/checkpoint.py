@@ -3,9 +3,11 @@
     checkpoints/step_N/<section>.safetensors   the tensors of a section
     checkpoints/step_N/state.json              everything else of every section, and the loop's own state
     checkpoints/step_N/manifest.json           schema, SHA-256 and size of each file, versions
+    checkpoints/shared/<name>.safetensors      tensors that never change, named by all checkpoints that hold them
     checkpoints/latest, checkpoints/best       names of folders; hints for people, never trusted
 
-A folder named step_N exists only complete. Folders with a leading dot belong to a process at work, or to one that died.
+A folder named step_N exists only complete, the shared files that it names included. Folders with a leading dot belong
+to a process at work, or to one that died.
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlgym.errors import CheckpointError
 from rlgym.files import fsync_folder, read_json, to_json, write_atomic, write_synced
+from rlgym.learner import REPLAY, Shared, SharedFile
 from rlgym.manifest import alive, now
 
 if TYPE_CHECKING:
@@ -33,6 +38,7 @@ SCHEMA = 1
 STATE = "state.json"
 MANIFEST = "manifest.json"
 TENSORS = ".safetensors"
+SHARED = "shared"
 
 _SECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _FILE = re.compile(rf"({_SECTION.pattern}){re.escape(TENSORS)}|{re.escape(STATE)}")
@@ -54,7 +60,7 @@ def save(
     staging = folder / f".staging-{target.name}-{os.getpid()}"
     try:
         staging.mkdir()
-        _write(staging, step, state, loop, info)
+        _write(staging, folder / SHARED, step, state, loop, info)
         _move_in(staging, target)
     except BaseException:
         _remove(staging)
@@ -65,34 +71,71 @@ def save(
 
 
 def _write(
-    staging: Path, step: int, state: Mapping[str, Section], loop: Mapping[str, Any], info: Mapping[str, Any]
+    staging: Path,
+    shared: Path,
+    step: int,
+    state: Mapping[str, Section],
+    loop: Mapping[str, Any],
+    info: Mapping[str, Any],
 ) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
     from torch import is_tensor
 
     plain: dict[str, dict[str, Any]] = {}
     names = []
+    together: list[dict[str, Any]] = []
     for section, parts in state.items():
-        if not _SECTION.fullmatch(section):
-            raise ValueError(f"section {section!r}: letters, digits, '_' and '-' only")
+        _require_name(section)
         tensors = {key: part for key, part in parts.items() if is_tensor(part)}
-        plain[section] = {key: part for key, part in parts.items() if key not in tensors}
+        plain[section] = {k: part for k, part in parts.items() if k not in tensors and not isinstance(part, Shared)}
         if tensors:
             names.append(section + TENSORS)
-            try:
-                save_file(_packed(tensors), staging / names[-1])
-            except SafetensorError as error:  # how the library reports a full disk
-                raise OSError(f"{names[-1]}: {error}") from error
-            _fsync(staging / names[-1])
+            _write_tensors(staging / names[-1], tensors)
+        for key, part in parts.items():
+            if isinstance(part, Shared):
+                if part.file is None or not _has_size(shared / part.file.name, part.file.bytes):
+                    part.file = _share(part.make(), f"{section}-{key}", staging, shared)
+                together.append({"section": section, "key": key, **asdict(part.file)})
     content = {"step": step, "loop": dict(loop), "sections": plain}
     _require_json(content, STATE)
     write_synced(staging / STATE, json.dumps(content))
     written = [staging / name for name in (*names, STATE)]
     files = {file.name: {"sha256": _sha256(file), "bytes": file.stat().st_size} for file in written}
     manifest = {"schema": SCHEMA, "step": step, "time": now(), "files": files, "info": dict(info)}
+    if together:
+        manifest[SHARED] = together
     write_synced(staging / MANIFEST, to_json(manifest))
     fsync_folder(staging)
+
+
+def _write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(_packed(tensors), file)
+    except SafetensorError as error:  # how the library reports a full disk
+        raise OSError(f"{file.name}: {error}") from error
+    _fsync(file)
+
+
+def _share(tensors: Mapping[str, Tensor], name: str, staging: Path, shared: Path) -> SharedFile:
+    """Write a shared file under a name that says its content too: it never replaces what others may name."""
+    _require_name(name)
+    written = staging / (name + TENSORS)
+    _write_tensors(written, tensors)
+    sha256 = _sha256(written)
+    file = SharedFile(f"{name}-{sha256[:16]}{TENSORS}", written.stat().st_size, sha256)
+    if not shared.is_dir():
+        shared.mkdir()
+        fsync_folder(shared.parent)
+    os.rename(written, shared / file.name)
+    fsync_folder(shared)
+    return file
+
+
+def _require_name(name: str) -> None:
+    if not _SECTION.fullmatch(name):
+        raise ValueError(f"section {name!r}: letters, digits, '_' and '-' only")
 
 
 def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -142,9 +185,10 @@ def _move_in(staging: Path, target: Path) -> None:
 # ---- loading
 
 
-def verify(path: Path) -> None:
-    """CheckpointError unless every file is there and is, byte for byte, the one that was written."""
-    for name, (size, sha256) in _files(path).items():
+def verify(path: Path, without: Collection[str] = ()) -> None:
+    """CheckpointError unless every file of its own is there and is, byte for byte, the one that was written, those of
+    the sections `without` aside. Shared files are verified when they are read."""
+    for name, (size, sha256) in _files(path, without).items():
         _check_size(path / name, size)
         try:
             same = _sha256(path / name) == sha256
@@ -154,20 +198,23 @@ def verify(path: Path) -> None:
             raise CheckpointError(f"{path / name}: altered, its SHA-256 is not the manifest's")
 
 
-def load(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """(sections, loop) of a verified checkpoint, tensors on the CPU in memory of their own."""
+def load(path: Path, without: Collection[str] = ()) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """(sections, loop) of a verified checkpoint, tensors on the CPU in memory of their own. What is `Shared` has its
+    file's size checked now and is read by its `make`. Of the sections `without` no file is opened."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    verify(path)
+    verify(path, without)
     try:
         content = read_json(path / STATE)
         sections, loop = content["sections"], content["loop"]
-        state: dict[str, dict[str, Any]] = {section: dict(parts) for section, parts in sections.items()}
+        state: dict[str, dict[str, Any]] = {
+            section: dict(parts) for section, parts in sections.items() if section not in without
+        }
         loop = dict(loop)
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path / STATE}: not a checkpoint's state ({error})") from None
-    for name in _files(path):
+    for name in _files(path, without):
         if not name.endswith(TENSORS):
             continue
         try:
@@ -176,11 +223,31 @@ def load(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
             raise CheckpointError(f"{path / name}: not a safetensors file ({error})") from None
         # A copy: the file is mapped into memory, and truncating it would kill the process.
         state.setdefault(name.removesuffix(TENSORS), {}).update({key: t.clone() for key, t in tensors.items()})
+    for section, key, file in _shared(path):
+        if section not in without:
+            _check_size(path.parent / SHARED / file.name, file.bytes)
+            part = Shared(partial(_read_shared, path.parent / SHARED / file.name, file.sha256), file)
+            state.setdefault(section, {})[key] = part
     return state, loop
 
 
-def _files(path: Path) -> dict[str, tuple[int, str]]:
-    """File name -> (bytes, SHA-256), as the manifest has it."""
+def _read_shared(file: Path, sha256: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load as from_bytes
+
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise CheckpointError(f"{file}: altered, its SHA-256 is not the manifest's")
+    try:
+        return from_bytes(content)
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{file}: not a safetensors file ({error})") from None
+
+
+def _manifest(path: Path) -> dict[str, Any]:
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
@@ -193,6 +260,12 @@ def _files(path: Path) -> dict[str, tuple[int, str]]:
     if schema != SCHEMA:
         age = "a newer" if isinstance(schema, int) and schema > SCHEMA else "an older"
         raise CheckpointError(f"{path}: {age} schema ({schema}) than the {SCHEMA} that this version of rlgym reads")
+    return manifest
+
+
+def _files(path: Path, without: Collection[str] = ()) -> dict[str, tuple[int, str]]:
+    """File name -> (bytes, SHA-256), as the manifest has it; not those of the sections `without`."""
+    manifest = _manifest(path)
     try:
         files = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -202,7 +275,22 @@ def _files(path: Path) -> dict[str, tuple[int, str]]:
             raise CheckpointError(f"{path / MANIFEST}: file name {name!r} refused")
     if STATE not in files:
         raise CheckpointError(f"{path / MANIFEST}: does not list {STATE}")
-    return files
+    return {name: entry for name, entry in files.items() if name.removesuffix(TENSORS) not in without}
+
+
+def _shared(path: Path) -> list[tuple[str, str, SharedFile]]:
+    """(section, key, file) of everything shared that the checkpoint names."""
+    try:
+        found = [
+            (str(e["section"]), str(e["key"]), SharedFile(str(e["name"]), int(e["bytes"]), str(e["sha256"])))
+            for e in _manifest(path).get(SHARED, [])
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise CheckpointError(f"{path / MANIFEST}: what it lists as {SHARED} cannot be read") from None
+    for _, _, file in found:
+        if not _FILE.fullmatch(file.name):
+            raise CheckpointError(f"{path / MANIFEST}: file name {file.name!r} refused")
+    return found
 
 
 def _check_size(file: Path, size: int) -> None:
@@ -216,6 +304,14 @@ def _check_size(file: Path, size: int) -> None:
         raise CheckpointError(f"{file}: {found} bytes where the manifest has {size}")
 
 
+def _has_size(file: Path, size: int) -> bool:
+    try:
+        _check_size(file, size)
+    except CheckpointError:
+        return False
+    return True
+
+
 # ---- choosing
 
 
@@ -226,8 +322,9 @@ def steps(run_dir: Path) -> list[int]:
     return sorted(int(name[1]) for name in names if name)
 
 
-def newest(run_dir: Path, warn: Callable[[str], None]) -> Path:
-    """The latest valid checkpoint; each damaged one that was passed over is told to `warn`."""
+def newest(run_dir: Path, warn: Callable[[str], None], without: Collection[str] = ()) -> Path:
+    """The latest valid checkpoint; each damaged one that was passed over is told to `warn`. What the sections
+    `without` hold, and shared files, are not looked at."""
     folder = run_dir / "checkpoints"
     if folder.is_dir():
         with suppress(OSError):  # a folder that can only be read has nothing to tidy
@@ -236,7 +333,7 @@ def newest(run_dir: Path, warn: Callable[[str], None]) -> Path:
     for step in reversed(steps(run_dir)):
         path = folder / f"step_{step}"
         try:
-            verify(path)
+            verify(path, without)
         except CheckpointError as error:
             damaged.append(str(error))
             continue
@@ -251,17 +348,18 @@ def mark_best(run_dir: Path, step: int) -> None:
 
 
 def best(run_dir: Path) -> Path | None:
-    """The checkpoint marked best, when there is one and it is complete."""
+    """The checkpoint marked best, when there is one and it is complete, its replay aside."""
     folder = run_dir / "checkpoints"
     try:
         name = (folder / "best").read_text().strip()
     except (OSError, UnicodeDecodeError):
         return None
-    return folder / name if _STEP.fullmatch(name) and _complete(folder / name) else None
+    return folder / name if _STEP.fullmatch(name) and _complete(folder / name, without=(REPLAY,)) else None
 
 
 def prune(run_dir: Path, keep: int) -> None:
-    """Delete all but the last `keep` complete checkpoints and the best. For after a save that succeeded."""
+    """Delete all but the last `keep` complete checkpoints and the best, and the shared files that none of these name.
+    For after a save that succeeded."""
     folder = run_dir / "checkpoints"
     found = [folder / f"step_{step}" for step in steps(run_dir)]
     kept = [path for path in found if _complete(path)][-keep:]
@@ -274,13 +372,31 @@ def prune(run_dir: Path, keep: int) -> None:
             with suppress(OSError):
                 os.rename(path, doomed)  # first out of sight: a step_N is never half deleted
             _remove(doomed)
+    _prune_shared(folder)
 
 
-def _complete(path: Path) -> bool:
+def _prune_shared(folder: Path) -> None:
+    if not (folder / SHARED).is_dir():
+        return
+    named = set()
+    for path in folder.iterdir():
+        if _STEP.fullmatch(path.name):
+            with suppress(CheckpointError):  # damaged: it can be resumed from by nobody
+                named |= {file.name for _, _, file in _shared(path)}
+    for file in (folder / SHARED).iterdir():
+        if file.name not in named:
+            with suppress(OSError):
+                file.unlink()
+
+
+def _complete(path: Path, without: Collection[str] = ()) -> bool:
     """All files there in their full size; cheap, where `verify` reads every byte."""
     try:
-        for name, (size, _) in _files(path).items():
+        for name, (size, _) in _files(path, without).items():
             _check_size(path / name, size)
+        for section, _, file in _shared(path):
+            if section not in without:
+                _check_size(path.parent / SHARED / file.name, file.bytes)
     except CheckpointError:
         return False
     return True

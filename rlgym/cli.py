@@ -13,8 +13,8 @@ from rlgym import __version__, help
 from rlgym.config import ROOTS
 from rlgym.errors import CheckpointError, RequestError, TrainingError
 from rlgym.nearest import did_you_mean
-from rlgym.products import PRODUCTS
-from rlgym.words import positional, read
+from rlgym.products import ARCHIVE, PRODUCTS
+from rlgym.words import positional, read, split
 
 INTERRUPTED = 130
 _TRAINING = " and ".join(ROOTS)
@@ -102,8 +102,8 @@ def _run(line: CommandLine, argv: Sequence[str]) -> int:
         raise RequestError(f"--cfg {line.cfg}: only --cfg job")
     if line.multirun and name not in ROOTS:
         raise RequestError(f"-m is for {_TRAINING}: {name} takes one run")
-    if line.config_dir is not None and name not in ROOTS:
-        raise RequestError(f"--config-dir is for {_TRAINING}, not for {name}")
+    if line.config_dir is not None and name not in (*ROOTS, "sweep"):
+        raise RequestError(f"--config-dir is for {_TRAINING} and sweep, not for {name}")
     if line.cfg is not None and name not in (*ROOTS, "rerun"):
         raise RequestError(f"--cfg is for {_TRAINING} and rerun, not for {name}")
     return _COMMANDS[name](line, ["rlgym", *argv])
@@ -153,28 +153,33 @@ def _product(line: CommandLine, command: list[str]) -> int:
     """What a finished run is good for: the same word may be other code for a policy and for a language model."""
     products = PRODUCTS[line.command]
     word, rest = positional(help.all_words(line.command), line.words)
-    wrong = [error for product in products.values() if (error := _unreadable(product.words, rest))]
-    if len(wrong) == len(products):  # words that no kind of run takes are wrong whether there is a run or not
-        raise wrong[0]
-    folder = _find(line, word)
-    from rlgym.config_file import root_of_run
+    if word is not None and word.endswith(".zip") and not Path(word).is_dir():
+        subject, kind = Path(word), ARCHIVE
+    else:
+        wrong = [error for product in products.values() if (error := _unreadable(product.words, rest))]
+        if len(wrong) == len(products):  # words that no kind of run takes are wrong whether there is a run or not
+            raise wrong[0]
+        subject = _find(line, word)
+        from rlgym.config_file import root_of_run
 
-    root = root_of_run(folder)
-    if root not in products:
-        able = ", ".join(name for name, roots in PRODUCTS.items() if root in roots)
-        raise RequestError(f"{line.command} is for runs of {' and '.join(products)}; {folder} is one of {root}: {able}")
-    words = read(products[root].words, rest)
+        kind = root_of_run(subject)
+    if kind not in products:
+        able = ", ".join(name for name, kinds in PRODUCTS.items() if kind in kinds)
+        takes = " and ".join(kind for kind in products if kind != ARCHIVE)
+        what = "an archive" if kind == ARCHIVE else f"one of {kind}"
+        raise RequestError(f"{line.command} is for runs of {takes}; {subject} is {what}: {able}")
+    words = read(products[kind].words, rest)
     from rlgym.registry import resolve
 
-    resolve(products[root].function)(folder, words)
+    resolve(products[kind].function)(subject, words)
     return 0
 
 
 def _runs(line: CommandLine, command: list[str]) -> int:
     folder, words = positional(help.all_words("runs"), line.words)
-    sort: str = read(help.WORDS["runs"], words)["sort"]
+    wanted = read(help.WORDS["runs"], words)
     from rlgym.run import list_runs
-    from rlgym.table import ordered, print_table
+    from rlgym.table import fitting, ordered, print_table
 
     root = Path(folder or "runs")
     if folder is not None and not root.is_dir():
@@ -183,10 +188,41 @@ def _runs(line: CommandLine, command: list[str]) -> int:
     if not rows:
         print(f"no runs under {root}/")
         return 0
-    if sort:
-        rows = ordered(rows, sort)
-    print_table(rows, [column for column in rows[0] if column != "dir"])
+    columns = [column for column in rows[0] if column != "dir"]
+    if wanted["sort"]:
+        rows = ordered(rows, wanted["sort"])
+    chosen = fitting(rows, wanted)
+    if not chosen:
+        print(f"none of {len(rows)} runs under {root}/ fits")
+        return 0
+    print_table(chosen[: wanted["limit"]], columns)
     return 0
+
+
+def _compare(line: CommandLine, command: list[str]) -> int:
+    keys = help.all_words("compare")
+    runs = [word for word in line.words if word.partition("=")[0] not in keys or Path(word).exists()]
+    options = read(help.WORDS["compare"], [word for word in line.words if word not in runs])
+    from rlgym.compare import compare
+
+    compare(runs, options)
+    return 0
+
+
+def _sweep(line: CommandLine, command: list[str]) -> int:
+    keys = help.all_words("sweep")
+    own = [word for word in line.words if word.partition("=")[0] in keys]
+    rest = [word for word in line.words if word not in own]
+    options = read(help.WORDS["sweep"], own)
+    old = [word for word in rest if "=" not in word or (Path(word) / "sweep.json").is_file()]
+    if old and len(rest) > 1:
+        other = next(word for word in rest if word != old[0])
+        raise RequestError(f"{other}: a sweep goes on as it began; leave out {old[0]} to begin another")
+    from rlgym import search
+
+    if old:
+        return search.resume(search.find_sweep(old[0]), dict(map(split, own)), options)
+    return search.search(rest, options, command, line.config_dir)
 
 
 def _run_and_words(line: CommandLine) -> tuple[Path, dict[str, Any]]:
@@ -217,4 +253,6 @@ _COMMANDS: dict[str, Callable[[CommandLine, list[str]], int]] = {
     **dict.fromkeys(PRODUCTS, _product),
     "runs": _runs,
     "rerun": _rerun,
+    "compare": _compare,
+    "sweep": _sweep,
 }

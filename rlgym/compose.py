@@ -23,7 +23,7 @@ from rlgym import overrides as grammar
 from rlgym.config import ROOTS, RootConfig, TrainConfig
 from rlgym.config_file import from_plain, load_config, refuse_targets, save_config
 from rlgym.errors import RequestError
-from rlgym.groups import GROUPS, choices, roots
+from rlgym.groups import GROUPS, choices, config_folder, roots
 from rlgym.nearest import did_you_mean
 from rlgym.overrides import Words
 from rlgym.registry import BUILT_IN, OPEN, entries, entry, resolve, see_current_folder
@@ -36,6 +36,7 @@ def compose(overrides: list[str], root: str = "train", config_dir: str | None = 
     """The typed, complete config that the words ask for: TrainConfig, PretrainConfig, ... Raises RequestError only."""
     words = grammar.parse(overrides, GROUPS[root])
     _refuse_hydra(words)
+    config_dir = config_folder(config_dir)
     roots(config_dir)  # says so when there is no such folder; Hydra would only warn
     for group, name in words.choices.items():
         _check_choice(root, group, name, config_dir)
@@ -118,13 +119,18 @@ def _store(chosen: dict[str, str]) -> None:
         store.store(name=f"{root}_schema", node=to_dict(cls()))
         for group, key in cls.sections.items():
             for known in BUILT_IN[group]:
-                node = to_dict(resolve(known.config)())
-                store.store(group=group, name=f"{known.name}_schema", node=node)
+                _put(store, f"{group}/{known.name}_schema", to_dict(resolve(known.config)()))
             others = entries(group).keys() - {known.name for known in BUILT_IN[group]}
             if group in OPEN and ":" in chosen.get(group, ""):
                 others.add(chosen[group])
             for name in others:
-                store.store(group=group, name=name, node={key: name})  # its own dataclass has the defaults
+                _put(store, f"{group}/{name}", {key: name})  # its own dataclass has the defaults
+
+
+def _put(store: ConfigStore, path: str, node: dict[str, Any]) -> None:
+    """A choice's name may hold a slash (agent=sb3/ppo): to Hydra that is a folder."""
+    group, _, name = path.rpartition("/")
+    store.store(group=group, name=name, node=node)
 
 
 def _refuse_hydra(words: Words) -> None:

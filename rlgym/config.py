@@ -61,19 +61,30 @@ class StopConfig:
 
 
 @dataclass
+class AtariConfig:
+    preprocess: bool = knob(True, "play Atari games as published, by the keys below; false: as the id has them")
+    frame_skip: int = knob(4, "frames that an action lasts; the last two are seen, as their maximum", gt=0)
+    noop_max: int = knob(30, "at most so many frames without action begin an episode", ge=0)
+    screen_size: int = knob(84, "pixels of the screen's width and height", gt=0)
+    terminal_on_life_loss: bool = knob(False, "a lost life is an end to learn from, though the game goes on")
+    clip_reward: bool = knob(True, "learn from the sign of rewards; returns are reported in full")
+
+
+@dataclass
 class EnvConfig:
     id: str = knob("", "any Gymnasium id, or module:Id; set by env=ID")
     num_envs: int = knob(8, "environments stepped in parallel", gt=0)
     backend: str = knob(
         "auto",
-        "how they are stepped: native batched code, one process (sync), or worker processes (async)",
-        choices=("auto", "native", "sync", "async"),
+        "how they are stepped: native batched code, one process (sync), worker processes (async), or EnvPool",
+        choices=("auto", "native", "sync", "async", "envpool"),
     )
     kwargs: dict[str, Any] = knob({}, "arguments of the environment's constructor: +env.kwargs.x=y")
-    frame_stack: int = knob(1, "latest observations stacked into one", gt=0)
+    frame_stack: int = knob(0, "latest observations stacked into one; 0: 4 for Atari, 1 elsewhere", ge=0)
     normalize_observation: bool = knob(False, "scale observations by running mean and variance")
     normalize_reward: bool = knob(False, "scale rewards by the running deviation of the discounted return")
     check: bool = knob(True, "stop when an observation leaves its declared space")
+    atari: AtariConfig = field(default_factory=AtariConfig)
 
 
 @dataclass
@@ -188,7 +199,7 @@ class TrainConfig(RootConfig):
 
     @property
     def products(self) -> dict[str, str]:
-        return {"evaluate": "evaluate", "watch": "play"}
+        return {"evaluate": "evaluate", "watch": "play", "export": "export"}
 
 
 @dataclass

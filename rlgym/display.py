@@ -59,7 +59,7 @@ def headline(metrics: Mapping[str, object]) -> tuple[str, float] | None:
 
 
 def lower_is_better(tag: str) -> bool:
-    return tag.endswith("loss")
+    return tag.endswith(("loss", "bits_per_byte", "perplexity"))
 
 
 class Quiet:

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rlgym.config import EnvConfig
 from rlgym.config_file import load_config
-from rlgym.envs.episodes import evaluate_policy, fresh_seed
+from rlgym.envs.episodes import Acts, evaluate_policy, fresh_seed
 from rlgym.envs.make import make_env
 from rlgym.files import to_json, write_atomic
 from rlgym.loading import load
@@ -22,17 +23,23 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     """
     config = load_config(folder, trust=words["trust"])
     policy = load(Run(folder), words["checkpoint"], words["device"], words["trust"])
-    episodes = words["episodes"]
     seed = fresh_seed(config.seed) if words["seed"] is None else words["seed"]
-    env = make_env(config.env, num_envs=min(episodes, config.env.num_envs))
+    return judge(policy, config.env, folder, words["episodes"], seed, {"checkpoint": words["checkpoint"]})
+
+
+def judge(
+    policy: Acts, config: EnvConfig, folder: Path, episodes: int, seed: int, subject: dict[str, Any]
+) -> dict[str, Any]:
+    """`evaluate` for any policy; writes into `folder`. `subject`: what the record says of who was judged."""
+    env = make_env(config, num_envs=min(episodes, config.num_envs))
     try:
         found = evaluate_policy(policy, env, episodes, seed)
     finally:
         env.close()
     result: dict[str, Any] = {tag.removeprefix("eval/"): value for tag, value in found.metrics.items()}
-    result |= {"checkpoint": words["checkpoint"], **found.records}
+    result |= {**subject, **found.records}
     target = folder / "evaluations"
-    target.mkdir(exist_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
     path = target / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{episodes}_episodes_seed_{seed}.json"
     write_atomic(path, to_json(result))
     mean, deviation = result["mean_reward"], result["std_reward"]

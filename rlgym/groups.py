@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from importlib.resources import files
@@ -55,12 +56,26 @@ def choices(root: str, group: str, config_dir: str | None = None) -> dict[str, s
 
 def roots(config_dir: str | None = None) -> list[Traversable]:
     """The built-in config folder and the user's."""
-    own: list[Traversable] = []
+    own = config_folder(config_dir)
+    if own is None:
+        return [files("rlgym.conf")]
+    if not Path(own).is_dir():
+        raise RequestError(f"--config-dir {own}: no such folder")
+    return [files("rlgym.conf"), Path(own)]
+
+
+def config_folder(config_dir: str | None) -> str | None:
+    """`--config-dir`, or the person's own folder where there is one."""
     if config_dir is not None:
-        if not Path(config_dir).is_dir():
-            raise RequestError(f"--config-dir {config_dir}: no such folder")
-        own.append(Path(config_dir))
-    return [files("rlgym.conf"), *own]
+        return config_dir
+    own = user_folder()
+    return str(own) if own.is_dir() else None
+
+
+def user_folder() -> Path:
+    """~/.config/rlgym, or where the system keeps such things; `sweep` of an installation writes tuned/ there."""
+    place = os.environ.get("APPDATA") if os.name == "nt" else os.environ.get("XDG_CONFIG_HOME")
+    return Path(place or os.path.expanduser("~/.config")) / "rlgym"
 
 
 def summary(text: str) -> str:

@@ -11,9 +11,9 @@ from typing import Any, get_type_hints
 from rlgym import __version__
 from rlgym.config import ROOTS
 from rlgym.groups import GROUPS, SET_BY, SUMMARIES, choices
-from rlgym.products import PRODUCTS
+from rlgym.products import ARCHIVE, PRODUCTS
 from rlgym.registry import BUILT_IN, OPEN, entries, resolve
-from rlgym.words import RerunWords, ResumeWords, RunsWords
+from rlgym.words import CompareWords, RerunWords, ResumeWords, RunsWords, SweepWords
 
 Row = tuple[str, str]
 
@@ -25,13 +25,17 @@ COMMANDS = {
     "play": "record or show episodes",
     "generate": "text from a next-token model",
     "fill": "a masked model's guesses for [MASK]",
-    "export": "a folder that transformers loads",
+    "export": "a policy as ONNX and torch.export, a language model as transformers loads it",
     "runs": "list the runs of a folder",
+    "compare": "agents over seeds, with intervals: is the difference real?",
+    "sweep": "search for better hyper-parameters (Optuna)",
     "rerun": "train again from a run's config",
 }
 WORDS = {
     "resume": ResumeWords,
     "runs": RunsWords,
+    "compare": CompareWords,
+    "sweep": SweepWords,
     "rerun": RerunWords,
 }
 USAGE = {
@@ -40,20 +44,40 @@ USAGE = {
     "pretrain": "rlgym pretrain [key=value ...] [-m] [--cfg job] [--config-dir DIR]",
     **{name: f"rlgym {name} RUN [key=value ...]" for name in PRODUCTS},
     "runs": "rlgym runs [FOLDER] [key=value ...]",
+    "compare": "rlgym compare [RUN ...] [key=value ...]",
+    "sweep": "rlgym sweep [FOLDER] [key=value ...] [--config-dir DIR]",
     "rerun": "rlgym rerun RUN [key=value ...] [--cfg job]",
 }
 RUN = "RUN is a run folder, the short name of one under runs/, or `last`."
 FLAGS = [
-    ("-m, --multirun", "a sweep: every combination of comma lists (seed=1,2,3) and ranges (seed=range(1,4))"),
+    (
+        "-m, --multirun",
+        "every combination of comma lists (seed=1,2,3) and ranges (seed=range(1,4)); jobs=2: two at a time",
+    ),
     ("-c job, --cfg job", "print the config that would train, and write nothing"),
     ("--config-dir DIR", "a folder of your own agent/, env/, model/, data/, experiment/, ... files"),
     ("-h, --help", "this help; COMMAND --help for that of a command"),
     ("--version", "the version"),
 ]
+ABOUT = {
+    "compare": [
+        "RUN is a run folder, a folder of runs, a glob, or part of the names of some under runs/; none: all of runs/.",
+        "Writes comparison.md, comparison.json, curves.png and summary.png. How to read them: docs/statistics.md.",
+    ],
+    "sweep": [
+        "Any other word is as in train. Keys given as ranges are searched, in quotes because of the shell:",
+        "  'agent.learning_rate=tag(log,interval(1e-4,1e-2))'",
+        "  'agent.n_steps=choice(32,64,128)' 'agent.n_epochs=range(1,6)'",
+        "Without any, what conf/search/ says of the agent. FOLDER is a sweep to go on with. More: docs/sweep.md.",
+    ],
+}
+"""Lines of a command's help between its summary and its keys."""
 EXAMPLES = [
     "rlgym                                             PPO on CartPole-v1",
     "rlgym agent=ppo env=LunarLander-v3 seed=3 steps=1e6",
-    "rlgym -m env=CartPole-v1,Acrobot-v1 seed=1,2,3    a sweep of six runs",
+    "rlgym -m env=CartPole-v1,Acrobot-v1 seed=1,2,3 jobs=2    six runs, two at a time",
+    "rlgym compare                                     which agent is better, and is that real?",
+    "rlgym sweep env=CartPole-v1 trials=50             better values, into a tuned file",
     "rlgym evaluate last episodes=100",
     "rlgym pretrain                                    a small model of Python's own source",
     "rlgym pretrain data=text data.path=corpus.txt model=gpt_mini",
@@ -85,12 +109,14 @@ def command(name: str, config_dir: str | None = None, chosen: Mapping[str, str] 
                 lines += [f"keys of {group}={entry.name}", *_rows(rows), ""]
         lines += ["options", *_rows(FLAGS)]
         return "\n".join(lines)
+    lines += [*ABOUT[name], ""] if name in ABOUT else []
     if name == "rerun":
         lines[2] += "; any key of its command but the groups replaces the run's"
-    lines += [RUN, ""] if "RUN" in USAGE[name] else []
+    lines += [RUN, ""] if "RUN" in USAGE[name] and name not in ABOUT else []
     tables = {root: product.words for root, product in PRODUCTS[name].items()} if name in PRODUCTS else {}
     for root, words in tables.items():
-        lines += [f"keys for a run of {root}", *_rows(list(_keys(words))), ""]
+        kind = "a model.zip that Stable-Baselines3 saved" if root == ARCHIVE else f"a run of {root}"
+        lines += [f"keys for {kind}", *_rows(list(_keys(words))), ""]
     if not tables:
         lines += ["keys", *_rows(list(_keys(WORDS[name])))]
     return "\n".join(lines).rstrip()

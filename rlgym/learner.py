@@ -19,10 +19,35 @@ Metrics = dict[str, "float | Tensor"]
 """Tag -> a number or a 0-d tensor that may still live on the device."""
 
 Section = Mapping[str, "Tensor | type_json"]
-"""One named part of a checkpoint: tensors go to `<section>.safetensors`, everything else to `state.json`."""
+"""One named part of a checkpoint: tensors go to `<section>.safetensors`, `Shared` ones to a file that several
+checkpoints name, everything else to `state.json`."""
+
+REPLAY = "replay"
+"""The section of past experience. Large, and nothing that uses a finished model reads it; a resume can do without."""
 
 NON_FINITE = "train/non_finite"
 """Metric an update reports: how many of its optimiser steps were withheld for a non-finite loss or gradient."""
+
+
+@dataclass
+class Shared:
+    """Tensors of a section that never change once they are there.
+
+    Saving calls `make` unless `file` is there already, and sets `file`. In a section that was loaded, `make` reads the
+    file; CheckpointError when it is not, byte for byte, the one that was written.
+    """
+
+    make: Callable[[], Mapping[str, Tensor]]
+    file: SharedFile | None = None
+
+
+@dataclass(frozen=True)
+class SharedFile:
+    """A file in checkpoints/shared."""
+
+    name: str
+    bytes: int
+    sha256: str
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Any
 from rlgym import checkpoint
 from rlgym.config_file import load_config
 from rlgym.errors import RequestError
+from rlgym.learner import REPLAY
 from rlgym.run import Run, find_run
 from rlgym.training import learner_class
 
@@ -30,13 +31,14 @@ def load(run: Run | Path | str, checkpoint: str = "best", device: str = "cpu", t
 
 
 def open_checkpoint(run: Run, which: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(state, loop) of a run's checkpoint: `best` (where nothing was evaluated: the latest), `latest`, or a step."""
+    """(state, loop) of a run's checkpoint: `best` (where nothing was evaluated: the latest), `latest`, or a step. Its
+    replay stays unread."""
     folder = checkpoint.best(run.dir) if which == "best" else None
     if folder is None and which in ("best", "latest"):
-        folder = checkpoint.newest(run.dir, lambda line: print(f"rlgym: {line}", file=sys.stderr))
+        folder = checkpoint.newest(run.dir, lambda line: print(f"rlgym: {line}", file=sys.stderr), (REPLAY,))
     if folder is None:
         folder = run.dir / "checkpoints" / f"step_{which}"
         if not folder.is_dir():
             steps = ", ".join(str(step) for step in checkpoint.steps(run.dir))
             raise RequestError(f"checkpoint={which}: {run.dir} has the steps {steps}")
-    return checkpoint.load(folder)
+    return checkpoint.load(folder, without=(REPLAY,))

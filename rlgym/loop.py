@@ -9,7 +9,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,10 @@ RATE_TAG = {"steps": "time/fps", "moves": "time/fps", "tokens": "time/tokens_per
 UNREAD = 1_000
 """Updates whose metrics may wait on the device: a bound for runs that log rarely or never."""
 EXIT_CODE = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+Watch = Callable[[int, float], "str | None"]
+"""Told the step and the monitored metric of every evaluation; gives a reason to stop the run, or None."""
 
 
 @dataclass
@@ -71,8 +75,19 @@ class Loop:
 
     rank, world_size = 0, 1  # one process today
 
-    def __init__(self, learner: Learner, config: RootConfig, run: Run, tracker: Tracker, display: Display) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        config: RootConfig,
+        run: Run,
+        tracker: Tracker,
+        display: Display,
+        watch: Watch | None = None,
+    ) -> None:
         self.learner, self.config, self.run, self.tracker, self.display = learner, config, run, tracker, display
+        self.watch = watch
+        self.unpromising: str | None = None
+        """Why `watch` wants this run to end."""
         self.state = LoopState(config.log.every, config.evaluate.every, config.checkpoint.every)
         self.signal: int | None = None
         self.saved = -1
@@ -138,6 +153,8 @@ class Loop:
         if self.signal is not None:
             name = signal.Signals(self.signal).name
             return "stopped", f"stopped by {name}", EXIT_CODE[signal.Signals(self.signal)]
+        if self.unpromising is not None:
+            return "stopped", self.unpromising, 0
         if progress.step >= config.budget:
             return "finished", f"spent its budget of {config.budget:,} {self.learner.unit}", 0
         if config.updates is not None and progress.update >= config.updates:
@@ -245,6 +262,8 @@ class Loop:
         value = evaluation.metrics.get(tag, math.nan)
         state.evaluated = step
         state.since_best += 1
+        if self.watch is not None:
+            self.unpromising = self.watch(step, value)
         if math.isnan(value):
             return False
         if state.best is None or (value > state.best if direction == "max" else value < state.best):

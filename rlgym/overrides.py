@@ -30,7 +30,7 @@ class Words:
 def parse(words: Sequence[str], groups: Sequence[str]) -> Words:
     found = Words({}, {}, [], [])
     for word in words:
-        override = _parse(word)
+        override = parse_word(word)
         key, raw = override.key_or_group, word.split("=", 1)[1]
         if override.is_hydra_override():
             found.hydra.append(word)
@@ -55,7 +55,7 @@ def expand(words: Sequence[str]) -> list[list[str]]:
     """The jobs of a sweep: every combination of the words' values, the first word varying slowest."""
     axes: list[list[str]] = []
     for word in words:
-        override = _parse(word)
+        override = parse_word(word)
         if not override.is_sweep_override():
             axes.append([word])
             continue
@@ -67,7 +67,8 @@ def expand(words: Sequence[str]) -> list[list[str]]:
     return [list(job) for job in product(*axes)]
 
 
-def _parse(word: str) -> Override:
+def parse_word(word: str) -> Override:
+    """One word in Hydra's grammar, or a RequestError that says what is wrong with it."""
     key, equals, raw = word.partition("=")
     if word.startswith("~"):
         raise RequestError(f"{word}: nothing can be removed; tuned=off and experiment=null turn those two off")

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rlgym.config import EnvConfig
 from rlgym.config_file import load_config
-from rlgym.envs.episodes import evaluate_policy, fresh_seed
-from rlgym.envs.make import make_env
-from rlgym.envs.video import record
+from rlgym.envs.episodes import ENDLESS, Acts, evaluate_policy, fresh_seed
+from rlgym.envs.video import drawn, record
 from rlgym.errors import RequestError
 from rlgym.loading import load
 from rlgym.run import Run
@@ -22,21 +22,25 @@ def play(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     config = load_config(folder, trust=words["trust"])
     policy = load(Run(folder), words["checkpoint"], trust=words["trust"])
     seed = fresh_seed(config.seed) if words["seed"] is None else words["seed"]
-    if words["render"] == "window":
+    return show(policy, config.env, folder, words["episodes"], seed, words["render"])
+
+
+def show(policy: Acts, config: EnvConfig, folder: Path, episodes: int, seed: int, render: str) -> dict[str, Any]:
+    """`play` for any policy; a video goes into the `folder`'s videos/. A seed gives the same episodes in both."""
+    if render == "window":
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise RequestError("render=window: there is no display here; render=video writes a file")
-        env = make_env(config.env, num_envs=1, render_mode="human")
-        try:
-            episodes = evaluate_policy(policy, env, words["episodes"], seed).records["episodes"]
-        finally:
-            env.close()
-        shown: dict[str, Any] = {"episodes": episodes}
+        with drawn(config, "human") as env:
+            shown: dict[str, Any] = {"episodes": evaluate_policy(policy, env, episodes, seed).records["episodes"]}
     else:
         path = folder / "videos" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_seed_{seed}.mp4"
-        video = record(config.env, policy.act, words["episodes"], seed, path)
+        video = record(config, policy, episodes, seed, path, max_frames=ENDLESS, thumbnails=False)
         shown = {"episodes": [{"return": e.ret, "length": e.length} for e in video.episodes], "video": str(path)}
+        if video.running is not None:
+            shown["episodes"].append({"return": video.running.ret, "length": video.running.length, "cut": True})
     for index, episode in enumerate(shown["episodes"], 1):
-        print(f"episode {index}: return {episode['return']:.4g}, {episode['length']} steps")
+        end = ", cut off: it goes on" if episode.get("cut") else ""
+        print(f"episode {index}: return {episode['return']:.4g}, {episode['length']} steps{end}")
     if "video" in shown:
         print(f"written to {shown['video']}")
     return shown

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlgym.words import EvaluateTextWords, EvaluateWords, ExportWords, FillWords, GenerateWords, PlayWords
+from rlgym.words import (
+    EvaluateArchiveWords,
+    EvaluateTextWords,
+    EvaluateWords,
+    ExportWords,
+    FillWords,
+    GenerateWords,
+    PlayArchiveWords,
+    PlayWords,
+)
+
+ARCHIVE = "archive"
+"""In place of a root: a model.zip that Stable-Baselines3 saved."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +31,17 @@ PRODUCTS: dict[str, dict[str, Product]] = {
     "evaluate": {
         "train": Product(EvaluateWords, "rlgym.evaluate:evaluate"),
         "pretrain": Product(EvaluateTextWords, "rlgym.ssl.evaluate:evaluate"),
+        ARCHIVE: Product(EvaluateArchiveWords, "rlgym.agents.sb3.archive:evaluate"),
     },
-    "play": {"train": Product(PlayWords, "rlgym.play:play")},
+    "play": {
+        "train": Product(PlayWords, "rlgym.play:play"),
+        ARCHIVE: Product(PlayArchiveWords, "rlgym.agents.sb3.archive:play"),
+    },
     "generate": {"pretrain": Product(GenerateWords, "rlgym.ssl.generate:generate")},
     "fill": {"pretrain": Product(FillWords, "rlgym.ssl.fill:fill")},
-    "export": {"pretrain": Product(ExportWords, "rlgym.ssl.export:export")},
+    "export": {
+        "train": Product(ExportWords, "rlgym.agents.export:export"),
+        "pretrain": Product(ExportWords, "rlgym.ssl.export:export"),
+    },
 }
-"""Command -> root of the run -> product."""
+"""Command -> root of the run, or ARCHIVE -> product."""

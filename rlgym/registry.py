@@ -33,6 +33,19 @@ def _text(kind: str, names: dict[str, tuple[str, str, str]]) -> tuple[Entry, ...
     )
 
 
+def _sb3(names: dict[str, str]) -> tuple[Entry, ...]:
+    """Entries of Stable-Baselines3's algorithms, which are one class here."""
+    return tuple(
+        Entry(
+            f"sb3/{name}",
+            f"rlgym.agents.sb3.config:SB3{name.upper()}Config",
+            "rlgym.agents.sb3.learner:SB3",
+            f"Stable-Baselines3's {name.upper()}: {summary}",
+        )
+        for name, summary in names.items()
+    )
+
+
 BUILT_IN: dict[str, tuple[Entry, ...]] = {
     "agent": (
         Entry(
@@ -40,6 +53,57 @@ BUILT_IN: dict[str, tuple[Entry, ...]] = {
             "rlgym.agents.config:PPOConfig",
             "rlgym.agents.ppo:PPO",
             "Proximal Policy Optimization: on-policy, any action space",
+        ),
+        Entry(
+            "a2c",
+            "rlgym.agents.config:A2CConfig",
+            "rlgym.agents.a2c:A2C",
+            "Advantage actor-critic: on-policy, any action space, a gradient step each few environment steps",
+        ),
+        Entry(
+            "reinforce",
+            "rlgym.agents.config:ReinforceConfig",
+            "rlgym.agents.reinforce:Reinforce",
+            "REINFORCE with a learned baseline: on-policy, any action space, whole returns",
+        ),
+        Entry(
+            "dqn",
+            "rlgym.agents.q_config:DQNConfig",
+            "rlgym.agents.dqn:DQN",
+            "Deep Q-learning: off-policy, discrete actions; double, dueling, n-step, prioritised, noisy, C51 or QR",
+        ),
+        Entry(
+            "rainbow",
+            "rlgym.agents.q_config:RainbowConfig",
+            "rlgym.agents.dqn:DQN",
+            "Rainbow: DQN with all of its parts, at the published values",
+        ),
+        Entry(
+            "pqn",
+            "rlgym.agents.q_config:PQNConfig",
+            "rlgym.agents.pqn:PQN",
+            "Parallel Q-learning: discrete actions, many environments, neither replay nor target network",
+        ),
+        Entry(
+            "sac",
+            "rlgym.agents.config:SACConfig",
+            "rlgym.agents.sac:SAC",
+            "Soft Actor-Critic: off-policy, continuous actions, entropy held by itself",
+        ),
+        Entry(
+            "td3",
+            "rlgym.agents.config:TD3Config",
+            "rlgym.agents.td3:TD3",
+            "Twin Delayed DDPG: off-policy, continuous actions, a deterministic policy",
+        ),
+        *_sb3(
+            {
+                "ppo": "on-policy, any bounded action space",
+                "a2c": "on-policy, any bounded action space",
+                "dqn": "off-policy, discrete actions",
+                "sac": "off-policy, continuous actions",
+                "td3": "off-policy, continuous actions",
+            }
         ),
     ),
     "objective": _text(

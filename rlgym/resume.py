@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rlgym import checkpoint
 from rlgym.config_file import load_config, save_config
 from rlgym.errors import CheckpointError, RequestError
+from rlgym.learner import REPLAY
 from rlgym.manifest import alive, process
 from rlgym.run import Run
 from rlgym.training import build_learner, drive
@@ -18,7 +20,8 @@ from rlgym.training import build_learner, drive
 
 def resume(folder: Path, words: dict[str, Any]) -> Run:
     """Continue the run in `folder`. `words`: new budgets (`steps` or `tokens`, `updates`, `minutes`),
-    `schedule_steps` or `schedule_tokens`, `device`, `display`, `force`, `trust`; what is None stays as the run began.
+    `schedule_steps` or `schedule_tokens`, `device`, `display`, `replay`, `force`, `trust`; what is None stays as the
+    run began.
 
     Schedules stay functions of the first budget unless `schedule_...` says otherwise.
     """
@@ -36,11 +39,11 @@ def resume(folder: Path, words: dict[str, Any]) -> Run:
         if words[name] is not None:
             setattr(config, name, words[name])
     config.display = words["display"]
+    without = () if words["replay"] else (REPLAY,)
     try:
-        found = checkpoint.newest(folder, _warn)
-        state, loop_state = checkpoint.load(found)
+        state, loop_state = checkpoint.load(checkpoint.newest(folder, _warn, without), without)
     except CheckpointError as error:
-        raise RequestError(f"{folder} cannot be resumed: {error}") from error
+        raise _cannot_resume(folder, error, without) from error
     step = int(state["progress"]["step"])
     if step >= config.budget and began == (config.budget, config.updates, config.minutes):
         raise RequestError(
@@ -51,16 +54,32 @@ def resume(folder: Path, words: dict[str, Any]) -> Run:
     learner = build_learner(config, run)
     try:
         _check_corpus(run, learner.facts.get("data"), words["force"])
+        if without and REPLAY not in learner.exactness:
+            raise RequestError(f"replay=false: {folder} learns from no replay; leave the word out")
         try:
             learner.load_state_dict(state)
+        except CheckpointError as error:
+            raise _cannot_resume(folder, error, without) from error
         except (KeyError, ValueError) as error:
             said = " ".join(str(error).split())
             raise RequestError(f"{folder}: its checkpoint does not fit its config.yaml ({said}); changed?") from error
         save_config(config, run.config_path)
         run.update_manifest(**process(), end=None, resumed_from=[*run.manifest.get("resumed_from", []), step])
+        if REPLAY in learner.exactness and REPLAY not in state:
+            run.update_manifest(without_replay=[*run.manifest.get("without_replay", []), step])
         return drive(learner, config, run, loop_state)
     finally:
         learner.close()
+
+
+def _cannot_resume(folder: Path, error: CheckpointError, without: tuple[str, ...]) -> RequestError:
+    """What is wrong, and, where only past experience is damaged, how to go on without it."""
+    remedy = ""
+    if not without:
+        with suppress(CheckpointError):
+            checkpoint.newest(folder, lambda line: None, (REPLAY,))
+            remedy = "; put it back, or go on with replay=false, gathering the replay anew before learning goes on"
+    return RequestError(f"{folder} cannot be resumed: {error}{remedy}")
 
 
 def _check_corpus(run: Run, data: dict[str, Any] | None, force: bool) -> None:

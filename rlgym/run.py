@@ -165,7 +165,7 @@ def list_runs(root: Path = Path("runs")) -> list[dict[str, Any]]:
     if not root.is_dir():
         return []
     runs = [Run(folder) for folder in root.iterdir() if is_run(folder)]
-    return [_row(run) for run in sorted(runs, key=_started)]
+    return [row_of(run) for run in sorted(runs, key=_started)]
 
 
 def _started(run: Run) -> tuple[float, str]:
@@ -176,7 +176,8 @@ def _started(run: Run) -> tuple[float, str]:
         return run.dir.stat().st_mtime, run.name
 
 
-def _row(run: Run) -> dict[str, Any]:
+def row_of(run: Run) -> dict[str, Any]:
+    """What a list of runs says of one; a summary is made up for a run that has not written one."""
     recorded, summary = run.manifest, run.summary
     status = recorded.get("status", "broken")
     if status == "running" and not _still_runs(recorded):

@@ -1,6 +1,7 @@
 """`-m`: every combination of the words' values, as one run each.
 
-Every job's request is checked before the first starts. Hydra's launchers then run the jobs (`hydra/launcher=joblib` and
+Every job's request is checked before the first starts. `jobs=N` works on N of them at a time. Otherwise Hydra's
+launchers run the jobs, one after the other unless a plugin of its own is installed (`hydra/launcher=submitit_slurm` and
 its like work), but nothing else of its multirun: it would write a folder a job, and end the sweep when one job fails.
 """
 
@@ -24,8 +25,9 @@ from rlgym.compose import compose, expand, hydra_at_conf, hydra_words
 from rlgym.config import RootConfig
 from rlgym.config_file import to_yaml
 from rlgym.errors import RequestError, TrainingError
-from rlgym.groups import GROUPS
+from rlgym.groups import GROUPS, config_folder
 from rlgym.overrides import parse
+from rlgym.processes import Died, Signals, in_processes
 from rlgym.table import print_table
 
 STOPPED = (130, 143)
@@ -40,6 +42,9 @@ QUIET = (
 )
 """Hydra writes no folder of its own: each job's run folder is the program's."""
 
+SIDE_BY_SIDE = {"threads": "threads=1", "display": "display=quiet"}
+"""Words of jobs that run beside each other, unless they say otherwise: live lines would overwrite each other."""
+
 
 def sweep(
     words: Sequence[str],
@@ -49,7 +54,13 @@ def sweep(
     root: str = "train",
 ) -> int:
     """Run every job; the worst exit code. `show`: print the jobs' configs instead."""
-    hydra_own = parse([word for word in words if word.lstrip("+").startswith(("hydra.", "hydra/"))], ())
+    config_dir = config_folder(config_dir)
+    count, words = jobs_at_once(words)
+    own = [word for word in words if word.lstrip("+").startswith(("hydra.", "hydra/"))]
+    if count > 1:
+        if own:
+            raise RequestError(f"{own[0]}: jobs={count} starts its own processes; leave out one of the two")
+        words = side_by_side(words)
     jobs = expand(list(words), root)
     configs = [_composed(job, config_dir, root) for job in jobs]
     if show:
@@ -57,11 +68,34 @@ def sweep(
             print(f"---\n{to_yaml(config)}", end="")
         return 0
     _check(jobs, configs)
-    settings = [*QUIET, *hydra_words(hydra_own, config_dir)]
-    lines = [hydra_words(parse(job, GROUPS[root]), None) for job in jobs]
-    rows = _launch(root, settings, lines, Job(jobs, configs, command))
+    if count > 1:
+        rows = _side_by_side(root, jobs, config_dir, command, count)
+    else:
+        settings = [*QUIET, *hydra_words(parse(own, ()), config_dir)]
+        lines = [hydra_words(parse(job, GROUPS[root]), None) for job in jobs]
+        rows = _launch(root, settings, lines, Job(jobs, configs, command))
     print_table(rows, ("job", "words", "folder", "exit code", "return"))
     return max(int(row["exit code"]) for row in rows)
+
+
+def jobs_at_once(words: Sequence[str]) -> tuple[int, list[str]]:
+    """The N of `jobs=N`, 1 without it, and the other words."""
+    given = [word for word in words if word.startswith("jobs=")]
+    rest = [word for word in words if word not in given]
+    if not given:
+        return 1, rest
+    number = given[-1].removeprefix("jobs=")
+    if not number.isdecimal() or int(number) < 1:
+        raise RequestError(f"jobs={number}: must be a whole number of processes, 1 or more")
+    return int(number), rest
+
+
+def side_by_side(words: Sequence[str]) -> list[str]:
+    given = {word.lstrip("+").split("=", 1)[0] for word in words}
+    return [*words, *(word for key, word in SIDE_BY_SIDE.items() if key not in given)]
+
+
+# ---- one job
 
 
 class Job:
@@ -72,24 +106,34 @@ class Job:
         self.stopped = 0
 
     def __call__(self, _: DictConfig) -> dict[str, Any]:
-        from rlgym.training import run_training
-
         index = int(HydraConfig.get().job.num)
-        row: dict[str, Any] = {"job": index + 1, "words": " ".join(self.jobs[index])}
         if self.stopped:
-            return row | {"exit code": self.stopped, "folder": "not started"}
-        print(f"rlgym: job {index + 1} of {len(self.jobs)}: {row['words']}", file=sys.stderr)
-        try:
-            run = run_training(self.configs[index], self.command)
-        except (RequestError, TrainingError) as error:
-            print(f"rlgym: job {index + 1}: {' '.join(str(error).split())}", file=sys.stderr)
-            return row | {"exit code": error.exit_code}
-        except Exception:  # a fault of one job's code must not take the others with it
-            traceback.print_exc()
-            return row | {"exit code": 1}
-        if run.exit_code in STOPPED:
-            self.stopped = run.exit_code
-        return row | {"exit code": run.exit_code, "folder": str(run.dir), "return": _final_return(run.summary)}
+            return _row(index, self.jobs[index]) | {"exit code": self.stopped, "folder": "not started"}
+        print(f"rlgym: job {index + 1} of {len(self.jobs)}: {' '.join(self.jobs[index])}", file=sys.stderr)
+        row = train_job(index, self.jobs[index], self.configs[index], self.command)
+        if row["exit code"] in STOPPED:
+            self.stopped = row["exit code"]
+        return row
+
+
+def train_job(index: int, words: list[str], config: RootConfig, command: list[str]) -> dict[str, Any]:
+    """A row of the table; what went wrong is on stderr."""
+    from rlgym.training import run_training
+
+    row = _row(index, words)
+    try:
+        run = run_training(config, command)
+    except (RequestError, TrainingError) as error:
+        print(f"rlgym: job {index + 1}: {' '.join(str(error).split())}", file=sys.stderr)
+        return row | {"exit code": error.exit_code}
+    except Exception:  # a fault of one job's code must not take the others with it
+        traceback.print_exc()
+        return row | {"exit code": 1}
+    return row | {"exit code": run.exit_code, "folder": str(run.dir), "return": _final_return(run.summary)}
+
+
+def _row(index: int, words: list[str]) -> dict[str, Any]:
+    return {"job": index + 1, "words": " ".join(words)}
 
 
 def _final_return(summary: dict[str, Any]) -> float | None:
@@ -97,6 +141,51 @@ def _final_return(summary: dict[str, Any]) -> float | None:
 
     found = headline(summary.get("final") or {})
     return found[1] if found else None
+
+
+# ---- several jobs at once
+
+
+def _side_by_side(
+    root: str, jobs: list[list[str]], config_dir: str | None, command: list[str], count: int
+) -> list[dict[str, Any]]:
+    signals = Signals()
+    rows: dict[int, dict[str, Any]] = {}
+
+    def tasks() -> Any:
+        for index, job in enumerate(jobs):
+            if any(row["exit code"] in STOPPED for row in rows.values()):
+                return
+            print(f"rlgym: job {index + 1} of {len(jobs)} starts: {' '.join(job)}", file=sys.stderr)
+            yield index, job, root, config_dir, command
+
+    for (index, job, *_), answer in in_processes(work, tasks(), count, signals):
+        if isinstance(answer, Died):
+            print(f"rlgym: job {index + 1}: {answer}", file=sys.stderr)
+            answer = _row(index, job) | {"exit code": _stop_code(signals) or 1}
+        rows[index] = answer
+        code, value = answer["exit code"], answer.get("return")
+        result = "" if value is None else f", return {value:.4g}"
+        print(f"rlgym: job {index + 1} ended with exit code {code}{result}", file=sys.stderr)
+    stopped = max((row["exit code"] for row in rows.values() if row["exit code"] in STOPPED), default=0)
+    absent = {"exit code": _stop_code(signals) or stopped or 1, "folder": "not started"}
+    return [rows.get(index, _row(index, job) | absent) for index, job in enumerate(jobs)]
+
+
+def _stop_code(signals: Signals) -> int:
+    return 0 if signals.number is None else 128 + signals.number
+
+
+def work(task: tuple[int, list[str], str, str | None, list[str]]) -> dict[str, Any]:
+    """A job in a process of its own; it composes its config again, so that only words travel."""
+    index, job, root, config_dir, command = task
+    try:
+        return train_job(index, job, compose(job, root, config_dir), command)
+    except KeyboardInterrupt:
+        return _row(index, job) | {"exit code": 130}
+
+
+# ---- checking and launching
 
 
 def _composed(job: list[str], config_dir: str | None, root: str) -> Any:

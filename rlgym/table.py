@@ -9,6 +9,7 @@ from typing import Any
 
 from rlgym.errors import RequestError
 from rlgym.nearest import did_you_mean
+from rlgym.words import age, matching
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -20,6 +21,35 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> No
         _plain(cells, columns, numeric)
 
 
+def markdown(rows: Sequence[Mapping[str, str]], right: int) -> list[str]:
+    """Lines of a Markdown table, padded to be one in a terminal too; columns from `right` on are numbers."""
+    columns = list(rows[0])
+    lines = [columns, *([row[column] for column in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    texts = [
+        [
+            cell.rjust(width) if i >= right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        for line in lines
+    ]
+    rule = ["-" * (width - 1) + ":" if i >= right else "-" * width for i, width in enumerate(widths)]
+    return [f"| {' | '.join(line)} |" for line in (texts[0], rule, *texts[1:])]
+
+
+def fitting(rows: Sequence[dict[str, Any]], words: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows that fit `agent`, `env`, `seed`, `status` (comma lists, * for anything), none older than `since`."""
+    kept = list(rows)
+    for column in ("agent", "env", "seed", "status"):
+        if words[column]:
+            fits = matching(words[column])
+            kept = [row for row in kept if row[column] is not None and fits(str(row[column]))]
+    if words["since"]:
+        oldest = age(words["since"])
+        kept = [row for row in kept if row["age_s"] <= oldest]
+    return kept
+
+
 def ordered(rows: Sequence[dict[str, Any]], sort: str) -> list[dict[str, Any]]:
     """Rows by a column, descending with a leading `-`; rows without a value come last."""
     column = sort.removeprefix("-")
@@ -27,7 +57,8 @@ def ordered(rows: Sequence[dict[str, Any]], sort: str) -> list[dict[str, Any]]:
         raise RequestError(f"sort={sort}: must be one of {', '.join(rows[0])}{did_you_mean(column, rows[0], 'sort=')}")
     present = [row for row in rows if row[column] is not None]
     absent = [row for row in rows if row[column] is None]
-    return sorted(present, key=lambda row: row[column], reverse=sort != column) + absent
+    # A broken manifest may hold text where others hold a number.
+    return sorted(present, key=lambda row: (isinstance(row[column], str), row[column]), reverse=sort != column) + absent
 
 
 def shown(value: Any, column: str = "") -> str:

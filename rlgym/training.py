@@ -12,7 +12,7 @@ from rlgym.compose import compose
 from rlgym.config_file import to_yaml
 from rlgym.display import Display, make_display
 from rlgym.errors import TrainingError
-from rlgym.loop import Loop, Outcome
+from rlgym.loop import Loop, Outcome, Watch
 from rlgym.manifest import now
 from rlgym.run import Run, create_run
 from rlgym.tracking import Tracker
@@ -60,12 +60,18 @@ def check_request(config: RootConfig) -> None:
     build_learner(deepcopy(config)).close()
 
 
-def run_training(config: RootConfig, command: list[str], fail: Callable[[TrainingError], None] | None = None) -> Run:
-    """Train a new run by `config`. A TrainingError goes to `fail`; by default it is one line on stderr, exit code 3."""
+def run_training(
+    config: RootConfig,
+    command: list[str],
+    fail: Callable[[TrainingError], None] | None = None,
+    watch: Watch | None = None,
+) -> Run:
+    """Train a new run by `config`. A TrainingError goes to `fail`; by default it is one line on stderr, exit code 3.
+    `watch` sees every evaluation and may end the run."""
     learner = build_learner(config)
     try:
         run = create_run(config, command, resume=learner.exactness, **learner.facts, **_hardware(config))
-        return drive(learner, config, run, fail=fail)
+        return drive(learner, config, run, fail=fail, watch=watch)
     finally:
         learner.close()
 
@@ -76,12 +82,13 @@ def drive(
     run: Run,
     loop_state: dict[str, Any] | None = None,
     fail: Callable[[TrainingError], None] | None = None,
+    watch: Watch | None = None,
 ) -> Run:
     """Run the loop over `learner` in `run`'s folder, from `loop_state` on if it is a resume, and write how it ended."""
     tracker = Tracker(run.dir, None if loop_state is None else learner.progress.step)
     display = make_display(config.display, _title(config, run), config.budget, learner.unit)
     tracker.hparams(asdict(config), [learner.monitor[0]])
-    loop = Loop(learner, config, run, tracker, display)
+    loop = Loop(learner, config, run, tracker, display, watch)
     if loop_state is not None:
         loop.resume(loop_state)
     else:

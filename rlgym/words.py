@@ -5,8 +5,11 @@ Hydra's grammar would eat quotes, brackets and commas of a prompt.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime
+from fnmatch import fnmatchcase
 from typing import Any
 
 from rlgym.config import knob
@@ -15,6 +18,10 @@ from rlgym.typed import build, to_dict
 
 TRUST = "import the code that the run's config names by module:Name"
 CHECKPOINT = "best, latest or the N of a checkpoints/step_N"
+ALGO = "which of Stable-Baselines3's algorithms saved it"
+ALGOS = ("ppo", "a2c", "dqn", "sac", "td3")
+TRUST_ARCHIVE = "read the archive, which can run any code that its maker put in"
+AGE = "only those begun since then: a day (2026-11-20), or an age (30m, 12h, 2d)"
 
 
 @dataclass
@@ -27,6 +34,7 @@ class ResumeWords:
     schedule_tokens: int | None = knob(None, "tokens over which schedules run; empty: as the run began", gt=0)
     device: str | None = knob(None, "cpu, cuda, cuda:N or mps; empty: as the run began")
     display: str = knob("auto", "progress on the terminal", choices=("auto", "rich", "plain", "quiet"))
+    replay: bool = knob(True, "false: go on without the replay, which is gathered anew before learning goes on")
     force: bool = knob(False, "go on although the corpus is no longer the one that the run began with")
     trust: bool = knob(False, TRUST)
 
@@ -47,6 +55,27 @@ class PlayWords:
     seed: int | None = knob(None, "seed of those episodes; empty: one that training never used", ge=0)
     checkpoint: str = knob("best", CHECKPOINT)
     trust: bool = knob(False, TRUST)
+
+
+@dataclass
+class EvaluateArchiveWords:
+    env: str = knob("", "the environment's id, as in train")
+    algo: str | None = knob(None, ALGO, choices=ALGOS)
+    episodes: int = knob(100, "fresh episodes to play", gt=0)
+    num_envs: int = knob(8, "environments stepped in parallel", gt=0)
+    seed: int | None = knob(None, "seed of those episodes; empty: always the same one", ge=0)
+    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
+    trust: bool = knob(False, TRUST_ARCHIVE)
+
+
+@dataclass
+class PlayArchiveWords:
+    env: str = knob("", "the environment's id, as in train")
+    algo: str | None = knob(None, ALGO, choices=ALGOS)
+    episodes: int = knob(1, "episodes to show", gt=0)
+    render: str = knob("video", "a file in videos/ beside the archive, or a window", choices=("video", "window"))
+    seed: int | None = knob(None, "seed of those episodes; empty: always the same one", ge=0)
+    trust: bool = knob(False, TRUST_ARCHIVE)
 
 
 @dataclass
@@ -92,7 +121,47 @@ class ExportWords:
 
 @dataclass
 class RunsWords:
-    sort: str = knob("", "column to sort by; a leading - reverses")
+    agent: str = knob("", "only these: a comma list, in which * stands for anything (agent=ppo,sb3/*)")
+    env: str = knob("", "only these, as env=CartPole-v1 or env=ALE/*")
+    seed: str = knob("", "only these")
+    status: str = knob("", "only finished, running, stopped, failed, killed or broken")
+    since: str = knob("", AGE)
+    sort: str = knob("", "column to sort by; a leading - reverses (sort=-final)")
+    limit: int | None = knob(None, "at most so many lines; empty: all", gt=0)
+
+
+@dataclass
+class CompareWords:
+    agent: str = knob("", "only these: a comma list, in which * stands for anything (agent=ppo,sb3/*)")
+    env: str = knob("", "only these, as env=CartPole-v1 or env=ALE/*")
+    since: str = knob("", AGE)
+    by: str = knob("", "keys whose values set runs of one agent apart, as by=agent.learning_rate,agent.n_steps")
+    metric: str = knob("", "tag of metrics.jsonl to score by; empty: eval/mean_reward, of text validation/loss")
+    score: str = knob(
+        "auto",
+        "where from: `evaluate RUN`, training's last evaluation, or the return of training; auto: the first all have",
+        choices=("auto", "evaluate", "training", "rollout"),
+    )
+    at: int | None = knob(None, "score what training's evaluations found up to this step; empty: at the end", gt=0)
+    scores: str = knob("", "what counts as 0 and as 1, as CartPole-v1:22:475,Acrobot-v1:-500:-100")
+    unfinished: bool = knob(False, "score runs that failed or were stopped by what they reached, too")
+    out: str = knob("", "folder to write; empty: runs/compare_<time>")
+
+
+@dataclass
+class SweepWords:
+    trials: int = knob(50, "how many sets of values to try, those of an interrupted sweep included", gt=0)
+    minutes: float | None = knob(None, "no trial starts after so many minutes; empty: no limit", gt=0)
+    seeds: int = knob(3, "seeds of each trial: seed, seed + 1, ...; a pruned one has fewer", gt=0)
+    jobs: int = knob(1, "trials at a time, each in a process with one thread", gt=0)
+    score: str = knob(
+        "last",
+        "what of a run's evaluations counts: the last, the best, or the mean of all (who learns sooner)",
+        choices=("last", "best", "mean"),
+    )
+    pruning: bool = knob(True, "end a trial that falls below the median of the trials before it")
+    overwrite: bool = knob(False, "replace a tuned file that is there")
+    trust: bool = knob(False, TRUST)
 
 
 @dataclass
@@ -114,6 +183,22 @@ def read(cls: type, words: Sequence[str]) -> dict[str, Any]:
     if checkpoint not in ("best", "latest") and not checkpoint.isdecimal():
         raise RequestError(f"checkpoint={checkpoint}: must be {CHECKPOINT}")
     return typed
+
+
+def matching(names: str) -> Callable[[str], bool]:
+    """Whether a value is one of a comma list, in which * stands for anything; case does not count."""
+    patterns = [name.strip().lower() for name in names.split(",") if name.strip()]
+    return lambda value: any(fnmatchcase(value.lower(), pattern) for pattern in patterns)
+
+
+def age(since: str) -> float:
+    """Seconds that have passed since a day or time (2026-11-20, 2026-11-20T14:00), or that an age (12h) is."""
+    unit = {"m": 60.0, "h": 3_600.0, "d": 86_400.0}.get(since[-1:])
+    try:
+        seconds = float(since[:-1]) * unit if unit else time.time() - datetime.fromisoformat(since).timestamp()
+    except ValueError:
+        raise RequestError(f"since={since}: must be a day like 2026-11-20, or an age like 30m, 12h, 2d") from None
+    return seconds
 
 
 def split(word: str) -> tuple[str, str]:

@@ -14,6 +14,9 @@ from rlgym.envs.spaces import Array, Obs, leaves
 from rlgym.errors import RequestError
 from rlgym.learner import Section
 
+GOES_ON = "episode_goes_on"
+"""In the info of a step that ended: learning takes it for an end (a life was lost), the episode goes on."""
+
 
 @dataclass(slots=True)
 class Episode:
@@ -43,13 +46,15 @@ class BatchEnv(ABC):
     """`num_envs` copies of one environment. Discrete and MultiDiscrete actions count from 0, whatever their start."""
 
     backend: str
-    """How they are stepped: native (batched code, own or the environment's), sync, or async."""
+    """How they are stepped: native (batched code, own or the environment's), sync, async, or envpool."""
     restores: str = "exact"
     """What `load_state_dict` restores: "exact", or in words what it cannot."""
     restore_report: str = ""
     """What the last `load_state_dict` could not restore, in one line; empty when all was."""
     phantoms: bool = False
     """Whether steps may hold phantom rows (`Step.valid`)."""
+    clip_reward: bool = False
+    """Whether steps tell only the sign of a reward (sync, async and third-party batches); episodes tell all of it."""
 
     def __init__(
         self, id: str, num_envs: int, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]

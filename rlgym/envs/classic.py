@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from rlgym.envs import masked
 from rlgym.envs.native import NativeEnv
 from rlgym.envs.spaces import Array
 
@@ -35,9 +36,8 @@ class CartPole(NativeEnv):
         self.state = motion[:4]
         self._positions, self._derivatives, (self._x_acc, self._theta_acc) = motion[:2], motion[2:], motion[4:]
         _, self._theta, _, self._theta_dot = self.state
-        # obs is [x, x_dot, theta, theta_dot]: as [position or velocity, x or theta, lane] one copy fills it
-        self._obs_view = self.obs.reshape(num_envs, 2, 2).transpose(2, 1, 0)
         self._state_view = self.state.reshape(2, 2, num_envs)
+        self._obs_view, self._shown = self.views()
         self._change = np.zeros((4, num_envs))
         self._size = self._change[:2]
         self._limit = np.repeat([[2.4], [12 * 2 * math.pi / 360]], num_envs, axis=1)
@@ -56,6 +56,11 @@ class CartPole(NativeEnv):
     @staticmethod
     def make_action_space() -> spaces.Discrete:
         return spaces.Discrete(2)
+
+    def views(self) -> tuple[Array, Array]:
+        """Observations, and the part of the state that they show, in one layout: one copy fills them."""
+        # obs is [x, x_dot, theta, theta_dot]: here as [position or velocity, x or theta, lane]
+        return self.obs.reshape(-1, 2, 2).transpose(2, 1, 0), self._state_view
 
     def begin(self, lanes: Array, drawn: Array) -> None:
         self._state_view[..., lanes] = drawn.reshape(-1, 2, 2).T
@@ -94,7 +99,23 @@ class CartPole(NativeEnv):
         np.abs(self._positions, self._size)
         np.greater(self._size, self._limit, self._beyond)
         np.logical_or(self._x_beyond, self._theta_beyond, self.terminated)
-        self._obs_view[...] = self._state_view
+        self._obs_view[...] = self._shown
+
+
+class CartPoleNoVelocity(CartPole):
+    """Shows [x, theta] only."""
+
+    @staticmethod
+    def make_observation_space() -> spaces.Box:
+        whole = CartPole.make_observation_space()
+        return spaces.Box(whole.low[::2], whole.high[::2], dtype=np.float32)
+
+    def views(self) -> tuple[Array, Array]:
+        return self.obs.T, self._positions
+
+    def begin(self, lanes: Array, drawn: Array) -> None:
+        self._state_view[..., lanes] = drawn.reshape(-1, 2, 2).T
+        self.obs[lanes] = drawn[:, ::2]
 
 
 class MountainCar(NativeEnv):
@@ -331,6 +352,7 @@ class Acrobot(NativeEnv):
 NATIVE: dict[str, type[NativeEnv]] = {
     "CartPole-v0": CartPole,
     "CartPole-v1": CartPole,
+    masked.CARTPOLE: CartPoleNoVelocity,
     "Acrobot-v1": Acrobot,
     "MountainCar-v0": MountainCar,
     "MountainCarContinuous-v0": MountainCarContinuous,
@@ -339,9 +361,9 @@ NATIVE: dict[str, type[NativeEnv]] = {
 
 
 def knows(id: str, kwargs: dict[str, Any]) -> bool:
-    """Whether array code exists for this id, as Gymnasium registered it, with these arguments."""
+    """Whether array code exists for this id, as Gymnasium (or rlgym) registered it, with these arguments."""
     spec = gymnasium.registry.get(id)
-    own = spec is not None and str(spec.entry_point).startswith("gymnasium.envs.classic_control.")
+    own = spec is not None and str(spec.entry_point).startswith(("gymnasium.envs.classic_control.", masked.__name__))
     limit = kwargs.get("max_episode_steps", 1)
     return id in NATIVE and own and set(kwargs) <= {"max_episode_steps"} and type(limit) is int and limit != 0
 

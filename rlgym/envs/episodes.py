@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -25,7 +26,27 @@ def fresh_seed(seed: int, step: int = 0) -> int:
 
 
 class Acts(Protocol):
+    """A policy as evaluation and play use it. What it remembers of its episodes is its own affair."""
+
+    def start(self, envs: int) -> None:
+        """The next observations `[envs, ...]` are the first of their episodes."""
+        ...
+
+    def ended(self, rows: Sequence[int]) -> None:
+        """The episodes of these rows are over: what is observed there next is the first of another."""
+        ...
+
     def act(self, obs: Obs, mask: Array | None = None, sampler: Any = None) -> Array: ...
+
+
+class Stateless:
+    """`start` and `ended` of a policy that remembers nothing."""
+
+    def start(self, envs: int) -> None:
+        pass
+
+    def ended(self, rows: Sequence[int]) -> None:
+        pass
 
 
 def evaluate_policy(policy: Acts, env: BatchEnv, episodes: int, seed: int, sampler: Any = None) -> Evaluation:
@@ -40,6 +61,7 @@ def evaluate_policy(policy: Acts, env: BatchEnv, episodes: int, seed: int, sampl
     missing = episodes
     obs = env.reset(seed)
     mask = env.action_mask
+    policy.start(env.num_envs)
     running = np.zeros(env.num_envs, np.int64)
     score = np.zeros(env.num_envs)
     while missing:
@@ -47,6 +69,10 @@ def evaluate_policy(policy: Acts, env: BatchEnv, episodes: int, seed: int, sampl
         obs, mask = step.obs, step.action_mask
         running += 1
         score += step.reward
+        if step.episodes:
+            policy.ended([episode.env for episode in step.episodes])
+        if step.valid is not None:
+            policy.ended(np.flatnonzero(~step.valid).tolist())  # a phantom row shows the last episode's end once more
         for episode in step.episodes:
             slot = episode.env
             running[slot] = score[slot] = 0

@@ -8,7 +8,6 @@ import importlib
 import importlib.util
 import os
 import time
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,9 +16,11 @@ from gymnasium.error import DependencyNotInstalled
 from gymnasium.wrappers import FrameStackObservation
 
 from rlgym.config import EnvConfig
-from rlgym.envs import classic
+from rlgym.envs import atari, classic
 from rlgym.envs.batch import BatchEnv
 from rlgym.envs.fresh_world import FreshWorld, keeps_its_world
+from rlgym.envs.grid import GridObservation, is_grid
+from rlgym.envs.quiet import quiet, quiet_mujoco
 from rlgym.envs.sync import MakeEnv, SyncEnv
 from rlgym.envs.vector import VectorEnv
 from rlgym.envs.workers import AsyncEnv
@@ -33,6 +34,7 @@ FAMILIES = {  # the package an environment's code lives in -> what installs it
     "gymnasium.envs.tabular": "gymnasium[jax]",
     "ale_py": "rlgym-ssl[atari]",
     "minigrid": "rlgym-ssl[minigrid]",
+    "envpool": "rlgym-ssl[envpool]",
 }
 REGISTERS = {"ALE/": "ale_py", "MiniGrid-": "minigrid", "BabyAI-": "minigrid"}  # how ids begin -> who registers them
 
@@ -41,16 +43,35 @@ WORTH_WORKERS = 1.5e-3  # seconds that worker processes must save in a step of a
 
 
 def make_env(config: EnvConfig, *, num_envs: int | None = None, render_mode: str | None = None) -> BatchEnv:
-    """The environment of `config`; `num_envs` replaces its number of copies. RequestError where that cannot be."""
+    """The environment of `config`; `num_envs` replaces its number of copies. RequestError where that cannot be.
+
+    Settles what the config leaves to the id (`frame_stack`).
+    """
+    settle(config)
+    env = _stepped(config, num_envs or config.num_envs, render_mode)
+    env.clip_reward = atari.is_preprocessed(config) and config.atari.clip_reward
+    return env
+
+
+def settle(config: EnvConfig) -> None:
+    """Fills in what the config leaves to its id. RequestError where the id is unknown or a key would have no effect."""
     check_id(config.id)
-    count, kwargs = num_envs or config.num_envs, dict(config.kwargs)
-    name = config.id.split(":")[-1]
-    if config.backend in ("auto", "native") and render_mode is None:
-        native = _native(config, name, count, kwargs)
-        if native is not None:
-            return native
+    atari.check(config)
+    if config.frame_stack == 0:
+        config.frame_stack = atari.STACK if atari.is_preprocessed(config) else 1
+
+
+def _stepped(config: EnvConfig, count: int, render_mode: str | None) -> BatchEnv:
+    """By the backend that is asked for, or the fastest that is equal to stepping one after the other."""
+    kwargs = dict(config.kwargs)
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
+    elif config.backend == "envpool":
+        return _envpool(config, count, kwargs)
+    elif config.backend in ("auto", "native"):
+        native = _native(config, config.id.split(":")[-1], count, kwargs)
+        if native is not None:
+            return native
 
     def make() -> gym.Env[Any, Any]:
         return make_one(config, kwargs)
@@ -62,11 +83,18 @@ def make_env(config: EnvConfig, *, num_envs: int | None = None, render_mode: str
 
 def make_one(config: EnvConfig, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
     """One environment with its wrappers."""
-    check_id(config.id)  # here, too: a worker process may know only what it imports itself
-    with _quiet(), _explained(config):
-        env = gym.make(config.id, disable_env_checker=True, **kwargs)
+    settle(config)  # here, too: a worker process may know only what it imports itself
+    with quiet(), _explained(config):
+        if atari.is_preprocessed(config):
+            env = atari.make_game(config, kwargs)
+        else:
+            models = str(gym.registry[config.id.split(":")[-1]].entry_point).startswith("gymnasium.envs.mujoco")
+            with quiet_mujoco() if models else contextlib.nullcontext():
+                env = gym.make(config.id, disable_env_checker=True, **kwargs)
         if keeps_its_world(env):
             env = FreshWorld(env)
+        elif is_grid(env):
+            env = GridObservation(env)
         return FrameStackObservation(env, config.frame_stack) if config.frame_stack > 1 else env
 
 
@@ -94,7 +122,7 @@ def check_id(id: str) -> None:
 
 def _import(module: str, id: str) -> None:
     try:
-        with _quiet():
+        with quiet():
             importlib.import_module(module)
     except Exception as error:
         words = " ".join(str(error).split())
@@ -106,15 +134,35 @@ def _native(config: EnvConfig, name: str, count: int, kwargs: dict[str, Any]) ->
     if config.frame_stack == 1 and classic.knows(name, kwargs):
         return classic.make_native(name, count, kwargs)
     spec = gym.registry[name]
+    if atari.is_game(config.id):
+        why = atari.why_not_batched(config)
+        if not why:
+            with quiet(), _explained(config):
+                return VectorEnv(config.id, atari.make_batched(config, count), check=config.check)
+        if config.backend == "native":
+            raise RequestError(f"env.backend=native: {why}; use auto, sync or async")
     if config.backend == "auto" and spec.entry_point is not None:
         return None
     if config.frame_stack > 1:
         raise RequestError("env.frame_stack > 1 needs env.backend=sync or async, not native")
     if spec.vector_entry_point is None or spec.additional_wrappers:
         raise RequestError(f"env.backend=native: env={config.id} has no batched code; use auto, sync or async")
-    with _quiet(), _explained(config):
+    with quiet(), _explained(config):
         env = gym.make_vec(config.id, count, vectorization_mode="vector_entry_point", **kwargs)
     return VectorEnv(config.id, env, check=config.check)
+
+
+def _envpool(config: EnvConfig, count: int, kwargs: dict[str, Any]) -> BatchEnv:
+    if importlib.util.find_spec("envpool") is None:
+        raise RequestError(f"env.backend=envpool needs a package that is not installed: {_pip('envpool')}")
+    from rlgym.envs.envpool import make_pool
+
+    reference = make_one(config, kwargs)
+    try:
+        with quiet(), _explained(config):
+            return make_pool(config, count, reference)
+    finally:
+        reference.close()
 
 
 def _repays_workers(make: MakeEnv, count: int) -> bool:
@@ -141,19 +189,6 @@ def _repays_workers(make: MakeEnv, count: int) -> bool:
 
 def _pip(family: str) -> str:
     return f'pip install "{FAMILIES[family]}"'
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Gymnasium's advice on versions and spaces is not news to who trains; errors still come."""
-    level = gym.logger.min_level
-    gym.logger.min_level = gym.logger.ERROR
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        gym.logger.min_level = level
 
 
 @contextlib.contextmanager

@@ -1,11 +1,13 @@
 """Running episodes as data: how each began, and the actions since. Replaying them brings an environment back.
 
-Works for whatever draws its randomness from NumPy generators that hang on the environment, its wrappers or its spaces.
+Works for whatever draws its randomness from NumPy generators that hang on the environment, its wrappers or its spaces,
+and for Atari's emulator, which has a generator of its own and tells its whole state.
 What keeps other state across episodes is found out by comparing the replayed observation, never assumed.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -110,7 +112,7 @@ def _generators(env: gym.Env[Any, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _generators_in(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, np.random.Generator | np.random.RandomState):
+    if isinstance(value, np.random.Generator | np.random.RandomState) or _is_emulator(value):
         yield name, value
     elif isinstance(value, spaces.Space):
         if value._np_random is not None:
@@ -123,14 +125,24 @@ def _generators_in(value: Any, name: str) -> Iterator[tuple[str, Any]]:
                 yield from _generators_in(part, f"{name}.{index}")
 
 
+def _is_emulator(value: Any) -> bool:
+    return type(value).__name__ == "ALEInterface"
+
+
 def _get(generator: Any) -> Any:
+    if _is_emulator(generator):
+        return base64.b64encode(generator.cloneState(include_rng=True).serialize()).decode()
     if isinstance(generator, np.random.Generator):
         return generator.bit_generator.state
     return generator.get_state(legacy=False)
 
 
 def _set(generator: Any, state: Any) -> None:
-    if isinstance(generator, np.random.Generator):
+    if _is_emulator(generator):
+        import ale_py
+
+        generator.restoreState(ale_py.ALEState(base64.b64decode(state)))
+    elif isinstance(generator, np.random.Generator):
         generator.bit_generator.state = state
     else:
         generator.set_state(state)

@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from rlgym.envs.batch import BatchEnv, Step, Tally, mask_size
+from rlgym.envs.batch import GOES_ON, BatchEnv, Step, Tally, mask_size
 from rlgym.envs.buffers import Buffers, allocate
 from rlgym.envs.check import Checker
 from rlgym.envs.snapshot import (
@@ -85,6 +85,7 @@ class SyncEnv(BatchEnv):
         array = obs[self.leaves[0].name]
         shape, dtype = (self._sole.shape, self._sole.dtype) if self._sole else (None, None)
         ended: list[int] = []
+        over: list[int] = []  # the episode itself, not only what is learned from
         successes: dict[int, bool] = {}
         doing = "step"
         i = 0
@@ -98,9 +99,11 @@ class SyncEnv(BatchEnv):
                     if "is_success" in info:
                         successes[i] = bool(info["is_success"])
                     doing = "reset"
-                    self._beginnings[i] = Beginning(generators=save_generators(self.envs[i]))
+                    if GOES_ON not in info:
+                        over.append(i)
+                        self._beginnings[i] = Beginning(generators=save_generators(self.envs[i]))
+                        self._history.begin(i)
                     observation, info = self.envs[i].reset()
-                    self._history.begin(i)
                     doing = "step"
                 if type(observation) is np.ndarray and observation.dtype is dtype and observation.shape == shape:
                     array[i] = observation
@@ -120,11 +123,12 @@ class SyncEnv(BatchEnv):
         self._checker.rewards(reward)
         if masked:
             self._checker.mask(buffers.mask, self._mask_parts)
-        step = Step(obs, reward, terminated, truncated, action_mask=self.action_mask)
+        told = np.sign(reward) if self.clip_reward else reward
+        step = Step(obs, told, terminated, truncated, action_mask=self.action_mask)
         if ended:
             self._checker.obs({name: final[ended] for name, final in buffers.final.items()}, "final observation")
             step.final_obs = buffers.final
-            step.episodes = self._tally.finish(ended, successes)
+            step.episodes = self._tally.finish(over, successes)
         return step
 
     # -- one lane ----------------------------------------------------------------------------------------------------
@@ -218,7 +222,9 @@ class SyncEnv(BatchEnv):
             for action in snapshot.actions.copy() if start is None else snapshot.actions + start:
                 observation, _, terminated, truncated, info = env.step(action)
                 if terminated or truncated:
-                    return None
+                    if GOES_ON not in info:
+                        return None
+                    observation, info = env.reset()
             self._write(observation, self._buffers.obs, i)
         except Exception:
             return None

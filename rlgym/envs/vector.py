@@ -83,6 +83,8 @@ class VectorEnv(BatchEnv):
         self._checker.rewards(reward)
         self._read_masks(infos)
         step.action_mask = self.action_mask
+        if self.clip_reward:
+            step.reward = np.sign(reward)
         return step
 
     def _try(self, doing: str, *arguments: Any, **options: Any) -> Any:

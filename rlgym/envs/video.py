@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +12,11 @@ import numpy as np
 
 from rlgym.config import EnvConfig
 from rlgym.envs.batch import Episode
+from rlgym.envs.episodes import Acts
 from rlgym.envs.make import make_one
-from rlgym.envs.spaces import Array, Obs
+from rlgym.envs.spaces import Array
 from rlgym.envs.sync import SyncEnv
 from rlgym.errors import RequestError
-
-Act = Callable[[Obs, "Array | None"], Array]
-"""Observations [1, ...] and the action mask [1, n] or None -> actions [1, ...]."""
-
 
 THUMBNAIL = 256  # longest side of the frames kept in memory, for TensorBoard; the file has them in full
 
@@ -30,55 +27,88 @@ class Video:
     frames: Array  # [time, height, width, 3] uint8, every k-th pixel; each episode's first frame included
     fps: int
     episodes: list[Episode]
+    running: Episode | None  # so far, where the film was cut off in it
 
 
 def require_frames(config: EnvConfig) -> None:
     """RequestError where the environment cannot be drawn, before anything is trained."""
-    with _drawn(config):
+    with drawn(config, "rgb_array"):
         pass
 
 
-def record(config: EnvConfig, act: Act, episodes: int, seed: int, path: Path, *, max_frames: int = 5_000) -> Video:
-    """Plays `episodes` episodes into the file `path` (.mp4). RequestError where the environment cannot be drawn."""
-    with _drawn(config) as single:
-        return _play(single, act, episodes, seed, path, max_frames)
+def record(
+    config: EnvConfig,
+    policy: Acts,
+    episodes: int,
+    seed: int,
+    path: Path,
+    *,
+    max_frames: int = 5_000,
+    thumbnails: bool = True,
+) -> Video:
+    """Plays `episodes` episodes into the file `path` (.mp4), at most `max_frames`. Without `thumbnails` no frames are
+    kept in memory. RequestError where the environment cannot be drawn."""
+    with drawn(config, "rgb_array") as single:
+        return _play(single, policy, episodes, seed, path, max_frames, thumbnails)
+
+
+VERBS = {"rgb_array": "filmed", "human": "shown"}
 
 
 @contextlib.contextmanager
-def _drawn(config: EnvConfig) -> Iterator[SyncEnv]:
-    """One environment that gives its pictures as arrays."""
-    kwargs = {**config.kwargs, "render_mode": "rgb_array"}
-    with _no_display():
-        single = SyncEnv(config.id, lambda: make_one(config, kwargs), 1, check=config.check)
+def drawn(config: EnvConfig, mode: str) -> Iterator[SyncEnv]:
+    """One environment that gives its pictures as arrays (`rgb_array`), or shows them in a window (`human`)."""
+    kwargs = {**config.kwargs, "render_mode": mode}
+    with _no_display() if mode == "rgb_array" else contextlib.nullcontext():
+        try:
+            single = SyncEnv(config.id, lambda: make_one(config, kwargs), 1, check=config.check)
+        except RequestError as error:
+            if "unexpected keyword argument 'render_mode'" in str(error):
+                why = f"env={config.id} cannot be {VERBS[mode]}: its constructor takes no render_mode"
+                raise RequestError(why) from error
+            raise
         try:
             modes = single.envs[0].metadata.get("render_modes") or []
-            if "rgb_array" not in modes or single.envs[0].render_mode != "rgb_array":
+            # Gymnasium opens a window of its own for an environment that only gives arrays.
+            if not {mode, "rgb_array"} & set(modes) or single.envs[0].render_mode != mode:
                 has = ", ".join(modes) or "none"
-                raise RequestError(f"env={single.id} cannot be filmed: it has no render mode rgb_array (it has: {has})")
+                why = f"it has no render mode {mode} (it has: {has})"
+                raise RequestError(f"env={single.id} cannot be {VERBS[mode]}: {why}")
             yield single
         finally:
             single.close()
 
 
-def _play(single: SyncEnv, act: Act, episodes: int, seed: int, path: Path, max_frames: int) -> Video:
+def _play(
+    single: SyncEnv, policy: Acts, episodes: int, seed: int, path: Path, max_frames: int, thumbnails: bool
+) -> Video:
     fps = int(single.envs[0].metadata.get("render_fps") or 30)
     obs, played, small = single.reset(seed), [], []
+    running, count = Episode(0, 0.0, 0), 0
+    policy.start(1)
     frame = _draw(single)
     writer = _mp4(path, frame, fps)
     try:
         while True:
             writer.send(np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]))
             every = -(-max(frame.shape) // THUMBNAIL)
-            small.append(frame[::every, ::every].copy())
-            step = single.step(act(obs, single.action_mask))
+            if thumbnails:
+                small.append(frame[::every, ::every].copy())
+            count += 1
+            step = single.step(policy.act(obs, single.action_mask))
             obs = step.obs
-            played += step.episodes
-            if len(played) >= episodes or len(small) >= max_frames:
+            running = Episode(0, running.ret + float(step.reward[0]), running.length + 1)
+            if step.episodes:
+                played += step.episodes
+                running = Episode(0, 0.0, 0)
+                policy.ended([0])
+            if len(played) >= episodes or count >= max_frames:
                 break
             frame = _draw(single)  # after an episode's end: already the next one's first
     finally:
         writer.close()
-    return Video(path, np.stack(small), fps, played)
+    kept = np.stack(small) if thumbnails else np.zeros((0, 0, 0, 3), np.uint8)
+    return Video(path, kept, fps, played, running if len(played) < episodes and running.length else None)
 
 
 def _draw(single: SyncEnv) -> Array:

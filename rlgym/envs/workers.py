@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import math
 import multiprocessing
 import os
@@ -49,6 +50,9 @@ class AsyncEnv(BatchEnv):
         self._buffers = allocate(self.leaves, num_envs, size, self._shared_zeros)
         self._pipes: list[Connection] = []
         self._workers: list[Any] = []
+        # No worker may collect what this process made: the threads of a batched environment do not survive a fork,
+        # and destroying one without them is a segmentation fault (EnvPool).
+        gc.freeze()
         for share in self._shares:
             ours, theirs = self._context.Pipe()
             arguments = (
@@ -60,6 +64,7 @@ class AsyncEnv(BatchEnv):
             theirs.close()  # the worker's own copy is the last one: its death is then an end of file here
             self._pipes.append(ours)
             self._workers.append(worker)
+        gc.unfreeze()
 
     def _shared_zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         memory = self._context.RawArray(ctypes.c_byte, max(1, math.prod(shape) * dtype.itemsize))
@@ -103,13 +108,14 @@ class AsyncEnv(BatchEnv):
     def step(self, actions: Array) -> Step:
         buffers = self._buffers
         answers = self._call("step", [actions[share] for share in self._shares])
-        step = Step(buffers.obs, buffers.reward, buffers.terminated, buffers.truncated, action_mask=self.action_mask)
-        for share, episodes in zip(self._shares, answers, strict=True):
+        reward = np.sign(buffers.reward) if self.clip_reward else buffers.reward
+        step = Step(buffers.obs, reward, buffers.terminated, buffers.truncated, action_mask=self.action_mask)
+        for share, (episodes, ended) in zip(self._shares, answers, strict=True):
             for episode in episodes:
                 episode.env += share.start
             step.episodes += episodes
-        if step.episodes:
-            step.final_obs = buffers.final
+            if ended:
+                step.final_obs = buffers.final
         return step
 
     def state_dict(self) -> Section:
@@ -200,7 +206,8 @@ def _work(
 
 def _answer(env: SyncEnv, name: str, arguments: list[Any]) -> Any:
     if name == "step":
-        return env.step(*arguments).episodes
+        step = env.step(*arguments)
+        return step.episodes, step.final_obs is not None
     if name == "reset":
         env.reset(*arguments)
         return env.action_mask is not None

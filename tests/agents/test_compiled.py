@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlgym.agents.ppo import PPO, Batch, take
+from rlgym.agents.ppo import PPO
+from rlgym.agents.rollout import Batch, take
 from rlgym.device import can_compile
 from rlgym.learner import NON_FINITE
 from tests.agents.worlds import copied, learner

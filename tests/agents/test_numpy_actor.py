@@ -63,7 +63,7 @@ def check_follows(ppo: PPO) -> np.ndarray:
     assert ppo.policy.numpy_actor is not None
     with torch.no_grad():
         expected = ppo.network.policy(tensors(obs)).numpy()
-    found = ppo.policy.numpy_actor(obs).copy()
+    found: np.ndarray = ppo.policy.numpy_actor(obs).copy()
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     return found
 

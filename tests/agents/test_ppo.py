@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, Normal
 
-from rlgym import checkpoint
 from rlgym.agents import distributions
 from rlgym.agents.ppo import PPO
 from rlgym.envs.spaces import Array
@@ -20,7 +18,6 @@ from rlgym.learner import NON_FINITE
 from tests.agents.worlds import (
     ACTIONS,
     OBSERVATIONS,
-    Clock,
     Masked,
     copied,
     learner,
@@ -123,115 +120,6 @@ def test_the_first_policy_is_near_uniform(action: str, entropy: float, observati
         kwargs={"observation": observation, "action": action},
     )
     assert -float(ppo.update()["train/entropy_loss"]) == pytest.approx(entropy, rel=0.01)
-
-
-# ---- truncated episodes are worth what their final observation is (traps 3, 5, 7)
-
-
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("last", [1.0, 50.0])
-def test_targets_of_cut_off_episodes_by_hand(normalize: bool, last: float) -> None:
-    """With lambda = 1 a target is the discounted reward up to the cut, and the value of the true successor there."""
-    gamma = 0.9
-    ppo: Any = learner(
-        "Clock-v0",
-        {"normalize_observation": normalize},
-        num_envs=2,
-        n_steps=12,
-        batch_size=24,
-        gamma=gamma,
-        gae_lambda=1.0,
-        kwargs={"length": 5, "last": last},
-    )
-    ppo.update()  # so that statistics and weights are not the first ones; it ends in the third episode, at t = 2
-    ppo.rollout.collect(ppo.env, ppo.policy, ppo.sampler, None)
-    target = ppo.batch()["target"].view(12, 2)
-
-    critic = [(layer.weight, layer.bias) for layer in ppo.network.critic if isinstance(layer, torch.nn.Linear)]
-
-    def value(episode: int, t: int) -> float:
-        x = np.array([episode, t], np.float64)
-        if normalize:
-            norm = ppo.network.encoder.norms["obs"]
-            assert norm.count == 24
-            mean, variance = (np.asarray(b.numpy(), np.float64) for b in (norm.mean, norm.variance))
-            x = ((x - mean) / np.sqrt(variance + 1e-8)).clip(-10, 10)
-        for i, (weight, bias) in enumerate(critic):
-            x = weight.detach().double().numpy() @ x + bias.detach().double().numpy()
-            x = np.tanh(x) if i < len(critic) - 1 else x
-        return float(x[0])
-
-    if normalize:
-        # by hand, of the first rollout's 24 observations: two whole episodes and the first two moments of the third
-        seen = np.array([[e, t] for e in range(3) for t in range(5)][:12])
-        np.testing.assert_allclose(ppo.network.encoder.norms["obs"].mean.numpy(), seen.mean(0), rtol=1e-5)
-    for row, now in enumerate(range(12, 24)):
-        episode, t = divmod(now, 5)
-        stop = min(5 * (episode + 1), 24)  # the first moment after its last reward in this rollout
-        rewards = [last if moment % 5 == 4 else 1.0 for moment in range(now, stop)]
-        expected = sum(gamma**k * reward for k, reward in enumerate(rewards))
-        expected += gamma ** len(rewards) * value(episode, t + len(rewards))
-        np.testing.assert_allclose(target[row].numpy(), expected, rtol=1e-4, atol=1e-4)
-
-
-# ---- evaluation leaves no trace (trap 8)
-
-
-def test_evaluation_leaves_no_trace() -> None:
-    disturbed, undisturbed = (learner("Pendulum-v1", {"normalize_observation": True}) for _ in range(2))
-    for _ in range(2):
-        disturbed.update()
-        undisturbed.update()
-        before = copied(disturbed.state_dict())
-        first, second = disturbed.evaluate(), disturbed.evaluate()
-        assert same(before, disturbed.state_dict())
-        assert first.records == second.records, "the same model at the same step meets the same episodes"
-        assert len({episode["return"] for episode in first.records["episodes"]}) == 3
-    assert same(disturbed.state_dict(), undisturbed.state_dict())
-
-
-# ---- one seed, one stream; N + N is 2N (trap 16)
-
-STREAMS: dict[str, dict[str, Any]] = {
-    "CartPole": {"id": "CartPole-v1", "env": {"normalize_reward": True}, "clip_range_vf": 0.2},
-    "Pendulum": {"id": "Pendulum-v1", "env": {"normalize_observation": True, "normalize_reward": True}},
-    "nested": {"id": "Anything-v0", "kwargs": {"observation": "dict", "action": "multidiscrete_start"}, "num_envs": 2},
-    "masked": {"id": "AllowedOnly-v0", "num_envs": 2, "ent_coef": 0.01},
-    "image": {"id": "AllowedOnly-v0", "kwargs": {"image": True}, "num_envs": 2, "n_steps": 8},
-}
-
-
-@pytest.mark.parametrize("case", STREAMS)
-def test_one_seed_is_one_stream_and_a_resume_continues_it(case: str, tmp_path: Path) -> None:
-    straight, broken, other = (learner(**STREAMS[case], seed=seed) for seed in (3, 3, 4))
-    for _ in range(3):
-        straight.update()
-        broken.update()
-        other.update()
-    assert same(straight.state_dict(), broken.state_dict())
-    for section in ("model", "environment", "rng"):
-        assert not same(straight.state_dict()[section], other.state_dict()[section]), f"{section} ignores the seed"
-
-    state, _ = checkpoint.load(checkpoint.save(tmp_path, 1, broken.state_dict(), {}, {}))
-    resumed = learner(**STREAMS[case], seed=3)
-    resumed.load_state_dict(state)
-    assert same(straight.state_dict(), resumed.state_dict())
-    for _ in range(3):
-        metrics, expected = resumed.update(), straight.update()
-        assert same(metrics, expected)
-        assert same(straight.state_dict(), resumed.state_dict())
-
-
-def test_torchs_global_generator_is_neither_read_nor_moved() -> None:
-    def trained(noise: int) -> Any:
-        torch.manual_seed(noise)
-        before = torch.get_rng_state()
-        ppo = learner("CartPole-v1")
-        ppo.update()
-        assert torch.equal(before, torch.get_rng_state())
-        return ppo.state_dict()
-
-    assert same(trained(0), trained(1))
 
 
 # ---- every space
@@ -354,34 +242,6 @@ def test_no_noise_however_rare_outweighs_a_mask() -> None:
     with np.errstate(divide="raise"):
         assert (distributions.Categorical(6).sample_numpy(logits, unlucky) % 2 == 1).all()
         assert (distributions.MultiCategorical((2, 4)).sample_numpy(logits, unlucky) % 2 == 1).all()
-
-
-# ---- phantom rows of a next-step environment
-
-
-def test_phantom_rows_are_neither_learned_from_nor_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = 0
-    step = Clock.step
-
-    def counting(self: Clock, action: Any) -> Any:
-        nonlocal real
-        real += 1
-        return step(self, action)
-
-    monkeypatch.setattr(Clock, "step", counting)
-    ppo = learner("ClockVector-v0", {"backend": "native"}, num_envs=3, n_steps=10, batch_size=7)
-    minibatches = spy_on_minibatches(ppo)
-    assert ppo.env.phantoms
-    for update in range(1, 6):
-        minibatches.clear()
-        before, counted = ppo.progress.step, real
-        ppo.update()
-        assert ppo.progress.step - before == real - counted < 30, f"update {update}"
-        rows = np.concatenate([m["obs"]["obs"].numpy() for m in minibatches])
-        assert len(rows) == 2 * (real - counted), "two epochs"
-        assert rows[:, 1].max() == 4, "a phantom row stands in a final observation: t = 3, 4, 5 by environment"
-        # by environment no (episode, t) comes twice: 3 environments, 2 epochs
-        assert np.unique(rows, axis=0, return_counts=True)[1].max() <= 6
 
 
 # ---- when epochs end, and where schedules do

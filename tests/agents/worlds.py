@@ -12,10 +12,14 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from rlgym.agents.config import PPOConfig
-from rlgym.agents.distributions import mask_logits
-from rlgym.agents.ppo import PPO, STATISTICS, Batch
+from rlgym.agents.a2c import A2C
+from rlgym.agents.config import A2CConfig, PPOConfig, ReinforceConfig
+from rlgym.agents.on_policy import OnPolicy
+from rlgym.agents.ppo import PPO, STATISTICS
+from rlgym.agents.reinforce import Reinforce
+from rlgym.agents.rollout import Batch
 from rlgym.config import EnvConfig, TrainConfig
+from rlgym.learner import Shared
 
 BOX = spaces.Box(-2.0, 5.0, (3,), np.float32)
 OBSERVATIONS: dict[str, gym.Space[Any]] = {
@@ -138,7 +142,28 @@ def register() -> None:
         gym.register("ClockVector-v0", vector_entry_point=f"{__name__}:clocks")
 
 
-def learner(
+SHORT: dict[str, Any] = {"n_steps": 16, "net_arch": [16]}
+AGENTS: dict[str, tuple[type[OnPolicy], type[Any], dict[str, Any]]] = {
+    "ppo": (PPO, PPOConfig, {"batch_size": 16, "n_epochs": 2}),
+    "a2c": (A2C, A2CConfig, {}),
+    "reinforce": (Reinforce, ReinforceConfig, {}),
+    "ppo lstm": (PPO, PPOConfig, {"batch_size": 32, "n_epochs": 2, "recurrent": "lstm", "hidden_size": 8}),
+    "ppo gru": (PPO, PPOConfig, {"batch_size": 16, "n_epochs": 2, "recurrent": "gru", "hidden_size": 8}),
+    "a2c lstm": (A2C, A2CConfig, {"recurrent": "lstm", "hidden_size": 8}),
+    "reinforce gru": (Reinforce, ReinforceConfig, {"recurrent": "gru", "hidden_size": 8}),
+}
+"""On-policy agents -> learner, config and knobs of a short rollout, besides `SHORT`."""
+
+
+def learner(id: str, env: Mapping[str, Any] | None = None, **given: Any) -> PPO:
+    """A PPO on the CPU, with short rollouts unless `given` says otherwise."""
+    made = on_policy("ppo", id, env, **given)
+    assert isinstance(made, PPO)
+    return made
+
+
+def on_policy(
+    name: str,
     id: str,
     env: Mapping[str, Any] | None = None,
     *,
@@ -149,28 +174,29 @@ def learner(
     episodes: int = 3,
     kwargs: Mapping[str, Any] | None = None,
     **knobs: Any,
-) -> PPO:
-    """A PPO on the CPU, with short rollouts unless `knobs` say otherwise."""
+) -> Any:
+    """One of `AGENTS` on the CPU, with short rollouts unless `knobs` say otherwise."""
     register()
-    agent = PPOConfig(**{"n_steps": 16, "batch_size": 16, "n_epochs": 2, "net_arch": [16], **knobs})
+    cls, config_of, defaults = AGENTS[name]
+    agent = config_of(**{**SHORT, **defaults, **knobs})
     config = TrainConfig(steps=steps, seed=seed, device="cpu", threads=1, compile=compile, agent=agent)
     own = str(gym.spec(id).entry_point).startswith(__name__)
     backend = "sync" if own else "auto"  # auto measures, and on a busy machine may choose workers
     config.env = EnvConfig(id=id, num_envs=num_envs, kwargs=dict(kwargs or {}), **{"backend": backend, **(env or {})})
     config.evaluate.episodes = episodes
-    return PPO(config)
+    return cls(config)
 
 
 def spy_on_batches(learner: Any) -> list[Batch]:
-    """The whole batch of every update from now on, as `epochs` is given it (a copy: the rollout moves on)."""
+    """The whole batch of every update from now on, as `learn` is given it (a copy: the rollout moves on)."""
     seen: list[Batch] = []
-    original = learner.epochs
+    original = learner.learn
 
-    def epochs(batch: Batch, *rest: Any) -> Any:
+    def learn(batch: Batch) -> Any:
         seen.append(copied(batch))
-        return original(batch, *rest)
+        return original(batch)
 
-    learner.epochs = epochs
+    learner.learn = learn
     return seen
 
 
@@ -182,10 +208,9 @@ def spy_on_minibatches(learner: Any) -> list[Batch]:
 
     def loss(batch: Batch, *rest: Any) -> Any:
         with torch.no_grad():
-            outputs = mask_logits(learner.network.policy(batch["obs"]), batch["mask"])
-            log_prob, _ = learner.policy.distribution.log_prob_entropy(outputs, batch["action"])
+            log_prob, _, _ = learner.judge(batch)
         loss, statistics = original(batch, *rest)
-        seen.append({**batch, "log_prob": log_prob, **dict(zip(STATISTICS, statistics.tolist(), strict=True))})
+        seen.append({**batch, "log_prob": log_prob, **dict(zip(STATISTICS, statistics.tolist(), strict=False))})
         return loss, statistics
 
     learner.loss = loss
@@ -193,7 +218,8 @@ def spy_on_minibatches(learner: Any) -> list[Batch]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Bitwise equality of two states: nested dicts and lists of tensors and JSON."""
+    """Bitwise equality of two states: nested dicts and lists of tensors and JSON, a replay's segments made."""
+    a, b = (x.make() if isinstance(x, Shared) else x for x in (a, b))
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, Mapping):
@@ -205,6 +231,8 @@ def same(a: Any, b: Any) -> bool:
 
 def copied(state: Any) -> Any:
     """A deep copy of a state: `state_dict` gives views of what training goes on to change."""
+    if isinstance(state, Shared):
+        state = state.make()
     if isinstance(state, torch.Tensor):
         return state.clone()
     if isinstance(state, Mapping):

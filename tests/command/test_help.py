@@ -58,7 +58,10 @@ def test_overview_names_every_command_group_and_choice(command: Callable[..., An
             assert re.search(rf"^  {group}={re.escape(choice)}\s+{re.escape(summary[:20])}", text, re.M), choice
 
 
-def test_train_help_has_every_key_with_its_default(command: Callable[..., Answer]) -> None:
+def test_train_help_has_every_key_with_its_default(
+    command: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     text = command("train", "--help").out
     expected = set(keys(TrainConfig)) | set(keys(PPOConfig, "agent"))
     shown = set(re.findall(r"^  ([a-z_.]+)=\S*(?:\s|$)", text, re.M))

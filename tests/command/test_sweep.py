@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -132,3 +133,57 @@ def test_cfg_job_prints_each_job_and_trains_none(
     assert answer.code == 0
     assert [line for line in answer.out.splitlines() if line.startswith("seed:")] == ["seed: 1", "seed: 2"]
     assert train.trained == [] and list(tmp_path.iterdir()) == []
+
+
+# ---- jobs=N
+
+
+@pytest.mark.parametrize("wrong", ["0", "two", "", "-1", "1.5"])
+def test_how_many_jobs(wrong: str, command: Callable[..., Answer], train: FakeTrain) -> None:
+    answer = command("-m", "seed=1,2", f"jobs={wrong}")
+    assert answer.code == 2 and f"jobs={wrong}: must be a whole number of processes" in answer.err
+    assert train.trained == []
+
+
+def test_one_job_at_a_time_is_as_before(command: Callable[..., Answer], train: FakeTrain) -> None:
+    assert command("-m", "seed=1,2", "jobs=1").code == 0
+    assert [(config.seed, config.threads) for config in train.trained] == [(1, None), (2, None)]
+
+
+def test_jobs_and_a_launcher_are_two_ways(command: Callable[..., Answer], train: FakeTrain) -> None:
+    answer = command("-m", "seed=1,2", "jobs=2", "hydra/launcher=basic")
+    assert answer.code == 2 and "hydra/launcher=basic: jobs=2 starts its own processes" in answer.err
+
+
+def test_jobs_beside_each_other_have_one_thread_each(command: Callable[..., Answer], train: FakeTrain) -> None:
+    words = ["-m", "seed=1,2", "jobs=2", "--cfg", "job"]
+    assert command(*words).out.count("threads: 1\n") == 2
+    assert command(*words, "threads=3").out.count("threads: 3\n") == 2
+
+
+def test_two_jobs_at_once_and_the_worst_code(shell: Callable[..., Answer], tmp_path: Path) -> None:
+    """Four real runs; the environment of one breaks, and the process of one is killed."""
+    (tmp_path / "faulty.py").write_text(
+        "import os, signal\nimport gymnasium as gym\nfrom gymnasium.envs.classic_control import CartPoleEnv\n"
+        "class Faulty(CartPoleEnv):\n"
+        "    def __init__(self, fault='', **more):\n"
+        "        super().__init__(**more); self.fault, self.count = fault, 0\n"
+        "    def step(self, action):\n        self.count += 1\n        if self.count == 20:\n"
+        "            if self.fault == 'break': raise ValueError('worn out')\n"
+        "            if self.fault == 'kill': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return super().step(action)\n"
+        "gym.register('Faulty-v0', Faulty, max_episode_steps=100)\n"
+    )
+    words = ["env=faulty:Faulty-v0", "steps=128", "env.num_envs=2", "agent.n_steps=32", "agent.batch_size=32"]
+    words += ["evaluate.episodes=1", "agent.n_epochs=1", "env.backend=sync", "env.kwargs.fault=none,break,kill,fine"]
+    answer = shell("-m", *words, "jobs=2", timeout=200)
+    assert answer.code == 3, answer.err
+    rows = [line.split() for line in answer.out.splitlines()[1:]]
+    assert [(row[0], row[-2]) for row in rows] == [("1", "0"), ("2", "3"), ("3", "1"), ("4", "0")]
+    assert "job 3: its process was ended by SIGKILL" in answer.err and "worn out" in answer.err
+    statuses = sorted(status_of(folder) for folder in (tmp_path / "runs").iterdir())
+    assert statuses == ["failed", "finished", "finished", "running"]
+
+
+def status_of(folder: Path) -> str:
+    return str(json.loads((folder / "manifest.json").read_text())["status"])

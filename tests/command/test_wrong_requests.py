@@ -21,11 +21,11 @@ WRONG = {
     "--config-dir nowhere": "--config-dir nowhere: no such folder",
     "evaluate last -m": "-m is for train and pretrain: evaluate takes one run",
     "evaluate last --cfg job": "--cfg is for train and pretrain and rerun, not for evaluate",
-    "play last --config-dir .": "--config-dir is for train and pretrain, not for play",
+    "play last --config-dir .": "--config-dir is for train and pretrain and sweep, not for play",
     # choices
     "agent=ppx": "agent=ppx not found - did you mean agent=ppo?",
     "+agent=ppx": "agent=ppx not found - did you mean agent=ppo?",
-    "agent=zzzzz": "agent=zzzzz not found: one of ppo, or module:Class",
+    "agent=zzzzz": "agent=zzzzz not found: one of a2c, dqn, ppo, ",
     "agent=": "agent=: must be one name",
     "agent=null": "agent=null: must be one name",
     "agent=[ppo]": "agent=['ppo']: must be one name",

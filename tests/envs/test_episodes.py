@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from gymnasium import spaces
 
 from rlgym.envs import episodes
 from rlgym.envs.batch import BatchEnv
-from rlgym.envs.episodes import evaluate_policy
+from rlgym.envs.episodes import Stateless, evaluate_policy
 from rlgym.envs.spaces import Array, Obs
 from rlgym.envs.sync import SyncEnv
 from rlgym.envs.vector import VectorEnv
@@ -38,7 +39,7 @@ class Lasting(gym.Env[Any, Any]):
         return np.full(1, self.t, np.float32), float(self.k), end, False, info
 
 
-class Still:
+class Still(Stateless):
     """A policy that does nothing, and counts how often it was asked."""
 
     calls = 0
@@ -109,3 +110,32 @@ def test_the_same_seed_is_the_same_episodes() -> None:
     env = SyncEnv("CartPole-v1", lambda: gym.make("CartPole-v1"), 3)
     first, second, other = (evaluate_policy(Still(), env, 9, seed).records["episodes"] for seed in (1, 1, 2))
     assert first == second != other
+
+
+class Rememberer(Still):
+    """Notes how many observations it has seen since it was told that an episode begins."""
+
+    def __init__(self, lengths: tuple[int, ...]) -> None:
+        self.lengths = lengths
+
+    def start(self, envs: int) -> None:
+        self.seen = np.zeros(envs, int)
+
+    def ended(self, rows: Sequence[int]) -> None:
+        self.seen[list(rows)] = 0
+
+    def act(self, obs: Obs, mask: Array | None = None, sampler: Any = None) -> Array:
+        told = obs["obs"][:, 0]
+        final = told == self.lengths  # shown once more in a next-step environment, and the action is ignored
+        assert ((self.seen == told) | final).all(), "the time that the environment shows"
+        self.seen += 1
+        return super().act(obs, mask)
+
+
+@pytest.mark.parametrize("backend", ["sync", "next-step"])
+def test_a_policy_is_told_where_episodes_begin(backend: str) -> None:
+    policy = Rememberer((3, 5, 3))
+    env = lasting(backend, *policy.lengths)
+    for seed in (0, 1):
+        evaluate_policy(policy, env, 9, seed)
+    assert policy.calls >= 2 * 15

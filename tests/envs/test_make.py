@@ -36,20 +36,26 @@ def test_unknown_ids(id: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("id", "package", "extra"),
+    ("id", "backend", "extra"),
     [
-        ("ALE/Pong-v5", "ale_py", "atari"),
-        ("HalfCheetah-v5", "mujoco", "mujoco"),
-        ("MiniGrid-Empty-5x5-v0", "minigrid", "minigrid"),
+        ("ALE/Pong-v5", "auto", "atari"),
+        ("MiniGrid-Empty-5x5-v0", "auto", "minigrid"),
+        ("HalfCheetah-v5", "auto", "mujoco"),
+        ("CartPole-v1", "envpool", "envpool"),
     ],
 )
-def test_a_missing_package_names_the_line_that_installs_it(id: str, package: str, extra: str) -> None:
-    if importlib.util.find_spec(package) is not None:
-        pytest.skip(f"{package} is installed")
+def test_a_missing_package_names_the_line_that_installs_it(
+    id: str, backend: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if extra in ("atari", "minigrid"):
+        monkeypatch.delitem(gym.registry, id, raising=False)  # as before the package was imported
+    elif extra == "mujoco" and importlib.util.find_spec("mujoco") is not None:
+        pytest.skip("mujoco is installed")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(RequestError) as caught:
-        make_env(EnvConfig(id=id))
-    expected = f'env={id} needs a package that is not installed: pip install "rlgym-ssl[{extra}]"'
-    assert str(caught.value) == expected
+        make_env(EnvConfig(id=id, backend=backend))
+    asked = f"env={id}" if backend == "auto" else f"env.backend={backend}"
+    assert str(caught.value) == f'{asked} needs a package that is not installed: pip install "rlgym-ssl[{extra}]"'
 
 
 def test_wrong_arguments_name_the_key() -> None:

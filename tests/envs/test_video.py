@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from gymnasium import spaces
 
 from rlgym.config import EnvConfig
+from rlgym.envs.episodes import Stateless
 from rlgym.envs.spaces import Array, Obs
 from rlgym.envs.video import record
 from rlgym.errors import RequestError
@@ -37,9 +39,25 @@ class Screen(gym.Env[Any, Any]):
         return np.full((65, 99, 3), self.t * 50, np.uint8)
 
 
-def act(obs: Obs, mask: Array | None) -> Array:
-    assert mask is None
-    return (obs["obs"][:, 0] % 2).astype(int)
+class Alternating(Stateless):
+    """Acts by the parity of the time, and counts the episodes that it is told of."""
+
+    episodes = 0
+
+    def start(self, envs: int) -> None:
+        assert envs == 1
+
+    def ended(self, rows: Sequence[int]) -> None:
+        self.episodes += len(rows)
+
+    def act(self, obs: Obs, mask: Array | None = None, sampler: Any = None) -> Array:
+        assert mask is None
+        return (obs["obs"][:, 0] % 2).astype(int)
+
+
+class Left(Stateless):
+    def act(self, obs: Obs, mask: Array | None = None, sampler: Any = None) -> Array:
+        return np.zeros(1, int)
 
 
 def test_every_episode_is_in_the_film(tmp_path: Path) -> None:
@@ -47,7 +65,9 @@ def test_every_episode_is_in_the_film(tmp_path: Path) -> None:
 
     if "Screen-v0" not in gym.registry:
         gym.register("Screen-v0", f"{__name__}:Screen")
-    video = record(EnvConfig(id="Screen-v0"), act, 2, 0, tmp_path / "new" / "film.mp4")
+    policy = Alternating()
+    video = record(EnvConfig(id="Screen-v0"), policy, 2, 0, tmp_path / "new" / "film.mp4")
+    assert policy.episodes == 2
     assert [(e.ret, e.length) for e in video.episodes] == [(2.0, 4), (2.0, 4)]
     assert (video.frames[:, 0, 0, 0] // 50).tolist() == [0, 1, 2, 3] * 2
     assert imageio_ffmpeg.count_frames_and_secs(str(video.path))[0] == len(video.frames)
@@ -57,13 +77,13 @@ def test_every_episode_is_in_the_film(tmp_path: Path) -> None:
 
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"cannot be filmed: it has no render mode rgb_array \(it has: none\)"):
-        record(EnvConfig(id="Diary-v0"), act, 1, 0, tmp_path / "film.mp4")
+        record(EnvConfig(id="Diary-v0"), Alternating(), 1, 0, tmp_path / "film.mp4")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_real_one(tmp_path: Path) -> None:
     pytest.importorskip("pygame")
-    video = record(EnvConfig(id="CartPole-v1"), lambda obs, mask: np.zeros(1, int), 1, 3, tmp_path / "film.mp4")
+    video = record(EnvConfig(id="CartPole-v1"), Left(), 1, 3, tmp_path / "film.mp4")
     (episode,) = video.episodes
     assert len(video.frames) == episode.length and video.frames.std() > 0
     assert video.path.stat().st_size > 500

@@ -11,27 +11,77 @@ import torch
 
 from tests.faults.helpers import command, rows, start, states, tensors, wait_for
 
-SMALL = ["agent.n_steps=64", "agent.batch_size=128", "log.every=1000", "evaluate.episodes=4", "tuned=off"]
+SMALL = ["agent.n_steps=64", "log.every=1000", "evaluate.episodes=4", "tuned=off"]
+PPO = ["agent.batch_size=128"]
 CASES = {
-    "CartPole-v1": ["steps=24_000", "checkpoint.every=8_000", "evaluate.every=6_000", "env.normalize_reward=true"],
-    "Pendulum-v1": ["steps=24_000", "checkpoint.every=8_000", "evaluate.every=9_000", "env.normalize_observation=true"],
-    "Blackjack-v1": ["steps=12_000", "checkpoint.every=4_000", "evaluate.every=0", "agent.n_epochs=1"],
-    "LunarLander-v3": ["steps=10_000", "checkpoint.every=3_000", "evaluate.every=6_000"],
+    "CartPole-v1": [
+        *PPO,
+        "steps=24_000",
+        "checkpoint.every=8_000",
+        "evaluate.every=6_000",
+        "env.normalize_reward=true",
+    ],
+    "Pendulum-v1": [
+        *PPO,
+        "steps=24_000",
+        "checkpoint.every=8_000",
+        "evaluate.every=9_000",
+        "env.normalize_observation=true",
+    ],
+    "Blackjack-v1": [*PPO, "steps=12_000", "checkpoint.every=4_000", "evaluate.every=0", "agent.n_epochs=1"],
+    "LunarLander-v3": [*PPO, "steps=10_000", "checkpoint.every=3_000", "evaluate.every=6_000"],
+    "a2c": ["agent=a2c", "env=CartPole-v1", "steps=40_000", "checkpoint.every=8_000", "env.normalize_reward=true"],
+    "reinforce": ["agent=reinforce", "env=Pendulum-v1", "steps=40_000", "checkpoint.every=8_000"],
+    "pqn": ["agent=pqn", "env=CartPole-v1", "steps=32_000", "checkpoint.every=8_000", "evaluate.every=0"],
+    "lstm": [*PPO, "agent.recurrent=lstm", "env=CartPole-v1", "steps=8_000", "checkpoint.every=2_000"],
 }
 
 
-@pytest.mark.parametrize("env", CASES)
-def test_killed_and_resumed_equals_uninterrupted(env: str, tmp_path: Path) -> None:
-    if env.startswith("LunarLander"):
+@pytest.mark.parametrize("case", CASES)
+def test_killed_and_resumed_equals_uninterrupted(case: str, tmp_path: Path) -> None:
+    if case.startswith("LunarLander"):
         pytest.importorskip("Box2D")
-    words = [f"env={env}", *CASES[env], *SMALL, "display=quiet"]
-    every = next(int(w.split("=")[1]) for w in CASES[env] if w.startswith("checkpoint.every"))
+    env = [] if any(word.startswith("env=") for word in CASES[case]) else [f"env={case}"]
+    words = [*env, *CASES[case], *SMALL, "display=quiet"]
+    every = next(int(w.split("=")[1]) for w in CASES[case] if w.startswith("checkpoint.every"))
+    # The update in which the checkpoint's threshold falls ends at the first multiple of 8 x 64 steps at or after it.
+    killed_and_resumed(words, -(-every // 512) * 512, tmp_path)
+
+
+# An update of 64 transitions takes 16 gradient steps; checkpoints share segments of a replay that has gone round.
+OFF_POLICY = [
+    "env.num_envs=2",
+    "tuned=off",
+    "steps=4_480",
+    "checkpoint.every=1_280",
+    "log.every=500",
+]
+OFF_POLICY += ["agent.train_freq=64", "agent.gradient_steps=16", "agent.learning_starts=200", "agent.buffer_size=2_000"]
+OFF_POLICY_CASES = {
+    "dqn": ["agent=dqn", "env=CartPole-v1", "agent.double=true", "evaluate.every=1_000", "evaluate.episodes=2"],
+    "rainbow": [
+        "agent=rainbow",
+        "env=CartPole-v1",
+        "agent.target_update_interval=300",
+        "evaluate.every=0",
+        "evaluate.episodes=2",
+    ],
+    "sac": ["agent=sac", "env=Pendulum-v1", "agent.net_arch=[32]", "evaluate.every=1_000", "evaluate.episodes=2"],
+    "td3": ["agent=td3", "env=Pendulum-v1", "env.normalize_observation=true", "agent.n_step=3", "evaluate.every=0"],
+}
+
+
+@pytest.mark.parametrize("case", OFF_POLICY_CASES)
+def test_killed_and_resumed_with_a_replay(case: str, tmp_path: Path) -> None:
+    killed_and_resumed([*OFF_POLICY_CASES[case], *OFF_POLICY, "display=quiet"], 1_280, tmp_path)
+
+
+def killed_and_resumed(words: list[str], at: int, tmp_path: Path) -> None:
+    """A run of `words`, and one that is killed once its checkpoint of step `at` is there: in the end they are equal."""
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     assert command(*words, f"run.dir={straight}", cwd=tmp_path)[0] == 0
 
     killed = start(*words, f"run.dir={broken}", cwd=tmp_path)
-    # The update in which the checkpoint's threshold falls ends at the first multiple of 8 x 64 steps at or after it.
-    at = -(-every // 512) * 512
     wait_for(broken / "checkpoints" / f"step_{at}", killed)
     os.killpg(killed.pid, signal.SIGKILL)  # wherever it is: in the middle of the next rollout, or of its epochs
     killed.wait()

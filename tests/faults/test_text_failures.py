@@ -31,6 +31,13 @@ CORPUS = ["tokenizer=byte", "batch_size=4", "model=gpt_nano", "tokens=512", *tin
 
 
 @pytest.fixture
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Of each test's own: what a preparation leaves behind is what is looked at."""
+    with tiny.cache(tmp_path_factory.mktemp("cache")) as folder:
+        yield folder
+
+
+@pytest.fixture
 def here(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -1,0 +1,137 @@
+"""What every agent of this project has, whatever it learns by: environments, a device, judging, watching, the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rlgym.agents.rollout import RecentEpisodes
+from rlgym.device import pick_device, settle
+from rlgym.envs.episodes import evaluate_policy, fresh_seed
+from rlgym.envs.make import make_env
+from rlgym.envs.video import record, require_frames
+from rlgym.errors import RequestError
+from rlgym.learner import Evaluation, Progress, Section
+
+if TYPE_CHECKING:
+    from rlgym.agents.policy import Policy
+    from rlgym.config import TrainConfig
+    from rlgym.envs.batch import BatchEnv
+
+
+class Agent:
+    """The part of a learner that is no algorithm. A subclass sets `policy` and says which `modules` it trains."""
+
+    unit: Literal["steps", "moves", "tokens"] = "steps"
+    monitor: tuple[str, Literal["max", "min"]] = ("eval/mean_reward", "max")
+    policy: Policy
+
+    def __init__(self, config: TrainConfig, repays_compiling: bool | Callable[[torch.device], bool]) -> None:
+        """Starts the environments and settles the config's automatic choices (backend, device, threads, compile)."""
+        self.config = config
+        if config.evaluate.video:
+            require_frames(config.env)
+        self.env: BatchEnv = make_env(config.env)
+        config.env.backend = self.env.backend
+        images = any(leaf.kind == "image" for leaf in self.env.leaves)
+        self.device = pick_device(config.device, heavy=images)
+        # Two threads slow a small network down.
+        repays = repays_compiling if isinstance(repays_compiling, bool) else repays_compiling(self.device)
+        settle(config, self.device, repays, threads=(os.cpu_count() or 1) if images else 1)
+        self.recent = RecentEpisodes()
+        self.progress = Progress()
+        self.notices = self.env.notices
+        self.facts: dict[str, Any] = {}
+        self.arithmetic: tuple[float, float] | None = None
+        on_cpu = self.device.type == "cpu"
+        same = "exact, with the recorded thread count" if on_cpu else "to rounding: GPUs add in any order"
+        self.exactness = {"environment": self.env.restores, "arithmetic": same}
+        self._evaluation_env: BatchEnv | None = None
+        self._verified = False
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """The networks that are trained, by the prefix of their parameters' names in histograms."""
+        return {"": cast(nn.Module, self.policy.network)}
+
+    def furnish(self, folder: Path) -> dict[str, str]:
+        return {}
+
+    def evaluate(self) -> Evaluation:
+        config = self.config
+        if self._evaluation_env is None:
+            self._evaluation_env = make_env(config.env, num_envs=min(config.evaluate.episodes, config.env.num_envs))
+        seed = fresh_seed(config.seed, self.progress.step)
+        found = evaluate_policy(self.policy, self._evaluation_env, config.evaluate.episodes, seed)
+        if config.evaluate.video:
+
+            def film(path: Path) -> tuple[np.ndarray, int]:
+                video = record(config.env, self.policy, 1, seed, path)
+                return video.frames, video.fps
+
+            found.videos["eval/episode"] = film
+        return found
+
+    def histograms(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for prefix, module in self.modules.items():
+            for name, parameter in module.named_parameters():
+                found[f"parameters/{prefix}{name}"] = parameter.detach()
+                if parameter.grad is not None:
+                    found[f"gradients/{prefix}{name}"] = parameter.grad
+        return found
+
+    def standing(self) -> dict[str, Section]:
+        """The checkpoint's sections on where training stands: the environments and the progress."""
+        if not self._verified:  # once, on a real episode: that a fresh environment can be brought to where this one is
+            self._verified = True
+            self.env.verify_restores()
+            self.exactness["environment"] = self.env.restores
+        return {
+            "environment": self.env.state_dict(),
+            "progress": {
+                "step": self.progress.step,
+                "update": self.progress.update,
+                "num_envs": self.env.num_envs,
+                "recent": [list(episode) for episode in self.recent.episodes],
+            },
+        }
+
+    def check_standing(self, state: Mapping[str, Section]) -> None:
+        """Before anything is loaded: that a checkpoint's environments are as many as these."""
+        running = state["progress"]["num_envs"]
+        if running != self.env.num_envs:
+            raise RequestError(
+                f"env.num_envs={self.env.num_envs}: the checkpoint holds {running} running environments, and a resume "
+                "goes on with those"
+            )
+
+    def stand(self, state: Mapping[str, Section]) -> dict[str, np.ndarray]:
+        """Bring progress and environments to where `standing` was; returns the observations to act on."""
+        progress = state["progress"]
+        self.progress.step, self.progress.update = cast(int, progress["step"]), cast(int, progress["update"])
+        self.recent.episodes.extend(tuple(episode) for episode in cast(list[Any], progress["recent"]))
+        obs = self.env.load_state_dict(state["environment"])
+        if self.env.restore_report:
+            self.notices.append(self.env.restore_report)
+        return obs
+
+    def close(self) -> None:
+        self.env.close()
+        if self._evaluation_env is not None:
+            self._evaluation_env.close()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's global generator at `seed`, and afterwards as it was: for initialising networks."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,227 @@
+"""What SAC and TD3 share: an actor that explores, critics as one batched network, and targets that follow slowly.
+
+Each network is one flat vector: Adam's step is one call, and so is a target's,
+
+    target <- target + tau (network - target)
+
+Observations are stored as they came, and scaled when they are drawn (env.normalize_observation). The statistics take in
+each observation once, when it is acted on, and stand still while gradient steps are taken; actor, critics and targets
+have the same ones.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlgym.agents.agent import seeded
+from rlgym.agents.critics import Actor, Critics, mirror, share_buffers
+from rlgym.agents.distributions import Distribution
+from rlgym.agents.flat_adam import FlatAdam
+from rlgym.agents.off_policy import OffPolicy
+from rlgym.agents.policy import Policy
+from rlgym.agents.replay import Batch
+from rlgym.envs.make import make_env
+from rlgym.errors import RequestError
+from rlgym.flat import restore
+from rlgym.learner import NON_FINITE, Metrics, Section
+from rlgym.schedules import factor
+from rlgym.state import load_module
+
+if TYPE_CHECKING:
+    from rlgym.config import TrainConfig
+    from rlgym.envs.batch import BatchEnv
+    from rlgym.envs.spaces import Array, Obs
+
+
+class Continuous(OffPolicy):
+    """A subclass chooses the distribution, adds the actor's optimiser and takes the gradient steps."""
+
+    distribution: Distribution
+    actor: Actor
+    actor_adam: FlatAdam
+    critics: Critics
+    critics_adam: FlatAdam
+    critics_target: Tensor
+    """The parameters of `target_critics` as one vector."""
+    target_critics: Critics
+    fixed_critics: Critics
+    """The critics as they stand, for the actor to climb: nothing of their own gradient is computed then."""
+    gradient_steps: int
+
+    # ---- what a subclass says
+
+    @staticmethod
+    @abstractmethod
+    def distribution_of(shape: tuple[int, ...], knobs: Any) -> Distribution:
+        """The distribution of actions of this shape, all of them within [-1, 1]."""
+
+    @abstractmethod
+    def noise(self, steps: int) -> Tensor:
+        """The random numbers of so many gradient steps, `[steps, ...]`."""
+
+    @abstractmethod
+    def gradient_step(self, batch: Batch, noise: Tensor, learning_rate: float) -> tuple[dict[str, Tensor], Tensor]:
+        """The gradient step that `gradient_steps` counts to. Returns its statistics by tag, and how many steps of its
+        optimisers were withheld, all of them 0-d."""
+
+    # ---- networks
+
+    def build(self) -> Policy:
+        config, knobs = self.config, self.knobs
+        if config.env.normalize_reward:
+            raise RequestError(
+                f"env.normalize_reward=true: agent={knobs.name} learns from old rewards beside new ones, which a "
+                "moving scale would tell apart; env.normalize_reward=false would do"
+            )
+        policy = build_policy(type(self), config, self.env, self.device)
+        assert isinstance(policy.network, Actor)
+        self.actor, self.distribution = policy.network, policy.distribution
+        with seeded(config.seed + 1):
+            critics = Critics(
+                self.env.leaves,
+                math.prod(self.distribution.action_shape),
+                list(knobs.net_arch),
+                knobs.activation,
+                knobs.n_critics,
+                config.env.normalize_observation,
+            )
+        self.critics = critics.to(self.device)
+        share_buffers(self.critics.encoder.norms, self.actor.encoder.norms)
+        self.critics_adam = FlatAdam(self.critics, math.inf, knobs.adam_eps)
+        flat = self.critics_adam.flat
+        self.critics_target = flat.parameters.clone()
+        self.target_critics = mirror(self.critics, flat.views(self.critics_target))
+        self.fixed_critics = mirror(self.critics, flat.views(flat.parameters))
+        self.gradient_steps = 0
+        return policy
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        return {"actor.": self.actor, "critics.": self.critics}
+
+    # ---- gather
+
+    def explore(self, obs: Obs, mask: Array | None) -> Array:
+        return self.distribution.sample_numpy(self.policy.outputs(obs, mask), self.explorer)
+
+    def gather(self) -> int:
+        if self.actor.encoder.norms:
+            self.actor.encoder.observe(self.policy.tensors(self.obs))
+        return super().gather()
+
+    # ---- learn
+
+    def learn(self, batches: Batch, steps: int) -> Metrics:
+        knobs, size = self.knobs, self.knobs.batch_size
+        share = factor(knobs.learning_rate_schedule, self.progress.step, self.config.schedule_budget)
+        noise = self.noise(steps)
+        seen: dict[str, list[Tensor]] = {}
+        withheld = torch.zeros((), device=self.device)
+        for i in range(steps):
+            self.gradient_steps += 1
+            batch = batches if steps == 1 else rows(batches, slice(i * size, (i + 1) * size))
+            statistics, bad = self.gradient_step(batch, noise[i], knobs.learning_rate * share)
+            withheld = withheld + bad
+            for tag, value in statistics.items():
+                seen.setdefault(tag, []).append(value)
+        means = {tag: values[0] if len(values) == 1 else torch.stack(values).mean() for tag, values in seen.items()}
+        return {**means, NON_FINITE: withheld, "train/learning_rate": knobs.learning_rate * share}
+
+    # ---- checkpoints
+
+    def targets(self) -> nn.ModuleDict:
+        """Networks that follow others, by name."""
+        return nn.ModuleDict({"critics": self.target_critics})
+
+    def optimizer(self) -> dict[str, Tensor]:
+        """Every optimiser's tensors by name."""
+        both = {"actor": self.actor_adam, "critics": self.critics_adam}
+        return {f"{name}.{key}": tensor for name, adam in both.items() for key, tensor in adam.state_dict().items()}
+
+    def networks(self) -> dict[str, Section]:
+        return {
+            "model": self.actor.state_dict(),
+            "critics": self.critics.state_dict(),
+            "targets": self.targets().state_dict(),
+            "optimizer": self.optimizer(),
+            "count": {"gradient_steps": self.gradient_steps},
+        }
+
+    def load_networks(self, state: Mapping[str, Section]) -> None:
+        load_module(self.actor, state["model"])
+        load_module(self.critics, state["critics"])
+        load_module(self.targets(), state["targets"])
+        restore(self.optimizer(), state["optimizer"])
+        self.gradient_steps = int(state["count"]["gradient_steps"])
+
+    @classmethod
+    def load(cls, config: TrainConfig, state: Mapping[str, Section], device: torch.device, folder: Path) -> Policy:
+        """The policy of the finished run in `folder`, from its config and a checkpoint."""
+        env = make_env(config.env, num_envs=1)
+        try:
+            policy = build_policy(cls, config, env, device)
+        finally:
+            env.close()
+        assert isinstance(policy.network, Actor)
+        load_module(policy.network, state["model"])
+        return policy
+
+
+def build_policy(agent: type[Continuous], config: TrainConfig, env: BatchEnv, device: torch.device) -> Policy:
+    """A freshly initialised policy for `env`, or the line that says which agents could act in it."""
+    knobs = config.agent
+    distribution = agent.distribution_of(bounded_box(env.action_space, config), knobs)
+    with seeded(config.seed):
+        actor = Actor(
+            env.leaves,
+            distribution.outputs,
+            list(knobs.net_arch),
+            knobs.activation,
+            config.env.normalize_observation,
+        )
+    return Policy(actor.to(device), distribution, env.action_space)
+
+
+def bounded_box(space: gym.Space[Any], config: TrainConfig) -> tuple[int, ...]:
+    """The shape of a Box of floats with finite bounds; any other action space is a RequestError."""
+    name, id = config.agent.name, config.env.id
+    if not isinstance(space, gym.spaces.Box):
+        others = "ppo, dqn or a2c" if isinstance(space, gym.spaces.Discrete) else "ppo or a2c"
+        raise RequestError(
+            f"agent={name} needs continuous actions, and those of env={id} are {space}; agent={others} would do"
+        )
+    if not np.issubdtype(space.dtype, np.floating):
+        raise RequestError(
+            f"agent={name} needs actions of floats, and those of env={id} are {space}; wrap the environment so that "
+            "they are floats, or a MultiDiscrete for agent=ppo or a2c"
+        )
+    if not space.is_bounded():
+        raise RequestError(
+            f"agent={name} spreads its actions between finite bounds, and {space} of env={id} has none; agent=ppo or "
+            "a2c would do"
+        )
+    return space.shape
+
+
+def squared_error(q: Tensor, target: Tensor) -> Tensor:
+    """Sum over critics of the mean squared error, 0-d: `q [critics, batch]` against one `target [batch]` for all."""
+    assert q.shape[1:] == target.shape and target.ndim == 1, (q.shape, target.shape)
+    return F.mse_loss(q, target.expand_as(q)) * len(q)
+
+
+def rows(batch: Batch, which: slice) -> Batch:
+    """The transitions `which` of every tensor in the batch."""
+    return {
+        name: None if x is None else {leaf: y[which] for leaf, y in x.items()} if isinstance(x, dict) else x[which]
+        for name, x in batch.items()
+    }

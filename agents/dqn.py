@@ -1,0 +1,284 @@
+"""Deep Q-learning (Mnih et al. 2015, doi:10.1038/nature14236) and its published parts, each a knob; `agent=rainbow` is
+all of them (Hessel et al. 2018, arXiv:1710.02298).
+
+Acts epsilon-greedily, stores, and moves Q(s, a) towards
+
+    r + gamma * max_a' Q_target(s', a')            0 behind a terminated state, not behind one that was cut off
+
+by the Huber loss. `double` lets Q choose a' (van Hasselt et al. 2016, arXiv:1509.06461), `n_step` sums n rewards first,
+`prioritized` draws by error, `dueling` and `noisy` change the network, and with `distributional` the distribution of a
+return or its quantiles are learned in place of its mean.
+
+The target network moves only between updates, so what it says of all next states of an update's gradient steps comes
+from a few large forward passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import gymnasium as gym
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rlgym.agents.agent import seeded
+from rlgym.agents.distributions import mask_logits
+from rlgym.agents.epsilon_greedy import EpsilonGreedy, annealed_epsilon
+from rlgym.agents.flat_adam import FlatAdam
+from rlgym.agents.off_policy import OffPolicy
+from rlgym.agents.prioritized import Priorities, annealed
+from rlgym.agents.q_gradient import Autograd, ByHand, Passes
+from rlgym.agents.q_networks import QNetwork, QPolicy
+from rlgym.agents.q_targets import LOSSES, discounted, of_actions, project
+from rlgym.agents.replay import Batch
+from rlgym.agents.rollout import ROWS_AT_ONCE
+from rlgym.envs.make import make_env
+from rlgym.errors import RequestError
+from rlgym.flat import Flat
+from rlgym.learner import NON_FINITE, Metrics, Section
+from rlgym.random_state import generator_state, load_generator_state
+from rlgym.schedules import factor
+from rlgym.state import load_module
+
+if TYPE_CHECKING:
+    from rlgym.agents.q_config import DQNConfig
+    from rlgym.config import TrainConfig
+    from rlgym.envs.batch import BatchEnv
+    from rlgym.envs.spaces import Array, Obs
+
+
+class DQN(OffPolicy):
+    """The learner, under the names dqn and rainbow."""
+
+    knobs: DQNConfig
+    policy: QPolicy
+
+    def __init__(self, config: TrainConfig) -> None:
+        if config.env.normalize_reward:
+            raise RequestError(
+                f"env.normalize_reward=true: agent={config.agent.name} learns from old rewards beside new ones, which "
+                "a moving scale would tell apart; env.normalize_reward=false would do"
+            )
+        super().__init__(config)
+        if self.knobs.prioritized:
+            self.priorities = Priorities(self.replay, self.knobs.priority_alpha)
+
+    def build(self) -> QPolicy:
+        knobs, config = self.knobs, self.config
+        if knobs.buffer_size // self.env.num_envs < knobs.n_step:
+            raise RequestError(
+                f"agent.buffer_size={knobs.buffer_size} holds no agent.n_step={knobs.n_step} transitions of each of "
+                f"env.num_envs={self.env.num_envs} environments; raise it"
+            )
+        policy = build_policy(config, self.env, self.device)
+        self.network = policy.network
+        self.target = deepcopy(self.network).requires_grad_(False)
+        self.target.encoder.norms = self.network.encoder.norms  # both see observations at one scale
+        self.optimizer = FlatAdam(self.network, knobs.max_grad_norm, knobs.adam_eps)
+        self.target_parameters = Flat([dict(self.target.named_parameters())], aligned=1).parameters
+        self.target_at = 0
+        """The step up to which updates of the target network were made."""
+        policy.refresh()
+        self.passes: Passes
+        if policy.numpy_actor is None or knobs.noisy or config.compile == "on":
+            self.passes = Autograd(self.network, self.optimizer.gradients, compiled=config.compile == "on")
+        else:
+            self.passes = ByHand(self.network)
+            self.target_by_hand = ByHand(self.target)
+        self.noise = torch.Generator(self.device).manual_seed(config.seed + 3)
+        return policy
+
+    # ---- act
+
+    @property
+    def epsilon(self) -> float:
+        knobs = self.knobs
+        return annealed_epsilon(
+            knobs.exploration_initial_eps,
+            knobs.exploration_final_eps,
+            knobs.exploration_fraction,
+            self.progress.step,
+            self.config.schedule_budget,
+        )
+
+    def update(self) -> Metrics:
+        return {**super().update(), "rollout/exploration_rate": self.epsilon}
+
+    def gather(self) -> int:
+        count = super().gather()
+        if self.config.env.normalize_observation:
+            self.network.encoder.observe(self.policy.tensors(self.obs))
+        return count
+
+    def explore(self, obs: Obs, mask: Array | None) -> Array:
+        distribution = cast(EpsilonGreedy, self.policy.distribution)
+        distribution.epsilon = self.epsilon
+        if self.knobs.noisy:
+            outputs = self.policy.noisy_outputs(obs, mask, self.explorer, self.noise)
+        else:
+            outputs = self.policy.outputs(obs, mask)
+        return distribution.sample_numpy(outputs, self.explorer)
+
+    # ---- learn
+
+    def sample(self, count: int) -> Batch:
+        if self.priorities is None:
+            return super().sample(count)
+        knobs = self.knobs
+        beta = annealed(knobs.priority_beta, self.progress.step, self.config.schedule_budget)
+        places, weights = self.priorities.draw(count, knobs.batch_size, self.drawer, beta, self.n_step)
+        batch = self.replay.gather(places, self.n_step, knobs.gamma)
+        return {**batch, "places": places, "weights": weights}
+
+    @torch.no_grad()
+    def learn(self, batches: Batch, steps: int) -> Metrics:
+        knobs, passes = self.knobs, self.passes
+        self.move_target()
+        learning_rate = knobs.learning_rate * factor(
+            knobs.learning_rate_schedule, self.progress.step, self.config.schedule_budget
+        )
+        loss_of = LOSSES[knobs.distributional]
+        rows, actions, atoms = knobs.batch_size, self.network.actions, self.network.atoms
+        action, weights = batches["action"], batches.get("weights")
+        # The loss is the (weighted) mean over the minibatch, and of one action's outputs alone.
+        share = torch.full_like(batches["reward"], 1 / rows) if weights is None else weights / rows
+        shares = (F.one_hot(action, actions) * share.unsqueeze(1)).unsqueeze(2).split(rows)
+        indices = action.view(-1, 1, 1).expand(-1, 1, atoms).split(rows)
+        obs = passes.split(batches["obs"], rows)
+        # Noise is drawn anew for each gradient step, and with `double` each step chooses the next actions itself: then
+        # targets are made step by step.
+        following = None if knobs.noisy else self.following(batches["next_obs"])
+        step_by_step = knobs.noisy or knobs.double
+        targets = () if step_by_step else self.aim(batches, following, slice(None)).split(rows)
+        errors, predictions, norms, withheld = [], [], [], []
+        for step in range(steps):
+            if step_by_step:
+                target = self.aim(batches, following, slice(step * rows, (step + 1) * rows))
+            else:
+                target = targets[step]
+            noise = self.network.draw(self.noise) if knobs.noisy else None
+            prediction = passes.forward(obs[step], noise).gather(1, indices[step]).squeeze(1)
+            error, slope = loss_of(prediction, target)
+            passes.backward(shares[step] * slope.unsqueeze(1))
+            norm, bad = self.optimizer.apply(error.sum(), learning_rate)
+            errors.append(error)
+            predictions.append(prediction)
+            norms.append(norm)
+            withheld.append(bad)
+        error, predicted = torch.cat(errors), torch.cat(predictions)
+        if self.priorities is not None:
+            self.priorities.update(batches["places"], self.surprise(error))
+        if knobs.distributional == "c51":
+            predicted = predicted.softmax(-1) @ self.network.support
+        return {
+            "train/loss": (error * share).sum() / steps,
+            "train/q_value_mean": predicted.mean(),
+            "train/grad_norm": torch.stack(norms).mean(),
+            "train/learning_rate": learning_rate,
+            NON_FINITE: torch.stack(withheld).sum(),
+        }
+
+    def surprise(self, error: Tensor) -> Tensor:
+        """Priorities `[batch]` from unweighted losses `[batch]`: |TD error| where that is what the loss is made of,
+        the loss itself for distributions (Hessel et al. 2018, section 3) and quantiles."""
+        if self.knobs.distributional != "none":
+            return error
+        return torch.where(error < 0.5, (2 * error).sqrt(), error + 0.5)  # the Huber loss undone
+
+    def move_target(self) -> None:
+        """All updates of the target network that came due since the last learning, when there was nothing to move to
+        in between: one step of the way, tau, as often as they were."""
+        knobs = self.knobs
+        every = knobs.target_update_interval
+        times = self.progress.step // every - self.target_at // every
+        self.target_at = self.progress.step
+        if times:
+            self.target_parameters.lerp_(self.optimizer.parameters, 1 - (1 - knobs.tau) ** times)
+
+    def following(self, next_obs: dict[str, Tensor]) -> Tensor:
+        """What the target network says of all next states: `[batch, actions, atoms]`."""
+        if isinstance(self.passes, ByHand):
+            return self.target_by_hand.judge(next_obs)
+        parts = zip(*(x.split(ROWS_AT_ONCE) for x in next_obs.values()), strict=True)
+        return torch.cat([self.target(dict(zip(next_obs, part, strict=True))) for part in parts])
+
+    def aim(self, batches: Batch, following: Tensor | None, part: slice) -> Tensor:
+        """What the network should say of the transitions `part`: `[batch, atoms]`; probabilities, with c51.
+
+        `following`: the target network's outputs for all next states; None: made here, under noise of their own.
+        """
+        next_obs = {name: x[part] for name, x in batches["next_obs"].items()}
+        mask = None if batches["next_mask"] is None else batches["next_mask"][part]
+        said = self.target(next_obs, self.target.draw(self.noise)) if following is None else following[part]
+        judge = said
+        if self.knobs.double:
+            (x,) = self.passes.split(next_obs, len(said))
+            judge = self.passes.forward(x, self.network.draw(self.noise))
+        best = mask_logits(self.network.expected(judge), mask).argmax(-1)
+        said = of_actions(said, best)
+        reward, discount = batches["reward"][part], batches["discount"][part]
+        if self.knobs.distributional == "c51":
+            return project(said.softmax(-1), reward, discount, self.network.support)
+        return discounted(said, reward, discount)
+
+    # ---- checkpoints
+
+    def networks(self) -> dict[str, Section]:
+        return {
+            "model": self.network.state_dict(),
+            "target": self.target.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedules": {"target_at": self.target_at, "noise": generator_state(self.noise)},
+        }
+
+    def load_networks(self, state: Mapping[str, Section]) -> None:
+        load_module(self.network, state["model"])
+        load_module(self.target, state["target"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.target_at = cast(int, state["schedules"]["target_at"])
+        load_generator_state(self.noise, state["schedules"]["noise"])
+
+    @staticmethod
+    def load(config: TrainConfig, state: Mapping[str, Section], device: torch.device, folder: Path) -> QPolicy:
+        """The policy of the finished run in `folder`, from its config and a checkpoint."""
+        env = make_env(config.env, num_envs=1)
+        try:
+            policy = build_policy(config, env, device)
+        finally:
+            env.close()
+        load_module(policy.network, state["model"])
+        return policy
+
+
+def build_policy(config: TrainConfig, env: BatchEnv, device: torch.device) -> QPolicy:
+    """A freshly initialised policy for `env`, seeded by the run's seed without touching torch's global generator."""
+    knobs: DQNConfig = config.agent
+    actions = number_of_actions(env, knobs.name)
+    with seeded(config.seed):
+        network = QNetwork(
+            env.leaves,
+            actions,
+            list(knobs.net_arch),
+            knobs.activation,
+            knobs.dueling,
+            noisy_std=knobs.noisy_std if knobs.noisy else None,
+            support=torch.linspace(knobs.v_min, knobs.v_max, knobs.atoms) if knobs.distributional == "c51" else None,
+            quantiles=knobs.quantiles if knobs.distributional == "qr" else None,
+            normalize=config.env.normalize_observation,
+        )
+    return QPolicy(network.to(device), EpsilonGreedy(actions, knobs.exploration_final_eps), env.action_space)
+
+
+def number_of_actions(env: BatchEnv, agent: str) -> int:
+    """Of a Discrete space; a RequestError says which agents would do for another."""
+    space = env.action_space
+    if isinstance(space, gym.spaces.Discrete):
+        return int(space.n)
+    others = "agent=sac, agent=td3 or agent=ppo" if isinstance(space, gym.spaces.Box) else "agent=ppo"
+    raise RequestError(
+        f"agent={agent} values each action of a Discrete space, and env={env.id} takes {space}; {others} would do"
+    )

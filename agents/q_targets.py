@@ -1,0 +1,77 @@
+"""What Q-learning aims at, and the losses that lead there with their derivatives, as pure functions of a minibatch.
+
+Each loss gives its derivative with the predictions in closed form: a hand-written backward pass needs no more, and
+autograd starts from it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def of_actions(outputs: Tensor, action: Tensor) -> Tensor:
+    """`[batch, atoms]` of `outputs [batch, actions, atoms]` for the actions `[batch]` that were taken."""
+    return outputs.gather(1, action.view(-1, 1, 1).expand(-1, 1, outputs.shape[-1])).squeeze(1)
+
+
+def discounted(following: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
+    """reward + discount * following, `[batch, atoms]`: the one-step (or n-step) target of each atom of the next state's
+    value; `reward` and `discount` are `[batch]`, the discount 0 behind a terminated step."""
+    assert reward.shape == discount.shape == following.shape[:1]
+    return torch.addcmul(reward.unsqueeze(-1), discount.unsqueeze(-1), following)
+
+
+def project(probability: Tensor, reward: Tensor, discount: Tensor, support: Tensor) -> Tensor:
+    """The distribution of reward + discount * z, with z drawn from `support [atoms]` by `probability [batch, atoms]`,
+    put back onto the support: `[batch, atoms]` (Bellemare et al. 2017, arXiv:1707.06887, algorithm 1).
+
+    Each mass is split between the two neighbours of where it falls, so that the mean stays; what falls outside of the
+    support goes to its edge. `reward` and `discount` are `[batch]`.
+    """
+    assert reward.shape == discount.shape == probability.shape[:1]
+    atoms = len(support)
+    low, step = support[0], (support[-1] - support[0]) / (atoms - 1)
+    z = discounted(support.expand_as(probability), reward, discount)
+    place = ((z - low) / step).clamp_(0, atoms - 1)
+    below = place.floor().clamp_(max=atoms - 2)  # the last atom is the upper neighbour of the one before it
+    share = (place - below) * probability
+    index = below.long()
+    projected = torch.zeros_like(probability).scatter_add_(-1, index, probability - share)
+    return projected.scatter_add_(-1, index + 1, share)
+
+
+def huber(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The Huber loss with threshold 1 (Mnih et al. 2015: "clipping the error term"), `[batch]`, and its derivative with
+    `prediction`; that and `target` are `[batch, 1]`."""
+    assert prediction.shape == target.shape and prediction.shape[1:] == (1,)
+    error = prediction - target
+    slope = error.clamp(-1, 1)
+    return torch.addcmul(error * slope, slope, slope, value=-0.5).squeeze(-1), slope
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the distribution of `logits` from `target`, both `[batch, atoms]`: the loss `[batch]` and its derivative with
+    the logits (Bellemare et al. 2017, section 4.1: the KL divergence but for the target's own entropy)."""
+    assert logits.shape == target.shape
+    log_p = F.log_softmax(logits, -1)
+    return -(target * log_p).sum(-1), log_p.exp() - target
+
+
+def quantile_huber(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The quantile Huber loss with threshold 1 (Dabney et al. 2018, arXiv:1710.10044, equation 10, summed over the
+    quantiles of `prediction [batch, n]` and averaged over the samples `target [batch, m]`), `[batch]`, and its
+    derivative with the prediction."""
+    assert prediction.shape[:1] == target.shape[:1]
+    n = prediction.shape[1]
+    level = (torch.arange(n, device=prediction.device, dtype=prediction.dtype) + 0.5) / n
+    error = target.unsqueeze(1) - prediction.unsqueeze(2)  # [batch, n, m]
+    weight = (level.view(-1, 1) - (error < 0).to(error.dtype)).abs()
+    slope = error.clamp(-1, 1)
+    loss = (weight * slope * (error - 0.5 * slope)).mean(2).sum(1)
+    return loss, -(weight * slope).mean(2)
+
+
+LOSSES = {"none": huber, "c51": cross_entropy, "qr": quantile_huber}
+"""The loss for what a network learns of a return."""

@@ -1,0 +1,32 @@
+"""REINFORCE with a learned baseline (Williams 1992, doi:10.1007/BF00992696; Sutton & Barto 2018, section 13.4).
+
+Gathers `n_steps` steps of `num_envs` parallel environments with the current policy. The return of a step is the
+discounted sum of all rewards to the end of its episode; where a time limit cut the episode off, plus what the baseline
+makes of the final observation; and where the rollout ends before the episode does, plus what it makes of the state
+reached. Rollouts of a fixed length, rather than of whole episodes, also serve tasks without an end, and never favour
+short episodes; with `n_steps` of several episodes the baseline completes few of the returns. One gradient step on all
+of it:
+
+    - log pi(a) * (return - baseline) - ent_coef * entropy + vf_coef * (return - baseline)^2
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rlgym.agents.a2c import A2C
+from rlgym.agents.flat_adam import FlatAdam
+
+if TYPE_CHECKING:
+    from rlgym.agents.on_policy import Optimizer
+
+
+class Reinforce(A2C):
+    """The learner: A2C's loss and step on whole returns, which are GAE's with lambda = 1."""
+
+    @property
+    def gae_lambda(self) -> float:
+        return 1.0
+
+    def build_optimizer(self) -> Optimizer:
+        return FlatAdam(self.network, self.knobs.max_grad_norm, self.knobs.adam_eps)

@@ -1,0 +1,172 @@
+"""Work in several processes at once, each with one CPU thread: `-m jobs=2`, `sweep jobs=2`.
+
+A process that dies takes one task with it and is replaced. Ctrl-C and SIGTERM reach the processes once each, as the
+signals that their training saves a checkpoint at; no new task starts then. A process whose parent is gone stops too.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class Died:
+    """The answer of a process that ended before it could give one."""
+
+    def __init__(self, code: int | None) -> None:
+        self.code = code
+
+    def __str__(self) -> str:
+        if self.code is not None and self.code < 0:
+            return f"its process was ended by {signal.Signals(-self.code).name}"
+        return f"its process ended with code {self.code}"
+
+
+class Process:
+    """One process, which works on one task after the other."""
+
+    def __init__(self, function: Callable[[Any], Any], path: list[str]) -> None:
+        context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+        self.pipe, theirs = context.Pipe()
+        their_end, self._lifeline = context.Pipe(duplex=False)
+        self._process = context.Process(target=_work, args=(theirs, their_end, function, path))
+        self._process.start()
+        theirs.close()
+        their_end.close()
+        self.task: Any = None
+        self.busy = False
+
+    def give(self, task: Any) -> None:
+        self.task, self.busy = task, True
+        with suppress(OSError):  # it has died: `answer` says so
+            self.pipe.send(task)
+
+    def answer(self) -> Any:
+        """Of the task it was given, or Died."""
+        self.busy = False
+        try:
+            return self.pipe.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            return Died(self._process.exitcode)
+
+    def signal(self, number: int) -> None:
+        if self._process.pid is not None and self._process.is_alive():
+            os.kill(self._process.pid, number)
+
+    def close(self) -> None:
+        self.pipe.close()
+        self._process.join()
+        self._lifeline.close()
+
+
+class Signals:
+    """What Ctrl-C and SIGTERM left here: the first number, or None."""
+
+    number: int | None = None
+
+
+def in_processes(
+    function: Callable[[Any], Any], tasks: Iterable[Any], count: int, signals: Signals
+) -> Iterator[tuple[Any, Any]]:
+    """(task, what `function` gave for it or Died) as they end, `count` at a time. A task is taken when a process is
+    free; none is once a signal has come. `function` and tasks must be importable and picklable."""
+    left = iter(tasks)
+    running: list[Process] = []
+    with _one_thread(), _passed_on(running, signals):
+        try:
+            while True:
+                while signals.number is None and sum(process.busy for process in running) < count:
+                    try:
+                        task = next(left)
+                    except StopIteration:
+                        break
+                    idle = next((process for process in running if not process.busy), None)
+                    if idle is None:
+                        idle = Process(function, list(sys.path))
+                        running.append(idle)
+                    idle.give(task)
+                busy = [process for process in running if process.busy]
+                if not busy:
+                    return
+                ready = wait([process.pipe for process in busy])
+                for process in [process for process in busy if process.pipe in ready]:
+                    answer = process.answer()
+                    if isinstance(answer, Died):
+                        running.remove(process)
+                        process.close()
+                    yield process.task, answer
+        finally:
+            for process in running:
+                if process.busy:  # the caller has gone away
+                    process.signal(signal.SIGTERM)
+                process.close()
+
+
+def _work(pipe: Connection, lifeline: Connection, function: Callable[[Any], Any], path: list[str]) -> None:
+    """In the process: answer tasks until the pipe ends."""
+    sys.path[:] = path  # `module:Name` of the current folder
+    with suppress(OSError, AttributeError):
+        os.setpgid(0, 0)  # a terminal's Ctrl-C goes to the parent alone, which passes it on
+    threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
+    while True:
+        try:
+            task = pipe.recv()
+        except (EOFError, OSError):
+            return
+        answer = function(task)
+        with suppress(OSError):
+            pipe.send(answer)
+
+
+def _end_with_parent(lifeline: Connection) -> None:
+    with suppress(EOFError, OSError):
+        lifeline.recv()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For the processes that start meanwhile: OpenMP and BLAS read these when they are loaded."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _passed_on(running: list[Process], signals: Signals) -> Iterator[None]:
+    """Ctrl-C and SIGTERM go to the processes instead of ending this one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if signals.number is None:
+            signals.number = number
+            print("rlgym: stopping after these updates; a second Ctrl-C stops at once", file=sys.stderr)
+        for process in running:
+            if process.busy:
+                process.signal(number)
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
