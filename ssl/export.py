@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors import SafetensorError
 
 from rlgym.config_file import load_config
-from rlgym.errors import RequestError
+from rlgym.export_folder import export_folder, replacing
 from rlgym.files import write_atomic
 from rlgym.loading import load
 from rlgym.run import Run
@@ -22,21 +21,10 @@ def export(folder: Path, words: dict[str, Any]) -> Path:
     run = Run(folder)
     config = load_config(folder, trust=words["trust"])
     model: LanguageModel = load(run, words["checkpoint"], trust=words["trust"])
-    target = Path(words["path"]).expanduser() if words["path"] else folder / "export"
-    if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or (target / "config.json").is_file())):
-        raise RequestError(f"path={target} holds something else than an export; choose another folder")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".export-", dir=target.parent) as work:
-            made = Path(work) / "made"
-            made.mkdir()
-            write_model(model, made)
-            write_atomic(made / "README.md", model_card(run, config, model))
-            if target.exists():
-                target.rename(Path(work) / "before")
-            made.rename(target)
-    except (OSError, SafetensorError) as error:  # the library's own error is how it reports a full disk
-        raise RequestError(f"path={target}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
+    target = export_folder(words["path"], folder, "config.json")
+    with replacing(target, (SafetensorError,)) as made:  # the library's own error is how it reports a full disk
+        write_model(model, made)
+        write_atomic(made / "README.md", model_card(run, config, model))
     auto = "AutoModelForCausalLM" if model.causal else "AutoModelForMaskedLM"
     print(f"written to {target}: {auto}.from_pretrained({str(target)!r})")
     return target
