@@ -78,11 +78,6 @@ class Continuous(OffPolicy):
 
     def build(self) -> Policy:
         config, knobs = self.config, self.knobs
-        if config.env.normalize_reward:
-            raise RequestError(
-                f"env.normalize_reward=true: agent={knobs.name} learns from old rewards beside new ones, which a "
-                "moving scale would tell apart; env.normalize_reward=false would do"
-            )
         policy = build_policy(type(self), config, self.env, self.device)
         assert isinstance(policy.network, Actor)
         self.actor, self.distribution = policy.network, policy.distribution

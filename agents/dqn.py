@@ -58,11 +58,6 @@ class DQN(OffPolicy):
     policy: QPolicy
 
     def __init__(self, config: TrainConfig) -> None:
-        if config.env.normalize_reward:
-            raise RequestError(
-                f"env.normalize_reward=true: agent={config.agent.name} learns from old rewards beside new ones, which "
-                "a moving scale would tell apart; env.normalize_reward=false would do"
-            )
         super().__init__(config)
         if self.knobs.prioritized:
             self.priorities = Priorities(self.replay, self.knobs.priority_alpha)

@@ -18,6 +18,7 @@ import torch
 from rlgym.agents.agent import Agent
 from rlgym.agents.prioritized import Priorities
 from rlgym.agents.replay import Batch, Replay
+from rlgym.errors import RequestError
 from rlgym.learner import NON_FINITE, REPLAY, Metrics, Section
 from rlgym.random_state import generator_state, load_generator_state
 
@@ -40,6 +41,11 @@ class OffPolicy(Agent):
     priorities: Priorities | None = None
 
     def __init__(self, config: TrainConfig) -> None:
+        if config.env.normalize_reward:
+            raise RequestError(
+                f"env.normalize_reward=true: agent={config.agent.name} learns from old rewards beside new ones, which "
+                "a moving scale would tell apart; env.normalize_reward=false would do"
+            )
         super().__init__(config, repays_compiling=self.repays_compiling(config))
         self.knobs: Any = config.agent
         knobs = self.knobs

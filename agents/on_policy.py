@@ -275,12 +275,6 @@ class OnPolicy(Agent):
             self.sequences.memory.copy_(cast(Tensor, state["memory"]["memory"]))
             if self.env.restore_report:  # episodes began anew: nothing to remember
                 self.sequences.memory.zero_()
-        total = self.config.schedule_budget
-        if self.knobs.learning_rate_schedule == "linear" and total <= self.progress.step < self.config.steps:
-            self.notices.append(
-                f"agent.learning_rate reached 0 at step {total:,}, where its schedule ended: nothing more is learned; "
-                f"resume with schedule_steps={self.config.steps} to stretch it"
-            )
 
     @staticmethod
     def load(config: TrainConfig, state: Mapping[str, Section], device: torch.device, folder: Path) -> Policy:
