@@ -19,6 +19,7 @@ from rlgym.envs.make import make_env
 from rlgym.envs.video import record, require_frames
 from rlgym.errors import RequestError
 from rlgym.learner import Evaluation, Progress, Section
+from rlgym.state import load_module
 
 if TYPE_CHECKING:
     from rlgym.agents.policy import Policy
@@ -129,6 +130,22 @@ class Agent:
                 f"resume with schedule_steps={steps} to stretch it"
             )
         return obs
+
+    @classmethod
+    def policy_for(cls, config: TrainConfig, env: BatchEnv, device: torch.device) -> Policy:
+        """A freshly initialised policy for `env`, seeded by the run's seed; for `load`."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, config: TrainConfig, state: Mapping[str, Section], device: torch.device, folder: Path) -> Any:
+        """The policy of the finished run in `folder`, from its config and a checkpoint."""
+        env = make_env(config.env, num_envs=1)
+        try:
+            policy = cls.policy_for(config, env, device)
+        finally:
+            env.close()
+        load_module(cast(nn.Module, policy.network), state["model"])
+        return policy
 
     def close(self) -> None:
         self.env.close()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -30,7 +29,6 @@ from rlgym.agents.flat_adam import FlatAdam
 from rlgym.agents.off_policy import OffPolicy
 from rlgym.agents.policy import Policy
 from rlgym.agents.replay import Batch
-from rlgym.envs.make import make_env
 from rlgym.errors import RequestError
 from rlgym.flat import restore
 from rlgym.learner import NON_FINITE, Metrics, Section
@@ -160,16 +158,8 @@ class Continuous(OffPolicy):
         self.gradient_steps = int(state["count"]["gradient_steps"])
 
     @classmethod
-    def load(cls, config: TrainConfig, state: Mapping[str, Section], device: torch.device, folder: Path) -> Policy:
-        """The policy of the finished run in `folder`, from its config and a checkpoint."""
-        env = make_env(config.env, num_envs=1)
-        try:
-            policy = build_policy(cls, config, env, device)
-        finally:
-            env.close()
-        assert isinstance(policy.network, Actor)
-        load_module(policy.network, state["model"])
-        return policy
+    def policy_for(cls, config: TrainConfig, env: BatchEnv, device: torch.device) -> Policy:
+        return build_policy(cls, config, env, device)
 
 
 def build_policy(agent: type[Continuous], config: TrainConfig, env: BatchEnv, device: torch.device) -> Policy:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import gymnasium as gym
@@ -36,7 +35,6 @@ from rlgym.agents.q_networks import QNetwork, QPolicy
 from rlgym.agents.q_targets import LOSSES, discounted, of_actions, project
 from rlgym.agents.replay import Batch
 from rlgym.agents.rollout import ROWS_AT_ONCE
-from rlgym.envs.make import make_env
 from rlgym.errors import RequestError
 from rlgym.flat import Flat
 from rlgym.learner import NON_FINITE, Metrics, Section
@@ -237,16 +235,9 @@ class DQN(OffPolicy):
         self.target_at = cast(int, state["schedules"]["target_at"])
         load_generator_state(self.noise, state["schedules"]["noise"])
 
-    @staticmethod
-    def load(config: TrainConfig, state: Mapping[str, Section], device: torch.device, folder: Path) -> QPolicy:
-        """The policy of the finished run in `folder`, from its config and a checkpoint."""
-        env = make_env(config.env, num_envs=1)
-        try:
-            policy = build_policy(config, env, device)
-        finally:
-            env.close()
-        load_module(policy.network, state["model"])
-        return policy
+    @classmethod
+    def policy_for(cls, config: TrainConfig, env: BatchEnv, device: torch.device) -> QPolicy:
+        return build_policy(config, env, device)
 
 
 def build_policy(config: TrainConfig, env: BatchEnv, device: torch.device) -> QPolicy:

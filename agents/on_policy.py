@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlgym.agents.agent import Agent, seeded
 from rlgym.agents.distributions import distribution_for, mask_logits
@@ -23,7 +22,6 @@ from rlgym.agents.recurrent import RecurrentActorCritic, RecurrentPolicy
 from rlgym.agents.returns import gae
 from rlgym.agents.rollout import ROWS_AT_ONCE, Batch, Rollout, take
 from rlgym.agents.sequences import Sequences
-from rlgym.envs.make import make_env
 from rlgym.envs.normalize import RewardScaler
 from rlgym.errors import RequestError
 from rlgym.learner import Metrics, Section
@@ -276,16 +274,9 @@ class OnPolicy(Agent):
             if self.env.restore_report:  # episodes began anew: nothing to remember
                 self.sequences.memory.zero_()
 
-    @staticmethod
-    def load(config: TrainConfig, state: Mapping[str, Section], device: torch.device, folder: Path) -> Policy:
-        """The policy of the finished run in `folder`, from its config and a checkpoint."""
-        env = make_env(config.env, num_envs=1)
-        try:
-            policy = build_policy(config, env, device)
-        finally:
-            env.close()
-        load_module(cast(nn.Module, policy.network), state["model"])
-        return policy
+    @classmethod
+    def policy_for(cls, config: TrainConfig, env: BatchEnv, device: torch.device) -> Policy:
+        return build_policy(config, env, device)
 
 
 def build_policy(config: TrainConfig, env: BatchEnv, device: torch.device) -> Policy:

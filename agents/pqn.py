@@ -12,8 +12,6 @@ bootstrapped from its final observation; of images the layers behind the convolu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -28,10 +26,8 @@ from rlgym.agents.on_policy import OnPolicy, Optimizer
 from rlgym.agents.q_networks import QNetwork, QPolicy
 from rlgym.agents.q_targets import of_actions
 from rlgym.agents.rollout import ROWS_AT_ONCE, Batch
-from rlgym.envs.make import make_env
 from rlgym.errors import RequestError
-from rlgym.learner import NON_FINITE, Metrics, Section
-from rlgym.state import load_module
+from rlgym.learner import NON_FINITE, Metrics
 
 if TYPE_CHECKING:
     from rlgym.agents.q_config import PQNConfig
@@ -135,16 +131,9 @@ class PQN(OnPolicy):
         rows = knobs.n_steps * config.env.num_envs
         return config.steps // rows * knobs.n_epochs * -(-rows // knobs.batch_size)
 
-    @staticmethod
-    def load(config: TrainConfig, state: Mapping[str, Section], device: torch.device, folder: Path) -> QPolicy:
-        """The policy of the finished run in `folder`, from its config and a checkpoint."""
-        env = make_env(config.env, num_envs=1)
-        try:
-            policy = build_policy(config, env, device)
-        finally:
-            env.close()
-        load_module(policy.network, state["model"])
-        return policy
+    @classmethod
+    def policy_for(cls, config: TrainConfig, env: BatchEnv, device: torch.device) -> QPolicy:
+        return build_policy(config, env, device)
 
 
 def build_policy(config: TrainConfig, env: BatchEnv, device: torch.device) -> QPolicy:

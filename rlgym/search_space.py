@@ -112,7 +112,10 @@ def axis(key: str, text: str, hint: Any) -> Axis:
         raise RequestError(f"{word}: {', '.join(sorted(tags))} is for interval()")
     texts = tuple(override.sweep_string_iterator())
     if len(set(texts)) < 2:
-        raise RequestError(f"{word}: there is nothing to choose from; give it as {key}={texts[0] if texts else '...'}")
+        counts = "range() goes in steps of 1: interval(a,b) would do, or " if text.startswith("range(") else ""
+        raise RequestError(
+            f"{word}: there is nothing to choose from; {counts}give it as {key}={texts[0] if texts else '...'}"
+        )
     return Axis(key, texts, ordered=override.is_range_sweep())
 
 
