@@ -13,16 +13,23 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlgym.agents.agent import seeded
+from rlgym.agents.critic_gradient import (
+    ActorByHand,
+    ActorPasses,
+    AutogradActor,
+    AutogradCritics,
+    CriticPasses,
+    CriticsByHand,
+)
 from rlgym.agents.critics import Actor, Critics, mirror, share_buffers
 from rlgym.agents.distributions import Distribution
 from rlgym.agents.flat_adam import FlatAdam
@@ -52,8 +59,10 @@ class Continuous(OffPolicy):
     critics_target: Tensor
     """The parameters of `target_critics` as one vector."""
     target_critics: Critics
-    fixed_critics: Critics
-    """The critics as they stand, for the actor to climb: nothing of their own gradient is computed then."""
+    actor_passes: ActorPasses
+    critic_passes: CriticPasses
+    judge: Callable[[dict[str, Tensor], Tensor], Tensor]
+    """The target critics, without gradients."""
     gradient_steps: int
 
     # ---- what a subclass says
@@ -94,9 +103,23 @@ class Continuous(OffPolicy):
         flat = self.critics_adam.flat
         self.critics_target = flat.parameters.clone()
         self.target_critics = mirror(self.critics, flat.views(self.critics_target))
-        self.fixed_critics = mirror(self.critics, flat.views(flat.parameters))
         self.gradient_steps = 0
+        self.actor_adam = FlatAdam(self.trained(), math.inf, knobs.adam_eps)
+        policy.refresh()
+        if policy.numpy_actor is None or config.compile == "on":
+            compiled = config.compile == "on"
+            fixed = mirror(self.critics, flat.views(flat.parameters))
+            self.actor_passes = AutogradActor(self.actor, self.actor_adam.gradients, compiled)
+            self.critic_passes = AutogradCritics(self.critics, fixed, flat.gradients, compiled)
+            self.judge = torch.compile(self.target_critics, dynamic=False) if compiled else self.target_critics
+        else:
+            self.actor_passes, self.critic_passes = ActorByHand(self.actor), CriticsByHand(self.critics)
+            self.judge = CriticsByHand(self.target_critics).forward
         return policy
+
+    def trained(self) -> nn.Module:
+        """What the actor's optimiser moves."""
+        return self.actor
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -114,6 +137,7 @@ class Continuous(OffPolicy):
 
     # ---- learn
 
+    @torch.no_grad()
     def learn(self, batches: Batch, steps: int) -> Metrics:
         knobs, size = self.knobs, self.knobs.batch_size
         share = factor(knobs.learning_rate_schedule, self.progress.step, self.config.schedule_budget)
@@ -129,6 +153,18 @@ class Continuous(OffPolicy):
                 seen.setdefault(tag, []).append(value)
         means = {tag: values[0] if len(values) == 1 else torch.stack(values).mean() for tag, values in seen.items()}
         return {**means, NON_FINITE: withheld, "train/learning_rate": knobs.learning_rate * share}
+
+    def critics_step(self, batch: Batch, target: Tensor, weight: float, learning_rate: float) -> tuple[Tensor, Tensor]:
+        """Towards one `target [batch]` for all critics, by `weight` times the sum over critics of the mean squared
+        error. Returns that loss and whether the step was withheld, both 0-d."""
+        q = self.critic_passes.forward(batch["obs"], batch["action"])
+        assert q.shape[1:] == target.shape and target.ndim == 1, (q.shape, target.shape)
+        error = q - target
+        share = weight / len(target)
+        loss = error.square().sum() * share
+        self.critic_passes.backward(error.mul_(2 * share))
+        _, withheld = self.critics_adam.apply(loss, learning_rate)
+        return loss, withheld
 
     # ---- checkpoints
 
@@ -196,12 +232,6 @@ def bounded_box(space: gym.Space[Any], config: TrainConfig) -> tuple[int, ...]:
             "a2c would do"
         )
     return space.shape
-
-
-def squared_error(q: Tensor, target: Tensor) -> Tensor:
-    """Sum over critics of the mean squared error, 0-d: `q [critics, batch]` against one `target [batch]` for all."""
-    assert q.shape[1:] == target.shape and target.ndim == 1, (q.shape, target.shape)
-    return F.mse_loss(q, target.expand_as(q)) * len(q)
 
 
 def rows(batch: Batch, which: slice) -> Batch:

@@ -1,7 +1,6 @@
 """Forward and backward passes of a QNetwork from a loss's closed derivative: by autograd, or by hand.
 
-A small network on a CPU pays autograd as much for its bookkeeping as for its gradients: by hand, the matrix products
-are called directly, and write into the flat vector that the optimiser reads.
+Small networks on a CPU are faster by hand (by_hand.py).
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from rlgym.agents.by_hand import Hidden, Layer
 from rlgym.agents.q_networks import Noise, QNetwork
 
 ROWS_BY_HAND = 512
@@ -61,23 +61,20 @@ class ByHand:
         assert not network.encoder.images and not network.is_noisy and not network.norms
         self.encoder = network.encoder
         self.actions, self.atoms = network.actions, network.atoms
-        self.hidden = [Layer(layer) for layer in network.hidden]
+        self.hidden = Hidden([Layer(layer) for layer in network.hidden], isinstance(network.activation, nn.Tanh))
         self.value = None if network.value is None else Layer(network.value)
         self.advantage = Layer(network.advantage)
-        self.tanh = isinstance(network.activation, nn.Tanh)
 
     def split(self, obs: dict[str, Tensor], rows: int) -> Sequence[Tensor]:
         parts: Sequence[Tensor] = self.encoder(obs).split(rows)  # it learns nothing, so once for all
         return parts
 
     def forward(self, x: Tensor, noise: Noise | None) -> Tensor:
-        for layer in self.hidden:
-            x = layer.forward(x)
-            x = x.tanh_() if self.tanh else x.clamp_min_(0)
+        x = self.hidden.forward(x)
         rows = x.shape[0]
         if self.value is None:
             return self.advantage.forward(x).view(rows, self.actions, self.atoms)
-        of_value, of_advantage = x.chunk(2, 1) if self.hidden else (x, x)
+        of_value, of_advantage = x.chunk(2, 1) if self.hidden.layers else (x, x)
         value = self.value.forward(of_value).view(rows, 1, self.atoms)
         advantage = self.advantage.forward(of_advantage).view(rows, self.actions, self.atoms)
         return value + (advantage - advantage.mean(1, keepdim=True))
@@ -87,46 +84,12 @@ class ByHand:
         return torch.cat([self.forward(part, None).clone() for part in self.split(obs, ROWS_BY_HAND)])
 
     def backward(self, slope: Tensor) -> None:
-        further = bool(self.hidden)
         if self.value is None:
-            down = self.advantage.backward(slope.flatten(1), further)
+            slopes = [(self.advantage, slope.flatten(1))]
         else:
-            of_value = self.value.backward(slope.sum(1), further)
-            of_advantage = self.advantage.backward((slope - slope.mean(1, keepdim=True)).flatten(1), further)
-            down = torch.cat([of_value, of_advantage], 1)
-        for i in range(len(self.hidden) - 1, -1, -1):
-            layer = self.hidden[i]
-            if self.tanh:
-                down *= 1 - layer.outputs.square()
-            else:
-                torch.ops.aten.threshold_backward.grad_input(down, layer.outputs, 0, grad_input=down)
-            down = layer.backward(down, i > 0)
-
-
-class Layer:
-    """x [batch, inputs] -> x weight^T + bias, and back."""
-
-    def __init__(self, layer: Any) -> None:
-        self.weight, self.bias = layer.weight.detach(), layer.bias.detach()
-        self.transposed = self.weight.t()
-        self.weight_grad, self.bias_grad = layer.weight.grad, layer.bias.grad
-        # A few inputs to many outputs: the product and a copy cost a third of the product in the other order.
-        self.narrow = 4 * self.weight.shape[1] <= self.weight.shape[0]
-        self.outputs = self.down = torch.empty(0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.outputs.shape[0] != x.shape[0]:
-            self.outputs = x.new_empty(x.shape[0], self.weight.shape[0])
-            self.down = x.new_empty(x.shape)
-        self.inputs = x
-        return torch.addmm(self.bias, x, self.transposed, out=self.outputs)
-
-    def backward(self, slope: Tensor, further: bool) -> Tensor:
-        """From the derivative with the outputs `[batch, outputs]` to the parameters' gradients, and, where it goes
-        `further`, to the derivative with the inputs `[batch, inputs]`."""
-        if self.narrow:
-            self.weight_grad.copy_(torch.mm(self.inputs.t(), slope).t())
-        else:
-            torch.mm(slope.t(), self.inputs, out=self.weight_grad)
-        torch.sum(slope, 0, out=self.bias_grad)
-        return torch.mm(slope, self.weight, out=self.down) if further else self.down
+            slopes = [(self.value, slope.sum(1)), (self.advantage, (slope - slope.mean(1, keepdim=True)).flatten(1))]
+        for head, of_head in slopes:
+            head.learn(of_head)
+        if self.hidden.layers:
+            downs = [head.down(of_head) for head, of_head in slopes]
+            self.hidden.backward(downs[0] if len(downs) == 1 else torch.cat(downs, 1))

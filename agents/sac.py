@@ -14,15 +14,14 @@ The last is of log alpha instead of alpha, as in the authors' own code and in St
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from rlgym.agents.continuous import Continuous, squared_error
+from rlgym.agents.continuous import Continuous
 from rlgym.agents.distributions import ClampedGaussian
-from rlgym.agents.flat_adam import FlatAdam
 from rlgym.agents.replay import Batch
 from rlgym.learner import Section
 
@@ -40,28 +39,24 @@ class SAC(Continuous):
         return ClampedGaussian(shape)
 
     def build(self) -> Policy:
-        policy = super().build()
         knobs = self.knobs
         start = float(knobs.ent_coef.removeprefix("auto_")) if knobs.ent_coef != "auto" else 1.0
         self.fixed_ent_coef = torch.tensor(start, device=self.device)
-        modules: dict[str, nn.Module] = {"actor": self.actor}
         self.log_ent_coef: nn.Parameter | None = None
         if knobs.ent_coef.startswith("auto"):
             self.log_ent_coef = nn.Parameter(torch.tensor(math.log(start), device=self.device))
-            modules["ent_coef"] = nn.ParameterDict({"log": self.log_ent_coef})
+        policy = super().build()
         dimensions = self.distribution.dimensions
         self.target_entropy = -dimensions if knobs.target_entropy == "auto" else float(knobs.target_entropy)
+        return policy
+
+    def trained(self) -> nn.Module:
         # The coefficient takes its step with the actor's: Adam treats every number by itself, and no gradient of one
         # reaches the other.
-        self.actor_adam = FlatAdam(nn.ModuleDict(modules), math.inf, knobs.adam_eps)
-        policy.refresh()
-        self.losses: tuple[Callable[..., Any], Callable[..., Any]] = (self.critic_loss, self.actor_loss)
-        if self.config.compile == "on":
-            self.losses = (
-                torch.compile(self.critic_loss, dynamic=False),
-                torch.compile(self.actor_loss, dynamic=False),
-            )
-        return policy
+        modules: dict[str, nn.Module] = {"actor": self.actor}
+        if self.log_ent_coef is not None:
+            modules["ent_coef"] = nn.ParameterDict({"log": self.log_ent_coef})
+        return nn.ModuleDict(modules)
 
     # ---- minimise
 
@@ -70,25 +65,40 @@ class SAC(Continuous):
         shape = (steps, 2, self.knobs.batch_size, self.distribution.dimensions)
         return torch.randn(shape, generator=self.drawer, device=self.device)
 
+    @torch.no_grad()
     def gradient_step(self, batch: Batch, noise: Tensor, learning_rate: float) -> tuple[dict[str, Tensor], Tensor]:
-        critic_loss_of, actor_loss_of = self.losses
         now, then = noise.unbind()
         ent_coef = self.ent_coef()
-        critic_loss = critic_loss_of(batch, then, ent_coef)
-        _, withheld = self.critics_adam.step(critic_loss, learning_rate)
-        actor_loss, ent_coef_loss = actor_loss_of(batch, now, ent_coef)
-        both = actor_loss if ent_coef_loss is None else actor_loss + ent_coef_loss
-        _, withheld_too = self.actor_adam.step(both, learning_rate)
+        target = self.td_target(batch, then, ent_coef)
+        critic_loss, withheld = self.critics_step(batch, target, 0.5, learning_rate)
+        statistics = {"train/critic_loss": critic_loss, "train/ent_coef": ent_coef}
+        statistics |= self.actor_gradient(batch, now, ent_coef)
+        loss = sum(value for tag, value in statistics.items() if tag.endswith("loss"))
+        _, withheld_too = self.actor_adam.apply(cast(Tensor, loss), learning_rate)
         if self.gradient_steps % self.knobs.target_update_interval == 0:
             self.critics_target.lerp_(self.critics_adam.parameters, self.knobs.tau)
-        statistics = {
-            "train/critic_loss": critic_loss.detach(),
-            "train/actor_loss": actor_loss.detach(),
-            "train/ent_coef": ent_coef,
-        }
-        if ent_coef_loss is not None:
-            statistics["train/ent_coef_loss"] = ent_coef_loss.detach()
         return statistics, withheld + withheld_too
+
+    def actor_gradient(self, batch: Batch, noise: Tensor, ent_coef: Tensor) -> dict[str, Tensor]:
+        """Set the gradients of the actor's loss and of a learned alpha's; both 0-d, by tag. `noise [batch, dimensions]`
+        draws a."""
+        outputs = self.actor_passes.forward(batch["obs"]).detach().requires_grad_()
+        with torch.enable_grad():
+            action, log_prob = self.distribution.draw(outputs, noise)
+        q = self.critic_passes.look(batch["obs"], action.detach())
+        value, least = q.min(0)
+        share = 1 / len(value)
+        of_action = self.critic_passes.action_slope(torch.zeros_like(q).scatter_(0, least[None], -share))
+        of_log_prob = (ent_coef * share).expand_as(log_prob)
+        (slope,) = torch.autograd.grad([action, log_prob], outputs, [of_action, of_log_prob])
+        self.actor_passes.backward(slope)
+        log_prob = log_prob.detach()
+        losses = {"train/actor_loss": (ent_coef * log_prob - value).mean()}
+        if self.log_ent_coef is not None:
+            too_sure = log_prob.mean() + self.target_entropy
+            cast(Tensor, self.log_ent_coef.grad).copy_(-too_sure)
+            losses["train/ent_coef_loss"] = -self.log_ent_coef * too_sure
+        return losses
 
     def ent_coef(self) -> Tensor:
         """alpha, 0-d."""
@@ -97,23 +107,9 @@ class SAC(Continuous):
     @torch.no_grad()
     def td_target(self, batch: Batch, noise: Tensor, ent_coef: Tensor) -> Tensor:
         """y, `[batch]`; `noise [batch, dimensions]` draws a'."""
-        action, log_prob = self.distribution.draw(self.actor.policy(batch["next_obs"]), noise)
-        value = self.target_critics(batch["next_obs"], action).amin(0) - ent_coef * log_prob
+        action, log_prob = self.distribution.draw(self.actor_passes.forward(batch["next_obs"]), noise)
+        value = self.judge(batch["next_obs"], action).amin(0) - ent_coef * log_prob
         return torch.addcmul(batch["reward"], batch["discount"], value)
-
-    def critic_loss(self, batch: Batch, noise: Tensor, ent_coef: Tensor) -> Tensor:
-        """0-d."""
-        q = self.critics(batch["obs"], batch["action"])
-        return 0.5 * squared_error(q, self.td_target(batch, noise, ent_coef))
-
-    def actor_loss(self, batch: Batch, noise: Tensor, ent_coef: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The actor's loss and a learned alpha's, both 0-d; `noise [batch, dimensions]` draws a."""
-        action, log_prob = self.distribution.draw(self.actor.policy(batch["obs"]), noise)
-        value = self.fixed_critics(batch["obs"], action).amin(0)
-        loss = (ent_coef * log_prob - value).mean()
-        if self.log_ent_coef is None:
-            return loss, None
-        return loss, -self.log_ent_coef * (log_prob.detach().mean() + self.target_entropy)
 
     # ---- checkpoints
 
