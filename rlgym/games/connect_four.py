@@ -1,0 +1,48 @@
+"""Connect Four: seven columns, six high; four in a row, column or diagonal win."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rlgym.games.board import OTHER, BoardGame, lines, shifts
+from rlgym.games.game import DONE, OWN
+
+ROWS, COLUMNS = 6, 7
+HEIGHT = ROWS + 1
+"""Bits of a column: the one above the stones stays empty, so that lines of neighbours do not run into each other."""
+BOTTOMS = tuple(1 << HEIGHT * column for column in range(COLUMNS))
+TOPS = tuple(bottom << ROWS - 1 for bottom in BOTTOMS)
+FULL = sum(bottom * (2**ROWS - 1) for bottom in BOTTOMS)
+
+
+class ConnectFour(BoardGame):
+    name = "connect_four"
+    summary = "four in a row on a standing board of 7 x 6"
+    rows, columns = ROWS, COLUMNS
+    bits = tuple(HEIGHT * column + ROWS - 1 - row for row in range(ROWS) for column in range(COLUMNS))
+    actions = COLUMNS
+    shape = (2, ROWS, COLUMNS)
+    max_moves = ROWS * COLUMNS
+
+    def legal(self, position: Tensor) -> Tensor:
+        stones = position[:, OWN] | position[:, OTHER]
+        free = (stones[:, None] & shifts(TOPS, position.device)) == 0
+        return free & (position[:, DONE : DONE + 1] == 0)
+
+    def moved(self, own: Tensor, other: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        stones = own | other
+        # Adding a column's lowest bit carries past its stones to the first free cell.
+        own = own | ((stones + shifts(BOTTOMS, own.device)[action]) & ~stones)
+        wins = lines(own, (1, HEIGHT - 1, HEIGHT, HEIGHT + 1), 4)
+        return own, other, wins | ((own | other) == FULL), wins.long()
+
+    def symmetries(self) -> tuple[Tensor, Tensor]:
+        board, moves = torch.arange(ROWS * COLUMNS).view(ROWS, COLUMNS), torch.arange(COLUMNS)
+        return torch.stack([board.flatten(), board.flip(1).flatten()]), torch.stack([moves, moves.flip(0)])
+
+    def move_name(self, action: int) -> str:
+        return str(action + 1)
+
+    def legend(self) -> list[str]:
+        return [" ".join(self.move_name(action) for action in range(COLUMNS))]

@@ -1,0 +1,44 @@
+"""Tic-tac-toe: three in a row on a board of nine cells."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rlgym.games.board import OTHER, BoardGame, lines, shifts, square_symmetries
+from rlgym.games.game import DONE, OWN
+
+SIDE = 3
+BITS = tuple((SIDE + 1) * row + column for row in range(SIDE) for column in range(SIDE))
+"""A row's fourth bit stays empty, so that lines of neighbours do not run into each other."""
+CELLS = tuple(1 << bit for bit in BITS)
+FULL = sum(CELLS)
+
+
+class TicTacToe(BoardGame):
+    name = "tic_tac_toe"
+    summary = "three in a row on nine cells"
+    rows = columns = SIDE
+    bits = BITS
+    actions = SIDE * SIDE
+    shape = (2, SIDE, SIDE)
+    max_moves = SIDE * SIDE
+
+    def legal(self, position: Tensor) -> Tensor:
+        stones = position[:, OWN] | position[:, OTHER]
+        free = (stones[:, None] & shifts(CELLS, position.device)) == 0
+        return free & (position[:, DONE : DONE + 1] == 0)
+
+    def moved(self, own: Tensor, other: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        own = own | shifts(CELLS, own.device)[action]
+        wins = lines(own, (1, SIDE, SIDE + 1, SIDE + 2), SIDE)
+        return own, other, wins | ((own | other) == FULL), wins.long()
+
+    def symmetries(self) -> tuple[Tensor, Tensor]:
+        cells = square_symmetries(SIDE)
+        return cells, cells  # a move is the cell that it marks
+
+    def move_name(self, action: int) -> str:
+        return "abc"[action % SIDE] + str(SIDE - action // SIDE)
+
+    def legend(self) -> list[str]:
+        return ["a b c, rows 3 to 1"]
