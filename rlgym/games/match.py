@@ -25,7 +25,7 @@ class Played:
 def play_games(
     game: Game, players: Sequence[Player], position: Tensor, generator: torch.Generator, moves: int | None = None
 ) -> Played:
-    """Both players from `position [games, words]` to the end; `players[0]` moves where TURN is 0. At most `moves` of them,
+    """Both players from `position [games, words]` to the end; `players[0]` moves where TURN is 0. Of at most `moves`,
     where given: then some games may not be over, and count as won by nobody."""
     played = []
     for _ in range(moves or game.max_moves):
