@@ -1,0 +1,77 @@
+"""DQN on ALE/Pong-v5 beside Stable-Baselines3: the speed of learning from pictures.
+
+    python benchmarks/atari.py                # one thread: about five minutes
+
+RL Baselines3 Zoo's values for Atari in both programs (NatureCNN, four stacked frames of 84 x 84, one gradient step of
+32 transitions after every 4 steps), one environment, no sticky actions as the Zoo has it; learning begins after 1,000
+steps in place of 100,000, so that every turn has its gradient steps, and the replay holds 20,000 transitions. This
+program is its real command, loop and logging included; Stable-Baselines3 its own `learn`. Programs take turns
+(benchmarks/turns.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from turns import Held, machine, run_rlgym, run_sb3, serve, take_turns  # type: ignore[import-not-found]  # beside this
+
+# rl-baselines3-zoo, hyperparams/dqn.yml, atari; its 1e7 steps are this program's too.
+STEPS, WARM = 10_000_000, 1_200
+ZOO: dict[str, Any] = {
+    "learning_rate": 1e-4,
+    "batch_size": 32,
+    "buffer_size": 20_000,
+    "learning_starts": 1_000,
+    "target_update_interval": 1_000,
+    "train_freq": 4,
+    "gradient_steps": 1,
+    "exploration_fraction": 0.1,
+    "exploration_final_eps": 0.01,
+}
+WORDS = [
+    *("agent=dqn", "env=ALE/Pong-v5", "env.num_envs=1", "+env.kwargs.repeat_action_probability=0.0", "tuned=off"),
+    *(f"steps={STEPS}", "seed=1", *(f"agent.{key}={value}" for key, value in ZOO.items())),
+    "agent.net_arch=[]",  # behind the convolutions' 512 features the values, as in NatureCNN
+]
+
+
+def ours(folder: str) -> None:
+    run_rlgym(WORDS, Held(WARM), folder)
+
+
+def sb3(folder: str) -> None:
+    import ale_py
+    import gymnasium as gym
+    from stable_baselines3 import DQN
+    from stable_baselines3.common.env_util import make_atari_env
+    from stable_baselines3.common.vec_env import VecFrameStack
+
+    gym.register_envs(ale_py)
+    kwargs = {"frameskip": 1, "repeat_action_probability": 0.0}
+    env = VecFrameStack(make_atari_env("ALE/Pong-v5", n_envs=1, seed=1, env_kwargs=kwargs), n_stack=4)
+    model = DQN("CnnPolicy", env, seed=1, device="cpu", **ZOO)
+    run_sb3(model, model.q_net, STEPS, Held(WARM))
+
+
+PROGRAMS: dict[str, Callable[[str], None]] = {"rlgym": ours, "sb3": sb3}
+
+
+def main() -> None:
+    if serve(sys.argv[1:], PROGRAMS):
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=8, help="turns of each program")
+    parser.add_argument("--steps", type=int, default=200, help="environment steps of a turn")
+    given = parser.parse_args()
+    print(machine(), end="\n\n", flush=True)
+    found = take_turns(__file__, list(PROGRAMS), given.rounds, given.steps)
+    found.table()
+    assert len({turns[-1]["parameters"] for turns in found.turns.values()}) == 1, "not the same network"
+    print(f"\nStable-Baselines3 takes {found.ratio('sb3', 'rlgym')} the time of this program")
+
+
+if __name__ == "__main__":
+    main()
