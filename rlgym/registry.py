@@ -137,8 +137,18 @@ BUILT_IN: dict[str, tuple[Entry, ...]] = {
             "csv": ("Csv", "", "tables of text"),
             "parquet": ("Parquet", "", "Parquet files"),
             "hub": ("Hub", "", "any data set that `datasets` loads"),
+            "default": ("Default", "", "of fine-tuning: what the method brings itself, nothing to download"),
         },
     ),
+    "method": (
+        Entry(
+            "classification",
+            "rlgym.ssl.finetune.config:ClassificationMethod",
+            "rlgym.ssl.finetune.classification:Classification",
+            "a label for each text",
+        ),
+    ),
+    "reward": (Entry("default", "rlgym.ssl.finetune.config:DefaultReward", "", "the method's own"),),
     "tokenizer": _text(
         "Tokenizer",
         {

@@ -132,6 +132,13 @@ class HubData(DataConfig):
     max_documents: int | None = knob(None, "take only the first so many", gt=0)
 
 
+@dataclass
+class DefaultData(DataConfig):
+    """Of fine-tuning: what the method brings itself, on every machine."""
+
+    name: str = knob("default", "the examples' name in the registry")
+
+
 # ---- tokenizers
 
 
