@@ -66,6 +66,8 @@ def _read(argv: Sequence[str]) -> CommandLine:
             line.multirun = True
         elif flag in ("-h", "--help"):
             line.help = True
+        elif flag == "--tree":
+            line.words.append("tree=true")
         elif flag == "--version":
             line.version = True
         elif flag in ("-c", "--cfg", "-cd", "--config-dir"):
@@ -188,13 +190,17 @@ def _runs(line: CommandLine, command: list[str]) -> int:
     if not rows:
         print(f"no runs under {root}/")
         return 0
-    columns = [column for column in rows[0] if column != "dir"]
+    columns = [column for column in rows[0] if column not in ("dir", "parent")]
     if wanted["sort"]:
         rows = ordered(rows, wanted["sort"])
     chosen = fitting(rows, wanted)
     if not chosen:
         print(f"none of {len(rows)} runs under {root}/ fits")
         return 0
+    if wanted["tree"]:
+        from rlgym.lineage import as_tree
+
+        chosen = as_tree(chosen)
     print_table(chosen[: wanted["limit"]], columns)
     return 0
 

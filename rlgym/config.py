@@ -268,6 +268,11 @@ class AdaptConfig:
         "what is trained: all weights, the last layers and the head, the head alone, or low-rank additions (LoRA)",
         choices=("full", "last", "head", "lora"),
     )
+    init: str = knob(
+        "pretrained",
+        "weights to begin with; random: new ones for the same shape and tokenizer, to see what pretraining brings",
+        choices=("pretrained", "random"),
+    )
     layers: int = knob(1, "mode=last: how many layers at the end", gt=0)
     rank: int = knob(8, "mode=lora: rank of the additions (Hu et al. 2021, arXiv:2106.09685)", gt=0)
     alpha: int = knob(16, "mode=lora: they are scaled by alpha / rank", gt=0)
@@ -304,11 +309,13 @@ class FinetuneConfig(RootConfig):
 
     @property
     def subject(self) -> dict[str, str]:
-        return {"agent": self.method.name, "env": self.data.name}
+        learned_from = self.data if self.reward.name == "default" else self.reward
+        return {"agent": self.method.name, "env": learned_from.name}
 
     @property
     def products(self) -> dict[str, str]:
-        return {"evaluate": "evaluate", "predict": "predict", "export": "export"}
+        use = {"predict": "predict"} if self.reward.name == "default" else {"generate": "generate"}
+        return {"evaluate": "evaluate", **use, "export": "export"}
 
 
 ROOTS: dict[str, type[RootConfig]] = {cls.root: cls for cls in (TrainConfig, PretrainConfig, FinetuneConfig)}

@@ -38,7 +38,7 @@ SUMMARIES = {
     "objective": "what is predicted; objective=module:Class takes your own",
     "model": "architecture and size; model.depth=N makes any size of an architecture",
     "method": "what the model is adapted by: labels, demonstrations, preferences or reward",
-    "reward": "what a rewarded method maximises",
+    "reward": "what a rewarded method maximises; reward=module:function takes your own",
     "data": "the corpus, or the examples",
     "tokenizer": "how text becomes tokens",
     "optimizer": "how the weights move",

@@ -24,6 +24,7 @@ COMMANDS = {
     "resume": "continue a run from its last checkpoint",
     "evaluate": "judge a run: fresh episodes, or held-out and other text",
     "play": "record or show episodes",
+    "predict": "a fine-tuned model's labels or numbers for texts",
     "generate": "text from a next-token model",
     "fill": "a masked model's guesses for [MASK]",
     "export": "a policy as ONNX and torch.export, a language model as transformers loads it",

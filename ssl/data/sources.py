@@ -15,6 +15,10 @@ def open_source(config: knobs.DataConfig) -> Source:
         from rlgym.ssl.data.stdlib_source import open_stdlib
 
         return open_stdlib(config)
+    if isinstance(config, knobs.AdditionsData):
+        from rlgym.ssl.data.additions_source import open_additions
+
+        return open_additions(config)
     if isinstance(config, knobs.TextData):
         from rlgym.ssl.data.text_source import open_text
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rlgym.errors import RequestError
 
@@ -69,11 +69,28 @@ def add_lora(backbone: Backbone, config: AdaptConfig, seed: int) -> None:
 
 def merge_lora(backbone: Backbone) -> None:
     """Add the low-rank additions to the matrices they belong to, in place, and take them out."""
-    from peft.tuners.lora import LoraLayer
-    from peft.tuners.tuners_utils import BaseTunerLayer
+    for name, module in lora_layers(backbone):
+        module.merge()
+        _put(backbone, name, module.get_base_layer())
 
-    for name, module in list(backbone.named_modules()):
-        if isinstance(module, LoraLayer) and isinstance(module, BaseTunerLayer):
-            module.merge()
-            parent, _, own = name.rpartition(".")
-            setattr(backbone.get_submodule(parent), own, module.get_base_layer())
+
+def take_lora(backbone: Backbone) -> dict[str, tuple[Tensor, Tensor]]:
+    """Take the low-rank additions out, in place, without adding them: module's name -> (A `[rank, in]`, B `[out,
+    rank]`)."""
+    found = {}
+    for name, module in lora_layers(backbone):
+        (adapter,) = module.lora_A
+        found[name] = (module.lora_A[adapter].weight.detach(), module.lora_B[adapter].weight.detach())
+        _put(backbone, name, module.get_base_layer())
+    return found
+
+
+def lora_layers(backbone: Backbone) -> list[tuple[str, Any]]:
+    from peft.tuners.lora import LoraLayer
+
+    return [(name, module) for name, module in backbone.named_modules() if isinstance(module, LoraLayer)]
+
+
+def _put(backbone: Backbone, name: str, module: nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    setattr(backbone.get_submodule(parent), own, module)

@@ -26,7 +26,7 @@ from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section
 from rlgym.schedules import factor
 from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.finetune.adapt import adapt
-from rlgym.ssl.finetune.start import Start, open_start, rebuild
+from rlgym.ssl.finetune.start import BACKBONE, Start, fresh, open_start, rebuild
 from rlgym.ssl.models.backbone import Backbone
 from rlgym.ssl.models.build import learning_rate_for
 from rlgym.ssl.precision import choose
@@ -52,6 +52,10 @@ class Finetuned(nn.Module):
         if head is not None:
             self.head = head
 
+    def matrices(self) -> dict[str, tuple[int, ...]]:
+        """The language model's, as `Backbone.matrices` has them."""
+        return {BACKBONE + name: rows for name, rows in self.backbone.matrices().items()}
+
 
 class Finetuning(ABC):
     """The learner: `update()` is one optimiser step. A subclass says what its examples are and what they cost."""
@@ -61,10 +65,17 @@ class Finetuning(ABC):
     arithmetic: tuple[float, float] | None = None
     causal: ClassVar[bool | None] = None
     """Which models the method takes: decoders alone (True), encoders alone (False), or both (None)."""
+    rewarded: ClassVar[bool] = False
+    """Whether the method learns from a reward."""
 
     def __init__(self, config: FinetuneConfig, run: Path | None = None) -> None:
         """`run`: the folder of one that goes on, from which model and tokenizer come instead of from `init_from`."""
-        self.config = config
+        self.config, self.run = config, run
+        if config.reward.name != "default" and not self.rewarded:
+            raise RequestError(
+                f"reward={config.reward.name}: method={config.method.name} takes no reward; ppo, grpo, rloo and "
+                "best_of_n do"
+            )
         self.device = pick_device(config.device, heavy=True)
         self.start = self._start(run)
         self.tokenizer = self.start.tokenizer
@@ -84,6 +95,8 @@ class Finetuning(ABC):
             )
         self._settle()
         head = self.make_head()
+        if config.optimizer.name == "muon" and config.adapt.mode in ("head", "lora"):
+            raise RequestError(f"optimizer=muon needs whole matrices to train, adapt.mode={config.adapt.mode} has none")
         adapt(self.start.model, config.adapt, head is not None, config.seed)
         self.model = Finetuned(self.start.model, head).to(self.device)
         cls = registry.resolve(registry.entry("optimizer", config.optimizer.name).target)
@@ -101,7 +114,8 @@ class Finetuning(ABC):
     def _start(self, run: Path | None) -> Start:
         config = self.config
         if run is None:
-            return open_start(config.init_from, config.seed)
+            start = open_start(config.init_from, config.seed)
+            return start if config.adapt.init == "pretrained" else fresh(start, config.seed)
         from rlgym.run import Run
 
         tokenizer = Tokenizer.load(run / "tokenizer")
@@ -153,7 +167,8 @@ class Finetuning(ABC):
     @abstractmethod
     def batch(self, update: int) -> list[Batch]:
         """The parts of update number `update` on the device. Each has `tokens`, and `weight` (0-d): its share's
-        numerator. A pure function of seed and `update`."""
+        numerator; where padding is not to count, `count` (0-d, on the CPU): its real tokens. A pure function of seed
+        and `update`."""
 
     @abstractmethod
     def loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -173,7 +188,7 @@ class Finetuning(ABC):
         seed(self.device, (config.seed << 32) + progress.update)  # dropout
         self.model.train()
         metrics = self.descend(parts)
-        progress.step += sum(int(part["tokens"].numel()) for part in parts)
+        progress.step += sum(int(part["count"] if "count" in part else part["tokens"].numel()) for part in parts)
         progress.update += 1
         return metrics
 
