@@ -33,6 +33,7 @@ CASES = {
     "a2c": ["agent=a2c", "env=CartPole-v1", "steps=40_000", "checkpoint.every=8_000", "env.normalize_reward=true"],
     "reinforce": ["agent=reinforce", "env=Pendulum-v1", "steps=40_000", "checkpoint.every=8_000"],
     "pqn": ["agent=pqn", "env=CartPole-v1", "steps=32_000", "checkpoint.every=8_000", "evaluate.every=0"],
+    "game": [*PPO, "env=connect_four", "env.self_play.pool.every=2_000", "steps=12_000", "checkpoint.every=4_000"],
     "lstm": [*PPO, "agent.recurrent=lstm", "env=CartPole-v1", "steps=8_000", "checkpoint.every=2_000"],
 }
 
@@ -67,6 +68,13 @@ OFF_POLICY_CASES = {
         "evaluate.episodes=2",
     ],
     "sac": ["agent=sac", "env=Pendulum-v1", "agent.net_arch=[32]", "evaluate.every=1_000", "evaluate.episodes=2"],
+    "game": [
+        "agent=dqn",
+        "env=tic_tac_toe",
+        "env.self_play.pool.every=500",
+        "evaluate.every=1_000",
+        "evaluate.episodes=4",
+    ],
     "td3": ["agent=td3", "env=Pendulum-v1", "env.normalize_observation=true", "agent.n_step=3", "evaluate.every=0"],
 }
 
