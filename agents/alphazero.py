@@ -28,13 +28,12 @@ from rlgym.agents.agent import seeded
 from rlgym.agents.board_networks import BoardNetwork
 from rlgym.agents.flat_adam import FlatAdam
 from rlgym.agents.game_replay import GameReplay, Positions
+from rlgym.agents.plays_itself import game_named
 from rlgym.agents.search import ILLEGAL, Found, Settings, search
 from rlgym.agents.search_player import Evaluator, NetworkPlayer, SearchPlayer
-from rlgym.config import EnvConfig
 from rlgym.device import pick_device, settle
 from rlgym.envs.episodes import fresh_seed
 from rlgym.errors import RequestError
-from rlgym.games import GAMES, make_game
 from rlgym.games.game import DONE, TURN, rewards
 from rlgym.games.judging import judge
 from rlgym.games.match import versus
@@ -67,7 +66,6 @@ class AlphaZero:
         self.knobs: AlphaZeroConfig = config.agent
         knobs = self.knobs
         self.game = game_of(config)
-        refuse(config, self.game)
         self.device = pick_device(config.device, heavy=True)
         large = knobs.network == "conv" or knobs.width > 256
         settle(config, self.device, repays=False, threads=(os.cpu_count() or 1) if large else 1)
@@ -282,6 +280,8 @@ class AlphaZero:
         found.metrics |= {
             tag.replace("eval/", "eval/network_"): value for tag, value in judged.items() if tag.endswith("/win_rate")
         }
+        if knobs.exact:
+            found.metrics |= self.exact_errors(player, alone)
         for opponent in self.opponents:
             won = [e["return"] for e in found.records["episodes"] if e["opponent"] == opponent.name]
             wins, losses = sum(w > 0 for w in won), sum(w < 0 for w in won)
@@ -300,6 +300,17 @@ class AlphaZero:
         found.metrics |= self.held_out_losses()
         found.records["ratings"] = {name: list(each) for name, each in ratings.items()}
         self.remember(me)
+        return found
+
+    def exact_errors(self, player: SearchPlayer, alone: NetworkPlayer) -> dict[str, float]:
+        """How often the network errs by itself and with search, in positions whose value is known."""
+        from rlgym.games.positions import drawn_positions, exact_errors
+
+        positions = drawn_positions(say=self.notices.append)
+        found = {}
+        for prefix, who in (("eval/exact_error", player), ("eval/network_exact_error", alone)):
+            for stage, error in exact_errors(who, positions, device=self.device).items():
+                found[f"{prefix}/{stage}"] = error
         return found
 
     def past_self(self, name: str, weights: Tensor) -> SearchPlayer:
@@ -426,42 +437,21 @@ class AlphaZero:
 
 
 def game_of(config: TrainConfig) -> Game:
-    """The game that `env=` names; a RequestError says which agents would do for what is none that can be searched."""
+    """The game that `env=` names; a RequestError says which agents would do for what cannot be searched."""
     name, agent = config.env.id, config.agent.name
-    if name not in GAMES:
-        raise RequestError(
-            f"agent={agent} plays games against itself ({', '.join(GAMES)}), and env={name} is none; agent=ppo would do"
-        )
-    game = make_game(name)
+    game = game_named(config)
     if not game.perfect_information:
         raise RequestError(
             f"agent={agent} searches positions that both players see, and env={name} hides cards; agent=nfsp, "
             "agent=ppo or agent=dqn would do"
         )
-    return game
-
-
-def refuse(config: TrainConfig, game: Game) -> None:
-    """RequestErrors for keys that would have no effect here."""
-    plain = EnvConfig()
-    for key in (
-        "num_envs",
-        "backend",
-        "kwargs",
-        "frame_stack",
-        "normalize_observation",
-        "normalize_reward",
-        "self_play",
-    ):
-        if getattr(config.env, key) != getattr(plain, key):
-            remedy = "agent.games says how many games run at once" if key == "num_envs" else "leave it out"
-            raise RequestError(f"env.{key} has no effect on agent={config.agent.name}, which plays itself; {remedy}")
-    if config.evaluate.video:
-        raise RequestError(f"evaluate.video=true: agent={config.agent.name} films no games; leave it out")
     if config.agent.network == "conv" and len(game.shape) != 3:
         raise RequestError(
-            f"agent.network=conv reads boards, and env={game.name} shows {list(game.shape)} numbers; mlp would do"
+            f"agent.network=conv reads boards, and env={name} shows {list(game.shape)} numbers; mlp would do"
         )
+    if config.agent.exact and game.name != "connect_four":
+        raise RequestError(f"agent.exact=true: only connect_four is solved, not env={name}; agent.exact=false would do")
+    return game
 
 
 def build_network(config: TrainConfig, game: Game, device: torch.device) -> BoardNetwork:

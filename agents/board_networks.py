@@ -3,8 +3,8 @@
 Residual, without normalisation: each block's last layer begins at zero, so that a deep network begins as a shallow one
 (Zhang et al. 2019, "Fixup", arXiv:1901.09321) and says the same in training and in play.
 
-On a CPU the layers over all planes judge ten times as many positions a second as 3x3 convolutions that learn as much
-from one; on a GPU, and on larger boards, convolutions are worth it.
+On one thread of a CPU two blocks of 256 over all planes judge about ten times as many positions a second as a 3 x 32
+tower of convolutions.
 """
 
 from __future__ import annotations

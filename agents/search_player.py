@@ -50,6 +50,11 @@ class SearchPlayer:
         self.game, self.evaluate, self.name = game, evaluate, name
         self.settings = replace(settings, noise=explores)
 
+    @property
+    def alone(self) -> NetworkPlayer:
+        """Its network, which does not search."""
+        return NetworkPlayer(self.game, self.evaluate)
+
     def search(self, position: Tensor, generator: torch.Generator | None = None, line: int = 0) -> Found:
         """What it finds in `position [games, words]`, with `line` moves of the principal variations."""
         return search(self.game, position, self.evaluate, replace(self.settings, line=line), generator)

@@ -33,8 +33,9 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
         from rlgym.games.contest import contest  # imports torch
 
         return contest(policy, config.env.id, folder, words, seed, subject)
-    if words["opponents"]:
-        raise RequestError(f"opponents={words['opponents']} has no effect: env={config.env.id} is no game of rlgym's")
+    for key in ("opponents", "positions"):
+        if words[key]:
+            raise RequestError(f"{key}={words[key]} has no effect: env={config.env.id} is no game of rlgym's")
     return judge(policy, config.env, folder, words["episodes"], seed, subject)
 
 

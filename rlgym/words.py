@@ -43,6 +43,9 @@ class ResumeWords:
 class EvaluateWords:
     episodes: int = knob(100, "fresh episodes to play; of a game, against each opponent, half from each seat", gt=0)
     opponents: str = knob("", "of a game: a comma list of random, one_ply, mcts_K and RUNs; empty: the first two")
+    positions: str = knob(
+        "", "of connect_four: how often it errs in a file's positions (moves score), or in drawn ones"
+    )
     seed: int | None = knob(None, "seed of those episodes; empty: one that training never used", ge=0)
     checkpoint: str = knob("best", CHECKPOINT)
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")

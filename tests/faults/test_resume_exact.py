@@ -84,6 +84,25 @@ def test_killed_and_resumed_with_a_replay(case: str, tmp_path: Path) -> None:
     killed_and_resumed([*OFF_POLICY_CASES[case], *OFF_POLICY, "display=quiet"], 1_280, tmp_path)
 
 
+SELF_PLAY_CASES = {
+    "alphazero": [
+        *("agent=alphazero", "env=tic_tac_toe", "agent.simulations=8", "agent.fast_simulations=4", "agent.width=16"),
+        *("agent.blocks=1", "agent.buffer_size=400", "agent.learning_starts=100", "agent.batch_size=32"),
+        *("agent.opponents=random", "evaluate.every=1_280", "evaluate.episodes=4"),
+    ],
+    "nfsp": [
+        *("agent=nfsp", "env=kuhn_poker", "agent.train_freq=64", "agent.learning_starts=200", "agent.buffer_size=400"),
+        *("agent.reservoir_size=300", "agent.net_arch=[16]", "evaluate.every=1_280"),
+    ],
+}
+
+
+@pytest.mark.parametrize("case", SELF_PLAY_CASES)
+def test_killed_and_resumed_in_games_against_itself(case: str, tmp_path: Path) -> None:
+    words = ["agent.games=16", "agent.n_steps=4", "steps=5_120", "checkpoint.every=1_280", "log.every=500", "tuned=off"]
+    killed_and_resumed([*SELF_PLAY_CASES[case], *words, "display=quiet"], 1_280, tmp_path)
+
+
 def killed_and_resumed(words: list[str], at: int, tmp_path: Path) -> None:
     """A run of `words`, and one that is killed once its checkpoint of step `at` is there: in the end they are equal."""
     straight, broken = tmp_path / "straight", tmp_path / "broken"
