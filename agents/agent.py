@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlgym.agents.pool import seated
 from rlgym.agents.rollout import RecentEpisodes
+from rlgym.agents.standings import standings_of
 from rlgym.device import pick_device, settle
 from rlgym.envs.episodes import evaluate_policy, fresh_seed
 from rlgym.envs.make import make_env
@@ -33,6 +35,8 @@ class Agent:
     unit: Literal["steps", "moves", "tokens"] = "steps"
     monitor: tuple[str, Literal["max", "min"]] = ("eval/mean_reward", "max")
     policy: Policy
+    keeps_past_selves = True
+    """Whether copies of its policy can be its opponents in a game."""
 
     def __init__(self, config: TrainConfig, repays_compiling: bool | Callable[[torch.device], bool]) -> None:
         """Starts the environments and settles the config's automatic choices (backend, device, threads, compile)."""
@@ -46,7 +50,13 @@ class Agent:
         # Two threads slow a small network down.
         repays = repays_compiling if isinstance(repays_compiling, bool) else repays_compiling(self.device)
         settle(config, self.device, repays, threads=(os.cpu_count() or 1) if images else 1)
-        self.recent = RecentEpisodes()
+        self.pool = seated(self)
+        """Its past selves, where it plays against them."""
+        self.standings = standings_of(self)
+        """Its ratings, where the environment is a game."""
+        if self.standings is not None:
+            self.unit = "moves"
+        self.recent = RecentEpisodes(None if self.pool is None else self.pool.metrics)
         self.progress = Progress()
         self.notices = self.env.notices
         self.facts: dict[str, Any] = {}
@@ -67,10 +77,13 @@ class Agent:
 
     def evaluate(self) -> Evaluation:
         config = self.config
-        if self._evaluation_env is None:
-            self._evaluation_env = make_env(config.env, num_envs=min(config.evaluate.episodes, config.env.num_envs))
-        seed = fresh_seed(config.seed, self.progress.step)
-        found = evaluate_policy(self.policy, self._evaluation_env, config.evaluate.episodes, seed)
+        episodes, seed = config.evaluate.episodes, fresh_seed(config.seed, self.progress.step)
+        if self.standings is not None:
+            found = self.standings.evaluate(episodes, seed)
+        else:
+            if self._evaluation_env is None:
+                self._evaluation_env = make_env(config.env, num_envs=min(episodes, config.env.num_envs))
+            found = evaluate_policy(self.policy, self._evaluation_env, episodes, seed)
         if config.evaluate.video:
 
             def film(path: Path) -> tuple[np.ndarray, int]:
@@ -95,7 +108,7 @@ class Agent:
             self._verified = True
             self.env.verify_restores()
             self.exactness["environment"] = self.env.restores
-        return {
+        state: dict[str, Section] = {
             "environment": self.env.state_dict(),
             "progress": {
                 "step": self.progress.step,
@@ -104,6 +117,11 @@ class Agent:
                 "recent": [list(episode) for episode in self.recent.episodes],
             },
         }
+        if self.pool is not None:
+            state["pool"] = self.pool.state_dict()
+        if self.standings is not None:
+            state["standings"] = self.standings.state_dict()
+        return state
 
     def check_standing(self, state: Mapping[str, Section]) -> None:
         """Before anything is loaded: that a checkpoint's environments are as many as these."""
@@ -119,6 +137,10 @@ class Agent:
         progress = state["progress"]
         self.progress.step, self.progress.update = cast(int, progress["step"]), cast(int, progress["update"])
         self.recent.episodes.extend(tuple(episode) for episode in cast(list[Any], progress["recent"]))
+        if self.pool is not None:
+            self.pool.load_state_dict(state["pool"])
+        if self.standings is not None:
+            self.standings.load_state_dict(state["standings"])
         obs = self.env.load_state_dict(state["environment"])
         if self.env.restore_report:
             self.notices.append(self.env.restore_report)

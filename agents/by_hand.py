@@ -70,39 +70,58 @@ class Batched:
         self.weight, self.bias = weight.detach(), bias.detach()
         self.weight_grad, self.bias_grad = weight.grad, bias.grad
         self.transposed = self.weight[:, wanted].transpose(1, 2)
+        self.each_transposed = self.transposed.unbind()
         self.single = self.weight.shape[2] == 1
-        self.outputs = self.every_output = self.every_slope = torch.empty(0, 0, 0)
+        if self.single:  # a batched product to a single column takes five times as long as one for each network
+            self.bias = self.bias.squeeze(2)
+            self.columns = self.weight.squeeze(2).unbind()
+            if weight.grad is not None:
+                self.column_grads, self.bias_grad = weight.grad.squeeze(2).unbind(), bias.grad.squeeze(2)
+        self.outputs = self.every_output = self.every_slope = torch.empty(0, 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """All networks, or the first ones that `x` has."""
         networks, batch, _ = x.shape
         self.inputs = x
         if self.every_output.shape[1] != batch:
-            self.every_output = x.new_empty(len(self.weight), batch, self.weight.shape[2])
-        self.outputs = self.every_output[:networks]
-        if self.single:  # a batched product to a single column takes five times as long as these
-            for inputs, weight, out in zip(x, self.weight, self.outputs, strict=False):
-                torch.mv(inputs, weight.squeeze(1), out=out.squeeze(1))
-            return self.outputs.add_(self.bias[:networks]).squeeze(2)
-        return torch.baddbmm(self.bias[:networks], x, self.weight[:networks], out=self.outputs)
+            self.every_output = x.new_empty(len(self.weight), batch, *self.weight.shape[2 + self.single :])
+        self.outputs, bias = self.every_output, self.bias
+        if networks < len(self.weight):
+            self.outputs, bias = self.outputs[:networks], bias[:networks]
+        if self.single:
+            for inputs, column, out in zip(x, self.columns, self.outputs, strict=False):
+                torch.mv(inputs, column, out=out)
+            return self.outputs.add_(bias)
+        return torch.baddbmm(bias, x, self.weight[:networks], out=self.outputs)
 
     def learn(self, slope: Tensor) -> None:
         if self.single:
-            for inputs, each, grad in zip(self.inputs, slope, self.weight_grad, strict=True):
-                torch.mv(inputs.t(), each, out=grad.squeeze(1))
-            torch.sum(slope[..., None], 1, keepdim=True, out=self.bias_grad)
+            for inputs, each, grad in zip(self.inputs, slope, self.column_grads, strict=True):
+                torch.mv(inputs.t(), each, out=grad)
         else:
             torch.bmm(self.inputs.transpose(1, 2), slope, out=self.weight_grad)
-            torch.sum(slope, 1, keepdim=True, out=self.bias_grad)
+        torch.sum(slope, 1, keepdim=True, out=self.bias_grad)
 
     def down(self, slope: Tensor) -> Tensor:
         networks, batch = slope.shape[:2]
-        if self.every_slope.shape[1] != batch:
-            self.every_slope = slope.new_empty(len(self.weight), batch, self.transposed.shape[2])
-        out = self.every_slope[:networks]
+        out = self._slopes(slope, batch)[:networks]
         if self.single:
             return torch.mul(slope[..., None], self.transposed[:networks], out=out)
         return torch.bmm(slope, self.transposed[:networks], out=out)
+
+    def down_apart(self, slope: Tensor, counts: Sequence[int]) -> Tensor:
+        """`down` where each transition has one network: `[batch, outputs]` to `[batch, inputs]`, the first `counts[0]`
+        of the first network, those behind them of the second."""
+        out = self._slopes(slope, len(slope))[0]
+        for each, weight, into in zip(slope.split(counts), self.each_transposed, out.split(counts), strict=True):
+            torch.mm(each, weight, out=into)
+        return out
+
+    def _slopes(self, like: Tensor, batch: int) -> Tensor:
+        """Where `down` writes, `[networks, batch, inputs]`."""
+        if self.every_slope.shape[1] != batch:
+            self.every_slope = like.new_empty(len(self.weight), batch, self.transposed.shape[2])
+        return self.every_slope
 
 
 class Hidden:
@@ -122,12 +141,16 @@ class Hidden:
         derivative with the inputs where it goes `further`."""
         for i in range(len(self.layers) - 1, -1, -1):
             layer = self.layers[i]
-            if self.tanh:
-                slope *= 1 - layer.outputs.square()
-            else:
-                torch.ops.aten.threshold_backward.grad_input(slope, layer.outputs, 0, grad_input=slope)
+            self.through(slope, layer.outputs)
             if learn:
                 layer.learn(slope)
             if i or further:
                 slope = layer.down(slope)
         return slope
+
+    def through(self, slope: Tensor, outputs: Tensor) -> None:
+        """From the derivative with an activation's `outputs`, in place, to that with its inputs."""
+        if self.tanh:
+            slope *= 1 - outputs.square()
+        else:
+            torch.ops.aten.threshold_backward.grad_input(slope, outputs, 0, grad_input=slope)

@@ -44,6 +44,11 @@ class CriticPasses(Protocol):
         """That loss's derivative with the action, `[batch, dimensions]`, from that with the q of the latest `look`."""
         ...
 
+    def least_slope(self, least: Tensor, share: float) -> Tensor:
+        """`action_slope` where each transition's derivative is `share` with the q of the critic `least [batch]` and 0
+        with the others'."""
+        ...
+
 
 class AutogradActor:
     """For any actor; `gradients [numbers]` is what its parameters' gradients are views of."""
@@ -89,6 +94,9 @@ class AutogradCritics:
         (found,) = torch.autograd.grad(self.q, self.action, slope)
         return found.flatten(1)
 
+    def least_slope(self, least: Tensor, share: float) -> Tensor:
+        return self.action_slope(torch.zeros_like(self.q).scatter_(0, least[None], share))
+
 
 class ActorByHand:
     """For actors without images."""
@@ -117,8 +125,8 @@ class CriticsByHand:
         self.encoder, self.critics = critics.encoder, critics.critics
         both = enumerate(zip(critics.weights, critics.biases, strict=True))
         of_action = slice(critics.encoder.features, None)
-        *layers, last = [Batched(w, b, of_action if i == 0 else slice(None)) for i, (w, b) in both]
-        self.hidden = Hidden(layers, critics.activation is IN_PLACE["tanh"])
+        *self.layers, last = [Batched(w, b, of_action if i == 0 else slice(None)) for i, (w, b) in both]
+        self.hidden = Hidden(self.layers, critics.activation is IN_PLACE["tanh"])
         self.last = last
 
     def forward(self, obs: Obs, action: Tensor) -> Tensor:
@@ -135,3 +143,14 @@ class CriticsByHand:
 
     def action_slope(self, slope: Tensor) -> Tensor:
         return self.hidden.backward(self.last.down(slope), learn=False, further=True).sum(0)
+
+    def least_slope(self, least: Tensor, share: float) -> Tensor:
+        # Each transition back through its own critic alone: half of the products of two critics.
+        batch, order = len(least), least.argsort()
+        counts = least.bincount(minlength=self.critics).tolist()
+        places = torch.add(order, least.index_select(0, order), alpha=batch)
+        slope = self.last.down_apart(torch.full((batch, 1), share), counts)
+        for layer in reversed(self.layers):
+            self.hidden.through(slope, layer.outputs.flatten(0, 1).index_select(0, places))
+            slope = layer.down_apart(slope, counts)
+        return torch.empty_like(slope).index_copy_(0, order, slope)

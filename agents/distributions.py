@@ -175,7 +175,7 @@ class SquashedGaussian(Gaussian):
 
 
 class ClampedGaussian(SquashedGaussian):
-    """SAC's: a squashed Gaussian with log deviations held within [-20, 2], and samples that gradients pass through."""
+    """SAC's: a squashed Gaussian with log deviations held within [-20, 2], and samples with derivatives."""
 
     LOG_STD = (-20.0, 2.0)
 
@@ -195,17 +195,29 @@ class ClampedGaussian(SquashedGaussian):
         return super().log_prob_entropy(self.clamped(outputs), action)
 
     def draw(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions tanh(mean + deviation * noise) `[batch, dimensions]` and their log pi `[batch]`, both with gradients
-        to `outputs` (Haarnoja et al. 2018, arXiv:1812.05905, equations 8 and 26). `noise [batch, dimensions]`: normal.
+        """Actions tanh(mean + deviation * noise) `[batch, dimensions]` and their log pi `[batch]` (Haarnoja et al.
+        2018, arXiv:1812.05905, equations 8 and 26). `noise [batch, dimensions]`: normal.
 
         The log-probability is taken before tanh, which is finite where the action has reached 1.
         """
         mean, log_std = outputs.chunk(2, -1)
         log_std = log_std.clamp(*self.LOG_STD)
         u = torch.addcmul(mean, log_std.exp(), noise)
-        # log N(u) - log(1 - tanh(u)^2), number by number; see SquashedGaussian
-        density = log_std + 0.5 * noise.square() - 2 * (u + F.softplus(-2 * u)) + (HALF_LOG_2PI + 2 * math.log(2))
-        return u.tanh(), -density.sum(-1)
+        # - log N(u) + log(1 - tanh(u)^2), number by number but for a constant: 1 - tanh(u)^2 = 4 / (e^u + e^-u)^2
+        surprise = torch.add(log_std, torch.logaddexp(u, -u), alpha=-2).addcmul_(noise, noise, value=0.5)
+        return u.tanh(), surprise.sum(-1).neg_().sub_(self.dimensions * (HALF_LOG_2PI + 2 * math.log(2)))
+
+    def draw_slope(
+        self, outputs: Tensor, noise: Tensor, action: Tensor, of_action: Tensor, of_log_prob: Tensor
+    ) -> Tensor:
+        """A loss's derivative with `outputs`, of their shape, from those with what `draw` made of them: with the
+        `action`, `of_action [batch, dimensions]`, and with log pi, `of_log_prob` (0-d, the same for all)."""
+        log_std = outputs[:, self.dimensions :]
+        clamped = log_std.clamp(*self.LOG_STD)
+        # of_action (1 - a^2) + of_log_prob 2 a: da/du is 1 - a^2, and d log pi / du 2 a, u's noise being what is given
+        of_u = torch.addcmul(of_action, action, torch.addcmul(2 * of_log_prob, of_action, action, value=-1))
+        of_log_std = clamped.exp().mul_(noise).mul_(of_u).sub_(of_log_prob).mul_(log_std == clamped)
+        return torch.cat([of_u, of_log_std], -1)
 
 
 class NoisyTanh:

@@ -28,6 +28,7 @@ from rlgym.agents.epsilon_greedy import EpsilonGreedy
 from rlgym.agents.policy import Policy, to_bounds
 from rlgym.agents.recurrent import Memory, RecurrentPolicy
 from rlgym.config_file import load_config
+from rlgym.envs.game_ids import alone
 from rlgym.envs.make import make_env, make_one
 from rlgym.envs.spaces import Array, Leaf, Obs
 from rlgym.envs.sync import action_start, mask_parts
@@ -70,7 +71,7 @@ def export(folder: Path, words: dict[str, Any]) -> Path:
     target = export_folder(words["path"], folder, "policy.json")
     policy = load(run, words["checkpoint"], trust=words["trust"])
     require_function(policy, config.agent.name)
-    env = make_env(config.env, num_envs=1)
+    env = make_env(alone(config.env), num_envs=1)
     try:
         env.reset(config.seed)
         space, masked = env.observation_space, env.action_mask is not None
@@ -81,7 +82,7 @@ def export(folder: Path, words: dict[str, Any]) -> Path:
         described |= {
             "agent": config.agent.name,
             "environment": asdict(config.env),
-            "wrapped": wrapped(config.env),
+            "wrapped": wrapped(alone(config.env)),
             "observation_space": str(space),
             "action_space": str(policy.action_space),
             "run": {key: run.manifest.get(key) for key in ("command", "seed", "start")} | {"name": run.name},

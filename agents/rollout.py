@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -144,7 +145,9 @@ class Rollout:
 class RecentEpisodes:
     """Mean return, length and success over the last 100 episodes, under Stable-Baselines3's tags."""
 
-    def __init__(self) -> None:
+    def __init__(self, besides: Callable[[], dict[str, float]] | None = None) -> None:
+        """`besides`: metrics that are told with them."""
+        self.besides = besides
         self.episodes: deque[tuple[float, int, float | None]] = deque(maxlen=100)
 
     def add(self, episodes: list[Episode]) -> None:
@@ -164,7 +167,7 @@ class RecentEpisodes:
         known = [s for s in successes if s is not None]
         if known:
             found["rollout/success_rate"] = sum(known) / len(known)
-        return found
+        return found if self.besides is None else found | self.besides()
 
 
 def storage_dtype(dtype: np.dtype[np.generic]) -> torch.dtype:

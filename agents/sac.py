@@ -82,17 +82,13 @@ class SAC(Continuous):
     def actor_gradient(self, batch: Batch, noise: Tensor, ent_coef: Tensor) -> dict[str, Tensor]:
         """Set the gradients of the actor's loss and of a learned alpha's; both 0-d, by tag. `noise [batch, dimensions]`
         draws a."""
-        outputs = self.actor_passes.forward(batch["obs"]).detach().requires_grad_()
-        with torch.enable_grad():
-            action, log_prob = self.distribution.draw(outputs, noise)
-        q = self.critic_passes.look(batch["obs"], action.detach())
+        outputs = self.actor_passes.forward(batch["obs"])
+        action, log_prob = self.distribution.draw(outputs, noise)
+        q = self.critic_passes.look(batch["obs"], action)
         value, least = q.min(0)
         share = 1 / len(value)
-        of_action = self.critic_passes.action_slope(torch.zeros_like(q).scatter_(0, least[None], -share))
-        of_log_prob = (ent_coef * share).expand_as(log_prob)
-        (slope,) = torch.autograd.grad([action, log_prob], outputs, [of_action, of_log_prob])
-        self.actor_passes.backward(slope)
-        log_prob = log_prob.detach()
+        of_action = self.critic_passes.least_slope(least, -share)
+        self.actor_passes.backward(self.distribution.draw_slope(outputs, noise, action, of_action, ent_coef * share))
         losses = {"train/actor_loss": (ent_coef * log_prob - value).mean()}
         if self.log_ent_coef is not None:
             too_sure = log_prob.mean() + self.target_entropy

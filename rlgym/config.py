@@ -71,6 +71,33 @@ class AtariConfig:
 
 
 @dataclass
+class PoolConfig:
+    every: int = knob(20_000, "steps between two snapshots of the learner", gt=0)
+    size: int = knob(20, "past selves that are kept; whom the learner beats most often makes room", gt=0)
+    draw: str = knob(
+        "prioritized",
+        "who of them sits in a new game: the latest, any (uniform), or the harder the likelier (prioritized)",
+        choices=("latest", "uniform", "prioritized"),
+    )
+    power: float = knob(2.0, "prioritized: drawn by (1 - the learner's win rate)^power", ge=0)
+    random: float = knob(0.1, "share of the games that are against random play", ge=0, le=1)
+    one_ply: float = knob(
+        0.1, "share against who wins when a move can; where cards are hidden: random, too", ge=0, le=1
+    )
+
+    def __post_init__(self) -> None:
+        if self.random + self.one_ply > 1:
+            raise ValueError(f"random={self.random} and one_ply={self.one_ply} are shares and add up to more than 1")
+
+
+@dataclass
+class SelfPlayConfig:
+    opponent: str = knob("pool", "of games: random, one_ply, mcts_K (K playouts a move), a RUN, or past selves (pool)")
+    seat: str = knob("random", "the learner's: the first, the second, or either", choices=("first", "second", "random"))
+    pool: PoolConfig = field(default_factory=PoolConfig)
+
+
+@dataclass
 class EnvConfig:
     id: str = knob("", "any Gymnasium id, or module:Id; set by env=ID")
     num_envs: int = knob(8, "environments stepped in parallel", gt=0)
@@ -85,6 +112,7 @@ class EnvConfig:
     normalize_reward: bool = knob(False, "scale rewards by the running deviation of the discounted return")
     check: bool = knob(True, "stop when an observation leaves its declared space")
     atari: AtariConfig = field(default_factory=AtariConfig)
+    self_play: SelfPlayConfig = field(default_factory=SelfPlayConfig)
 
 
 @dataclass

@@ -9,14 +9,18 @@ from typing import Any
 from rlgym.config import EnvConfig
 from rlgym.config_file import load_config
 from rlgym.envs.episodes import Acts, evaluate_policy, fresh_seed
+from rlgym.envs.game_ids import is_game
 from rlgym.envs.make import make_env
+from rlgym.errors import RequestError
 from rlgym.files import to_json, write_atomic
+from rlgym.learner import Evaluation
 from rlgym.loading import load
 from rlgym.run import Run
 
 
 def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
-    """Play `episodes` with the run's `checkpoint`, each environment its fixed share.
+    """Play `episodes` with the run's `checkpoint`, each environment its fixed share; of a game, against each of
+    `opponents`.
 
     Writes evaluations/*.json with `{"mean_reward", "std_reward", "episodes": [{"return", "length"}, ...], ...}`, prints
     the same in short, and returns it.
@@ -24,7 +28,15 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     config = load_config(folder, trust=words["trust"])
     policy = load(Run(folder), words["checkpoint"], words["device"], words["trust"])
     seed = fresh_seed(config.seed) if words["seed"] is None else words["seed"]
-    return judge(policy, config.env, folder, words["episodes"], seed, {"checkpoint": words["checkpoint"]})
+    subject = {"checkpoint": words["checkpoint"]}
+    if is_game(config.env.id):
+        from rlgym.games.contest import contest  # imports torch
+
+        return contest(policy, config.env.id, folder, words, seed, subject)
+    for key in ("opponents", "positions"):
+        if words[key]:
+            raise RequestError(f"{key}={words[key]} has no effect: env={config.env.id} is no game of rlgym's")
+    return judge(policy, config.env, folder, words["episodes"], seed, subject)
 
 
 def judge(
@@ -36,13 +48,20 @@ def judge(
         found = evaluate_policy(policy, env, episodes, seed)
     finally:
         env.close()
+    return conclude(found, folder, f"{episodes} fresh episodes", seed, subject)
+
+
+def conclude(found: Evaluation, folder: Path, what: str, seed: int, subject: dict[str, Any]) -> dict[str, Any]:
+    """Write what an evaluation of `what` (as "100 fresh episodes") found into the folder's evaluations/, print it in
+    short, and return it."""
     result: dict[str, Any] = {tag.removeprefix("eval/"): value for tag, value in found.metrics.items()}
     result |= {**subject, **found.records}
     target = folder / "evaluations"
     target.mkdir(parents=True, exist_ok=True)
-    path = target / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{episodes}_episodes_seed_{seed}.json"
+    count = len(found.records["episodes"])
+    path = target / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{count}_episodes_seed_{seed}.json"
     write_atomic(path, to_json(result))
     mean, deviation = result["mean_reward"], result["std_reward"]
-    print(f"mean_reward {mean:.4g}  std_reward {deviation:.4g}  over {episodes} fresh episodes")
+    print(f"mean_reward {mean:.4g}  std_reward {deviation:.4g}  over {what}")
     print(f"written to {path}")
     return result

@@ -58,6 +58,7 @@ class Flat:
         sizes = [group.numbers for group in self.groups]
         self.parameters = torch.zeros(sum(sizes), dtype=every[0].dtype, device=every[0].device)
         self.gradients = torch.zeros_like(self.parameters)
+        self._withheld = torch.zeros_like(self.parameters[0]), torch.ones_like(self.parameters[0])
         both = zip(self.groups, self.parameters.split(sizes), self.gradients.split(sizes), strict=True)
         for group, parameters, gradients in both:
             group.parameters, group.gradients = parameters, gradients
@@ -79,7 +80,6 @@ class Flat:
         """Before a batch's first backward pass; those that follow add up."""
         self.gradients.zero_()
 
-    @torch.no_grad()
     def clip(self, max_norm: float, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Scale the gradients down to `max_norm`. Returns their norm before, and `withheld`, both 0-d.
 
@@ -94,7 +94,7 @@ class Flat:
             factor = np.float32(1) / (size + np.float32(1e-6)) * np.float32(max_norm)
             if factor < 1:
                 self.gradients.mul_(float(factor))
-            return norm, norm.new_tensor(float(not (math.isfinite(size) and math.isfinite(loss.item()))))
+            return norm, self._withheld[not (math.isfinite(size) and math.isfinite(loss.item()))]
         withheld = (~torch.isfinite(norm + loss.detach())).float()
         self.gradients.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm, withheld

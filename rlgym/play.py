@@ -11,6 +11,7 @@ from typing import Any
 from rlgym.config import EnvConfig
 from rlgym.config_file import load_config
 from rlgym.envs.episodes import ENDLESS, Acts, evaluate_policy, fresh_seed
+from rlgym.envs.game_ids import is_game
 from rlgym.envs.video import drawn, record
 from rlgym.errors import RequestError
 from rlgym.loading import load
@@ -20,9 +21,20 @@ from rlgym.run import Run
 def play(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     """Show `episodes` episodes with the run's `checkpoint`; prints and returns their returns and a video's file."""
     config = load_config(folder, trust=words["trust"])
+    if is_game(config.env.id):
+        from rlgym.games.playing import play as play_game  # imports torch
+
+        if words["render"] == "window":
+            raise RequestError("render=window: games are played in the terminal (render=terminal) or filmed (video)")
+        return play_game(config, folder, words)
+    if words["against"]:
+        raise RequestError(f"against={words['against']} has no effect: env={config.env.id} is no game of rlgym's")
+    if words["render"] == "terminal":
+        raise RequestError(f"render=terminal: env={config.env.id} is no game of rlgym's; video or window would do")
     policy = load(Run(folder), words["checkpoint"], trust=words["trust"])
     seed = fresh_seed(config.seed) if words["seed"] is None else words["seed"]
-    return show(policy, config.env, folder, words["episodes"], seed, words["render"])
+    render = "video" if words["render"] == "auto" else words["render"]
+    return show(policy, config.env, folder, words["episodes"], seed, render)
 
 
 def show(policy: Acts, config: EnvConfig, folder: Path, episodes: int, seed: int, render: str) -> dict[str, Any]:

@@ -117,6 +117,18 @@ BUILT_IN: dict[str, tuple[Entry, ...]] = {
             "rlgym.agents.td3:TD3",
             "Twin Delayed DDPG: off-policy, continuous actions, a deterministic policy",
         ),
+        Entry(
+            "alphazero",
+            "rlgym.agents.alphazero_config:AlphaZeroConfig",
+            "rlgym.agents.alphazero:AlphaZero",
+            "AlphaZero: self-play with search, in games of perfect information",
+        ),
+        Entry(
+            "nfsp",
+            "rlgym.agents.nfsp_config:NFSPConfig",
+            "rlgym.agents.nfsp:NFSP",
+            "Neural Fictitious Self-Play: small games, also with hidden cards, to an equilibrium",
+        ),
         *_sb3(
             {
                 "ppo": "on-policy, any bounded action space",

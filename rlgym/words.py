@@ -41,7 +41,11 @@ class ResumeWords:
 
 @dataclass
 class EvaluateWords:
-    episodes: int = knob(100, "fresh episodes to play", gt=0)
+    episodes: int = knob(100, "fresh episodes to play; of a game, against each opponent, half from each seat", gt=0)
+    opponents: str = knob("", "of a game: a comma list of random, one_ply, mcts_K and RUNs; empty: the first two")
+    positions: str = knob(
+        "", "of connect_four: how often it errs in a file's positions (moves score), or in drawn ones"
+    )
     seed: int | None = knob(None, "seed of those episodes; empty: one that training never used", ge=0)
     checkpoint: str = knob("best", CHECKPOINT)
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
@@ -51,7 +55,13 @@ class EvaluateWords:
 @dataclass
 class PlayWords:
     episodes: int = knob(1, "episodes to show", gt=0)
-    render: str = knob("video", "a file in the run's videos/, or a window", choices=("video", "window"))
+    render: str = knob(
+        "auto",
+        "a file in the run's videos/, a window, or, of a game, the terminal; auto: of a game the terminal, else a file",
+        choices=("auto", "video", "window", "terminal"),
+    )
+    against: str = knob("", "of a game: who else plays, random, one_ply, mcts_K or a RUN; empty: you, in the terminal")
+    seat: str = knob("first", "of a game: the seat of who plays the run", choices=("first", "second"))
     seed: int | None = knob(None, "seed of those episodes; empty: one that training never used", ge=0)
     checkpoint: str = knob("best", CHECKPOINT)
     trust: bool = knob(False, TRUST)

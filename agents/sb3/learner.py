@@ -86,6 +86,8 @@ COUNTERS = (
 class SB3(Agent):
     """The learner: `update()` is one turn of the library's `learn`. `agent.name` says which algorithm."""
 
+    keeps_past_selves = False
+
     def __init__(self, config: TrainConfig) -> None:
         """Starts the environments and settles the config's automatic choices (backend, device, threads)."""
         knobs: Any = config.agent

@@ -16,7 +16,7 @@ from gymnasium.error import DependencyNotInstalled
 from gymnasium.wrappers import FrameStackObservation
 
 from rlgym.config import EnvConfig
-from rlgym.envs import atari, classic
+from rlgym.envs import atari, classic, game_ids
 from rlgym.envs.batch import BatchEnv
 from rlgym.envs.fresh_world import FreshWorld, keeps_its_world
 from rlgym.envs.grid import GridObservation, is_grid
@@ -57,6 +57,7 @@ def settle(config: EnvConfig) -> None:
     """Fills in what the config leaves to its id. RequestError where the id is unknown or a key would have no effect."""
     check_id(config.id)
     atari.check(config)
+    game_ids.check(config)
     if config.frame_stack == 0:
         config.frame_stack = atari.STACK if atari.is_preprocessed(config) else 1
 
@@ -87,6 +88,8 @@ def make_one(config: EnvConfig, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
     with quiet(), _explained(config):
         if atari.is_preprocessed(config):
             env = atari.make_game(config, kwargs)
+        elif game_ids.is_game(config.id):
+            return gym.make(config.id, disable_env_checker=True, **game_ids.arguments(config), **kwargs)
         else:
             models = str(gym.registry[config.id.split(":")[-1]].entry_point).startswith("gymnasium.envs.mujoco")
             with quiet_mujoco() if models else contextlib.nullcontext():
@@ -131,6 +134,10 @@ def _import(module: str, id: str) -> None:
 
 def _native(config: EnvConfig, name: str, count: int, kwargs: dict[str, Any]) -> BatchEnv | None:
     """Batched code for this environment, own or its own; None where auto must look further."""
+    if game_ids.is_game(name):
+        from rlgym.envs.self_play import SelfPlay  # here and not above: worker processes stay free of torch
+
+        return SelfPlay(name, count, config.self_play.opponent, config.self_play.seat)
     if config.frame_stack == 1 and classic.knows(name, kwargs):
         return classic.make_native(name, count, kwargs)
     spec = gym.registry[name]

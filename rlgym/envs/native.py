@@ -111,10 +111,8 @@ class NativeEnv(BatchEnv):
     def state_dict(self) -> Section:
         import torch  # here and not above: --help and environment workers stay free of torch
 
-        states = [cast(dict[str, Any], generator.bit_generator.state)["state"] for generator in self._generators]
-        words = [[s["state"] >> 64, s["state"] & LOW_64, s["inc"] >> 64, s["inc"] & LOW_64] for s in states]
         arrays = {
-            "generators": np.array(words, np.uint64).view(np.int64),
+            "generators": pack_generators(self._generators),
             "ahead": self._ahead,
             "used": self._used,
             "state": self.state,
@@ -125,12 +123,7 @@ class NativeEnv(BatchEnv):
         return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
     def load_state_dict(self, section: Section) -> Obs:
-        self._generators = []
-        for high, low, inc_high, inc_low in section["generators"].numpy().view(np.uint64).tolist():
-            bits = np.random.PCG64()
-            state = {"state": high << 64 | low, "inc": inc_high << 64 | inc_low}
-            bits.state = cast(Any, {"bit_generator": "PCG64", "state": state, "has_uint32": 0, "uinteger": 0})
-            self._generators.append(np.random.Generator(bits))
+        self._generators = unpack_generators(section["generators"].numpy())
         self._ahead[:] = section["ahead"].numpy()
         self._used[:] = section["used"].numpy()
         self.state[:] = section["state"].numpy()
@@ -140,3 +133,20 @@ class NativeEnv(BatchEnv):
         np.negative(section["lengths"].numpy(), out=self._starts)
         self._set_deadline()
         return self._leaf
+
+
+def pack_generators(generators: list[np.random.Generator]) -> Array:
+    """The states of Gymnasium's generators (PCG64, nothing of 32 bits drawn), `[n, 4]` int64."""
+    states = [cast(dict[str, Any], generator.bit_generator.state)["state"] for generator in generators]
+    words = [[s["state"] >> 64, s["state"] & LOW_64, s["inc"] >> 64, s["inc"] & LOW_64] for s in states]
+    return np.array(words, np.uint64).view(np.int64)
+
+
+def unpack_generators(words: Array) -> list[np.random.Generator]:
+    generators = []
+    for high, low, inc_high, inc_low in words.view(np.uint64).tolist():
+        bits = np.random.PCG64()
+        state = {"state": high << 64 | low, "inc": inc_high << 64 | inc_low}
+        bits.state = cast(Any, {"bit_generator": "PCG64", "state": state, "has_uint32": 0, "uinteger": 0})
+        generators.append(np.random.Generator(bits))
+    return generators

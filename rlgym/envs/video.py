@@ -87,7 +87,7 @@ def _play(
     running, count = Episode(0, 0.0, 0), 0
     policy.start(1)
     frame = _draw(single)
-    writer = _mp4(path, frame, fps)
+    writer = mp4(path, frame, fps)
     try:
         while True:
             writer.send(np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]))
@@ -124,8 +124,11 @@ def _draw(single: SyncEnv) -> Array:
     return frame
 
 
-def _mp4(path: Path, frame: Array, fps: int) -> Generator[None, Array, None]:
-    """A started writer. H.264 wants even sides: an odd last row or column is cut off."""
+def mp4(path: Path, frame: Array, fps: int) -> Generator[None, Array, None]:
+    """A started writer of frames `[height, width, 3]` uint8 into `path`.
+
+    H.264 wants even sides: an odd last row or column is cut off.
+    """
     import imageio_ffmpeg
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 GAMES = {
     "tic_tac_toe": "rlgym.games.tic_tac_toe:TicTacToe",
     "connect_four": "rlgym.games.connect_four:ConnectFour",
+    "othello": "rlgym.games.othello:Othello",
+    "othello_6x6": "rlgym.games.othello:Othello6x6",
+    "kuhn_poker": "rlgym.games.kuhn_poker:KuhnPoker",
+    "leduc_poker": "rlgym.games.leduc_poker:LeducPoker",
 }
 """Name -> `module:Class`. Imports nothing: the help reads it."""
 

@@ -1,12 +1,11 @@
 """Board games on bitboards: a stone is a bit of an int64, of the player to move in OWN, of the other in OTHER.
 
 Cell (row, column), the row counted from the top, is bit `bits[row * columns + column]`; what else a subclass uses bits
-for is its own affair.
+for is its own affair. All 64 can be cells: then the sign is one, and what a right shift fills in must be masked out.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from functools import cache
 from typing import ClassVar
 
@@ -20,90 +19,104 @@ from rlgym.games.game import OWN, TURN, Game
 OTHER = OWN + 1
 CELL = 32
 """Pixels of a cell's side in pictures."""
-STONES = np.array([[220, 60, 50], [245, 205, 60]], np.uint8)
-"""Colours of the players in pictures."""
-BACKGROUND, EMPTY = np.array([40, 80, 160], np.uint8), np.array([20, 40, 90], np.uint8)
 
 
 class BoardGame(Game):
-    """A subclass says `rows`, `columns`, `bits`, the legal moves and what a move does (`moved`)."""
+    """A subclass says `rows`, `columns`, `bits`, how a game starts, the legal moves and what a move does."""
 
     rows: ClassVar[int]
     columns: ClassVar[int]
     bits: ClassVar[tuple[int, ...]]
+    words = OWN + 2
     marks: ClassVar[str] = "XO"
     """The players' stones in text."""
-    words = OWN + 2
-    colours: ClassVar[Array] = STONES
-
-    def opening(self) -> tuple[int, int]:
-        """The stones of player 0 and 1 at the start, as bits."""
-        return 0, 0
-
-    @abstractmethod
-    def moved(self, own: Tensor, other: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """After a move by who has `own [games]` against `other [games]`: both players' stones, whether the game is over
-        (bool), and then what the mover has won (int64)."""
+    colours: ClassVar[tuple[tuple[int, int, int], ...]] = ((220, 60, 50), (245, 205, 60), (20, 40, 90), (40, 80, 160))
+    """In pictures: of the players' stones, of an empty cell, of the board."""
 
     def starts(self) -> tuple[Tensor, Tensor]:
-        first, second = self.opening()
-        return torch.tensor([[0, 0, 0, first, second]]), torch.ones(1, dtype=torch.float64)
-
-    def play(self, position: Tensor, action: Tensor) -> Tensor:
-        turn = position[:, TURN]
-        own, other, done, won = self.moved(position[:, OWN], position[:, OTHER], action)
-        return torch.stack([1 - turn, done.long(), won * done * (1 - 2 * turn), other, own], 1)
+        """An empty board."""
+        return torch.zeros(1, self.words, dtype=torch.int64), torch.ones(1, dtype=torch.float64)
 
     def observe(self, position: Tensor, player: Tensor | None = None) -> Tensor:
         """Two planes: one's own stones and the other's."""
-        stones = position[:, OWN:, None]
+        stones = position[:, OWN : OTHER + 1, None]
         if player is not None:
             stones = torch.where((position[:, TURN] == player)[:, None, None], stones, stones.flip(1))
-        planes = (stones >> shifts(self.bits, position.device)) & 1
+        planes = (stones & masks(self.bits, position.device)) != 0
         return planes.float().view(-1, *self.shape)
 
     def cells(self, position: Tensor) -> Array:
         """One position `[words]` as `[rows, columns]`: 0 and 1 for the players' stones, -1 for none."""
-        own, other = self.observe(position[None], torch.zeros(1, dtype=torch.int64, device=position.device))[0].bool()
+        own, other = self.observe(position[None], torch.zeros_like(position[:1]))[0].bool()
         found: Array = torch.where(own, 0, torch.where(other, 1, -1)).cpu().numpy()
         return found
 
     def text(self, position: Tensor) -> str:
-        cells = self.cells(position)
-        lines = [" ".join(self.marks[cell] if cell >= 0 else "." for cell in row) for row in cells]
-        return "\n".join([*lines, *self.legend()])
+        lines = [" ".join((self.marks + ".")[cell] for cell in row) for row in self.cells(position)]
+        return "\n".join(self.labelled(lines))
 
-    def legend(self) -> list[str]:
-        """Lines below the board in text."""
-        return []
+    def labelled(self, lines: list[str]) -> list[str]:
+        """The rows in text, with what names the cells around them: letters for columns, numbers for rows."""
+        named = [f"{self.row_name(row)} {line}" for row, line in enumerate(lines)]
+        return [*named, "  " + " ".join("abcdefgh"[: self.columns])]
+
+    def row_name(self, row: int) -> str:
+        return str(self.rows - row)
+
+    def cell_name(self, cell: int) -> str:
+        row, column = divmod(cell, self.columns)
+        return "abcdefgh"[column] + self.row_name(row)
 
     def image(self, position: Tensor) -> Array:
-        cells = self.cells(position)
-        picture = np.tile(BACKGROUND, (self.rows * CELL, self.columns * CELL, 1))
+        picture = np.tile(np.array(self.colours[-1], np.uint8), (self.rows * CELL, self.columns * CELL, 1))
         across = (np.arange(CELL) - (CELL - 1) / 2) ** 2
         disc = across[:, None] + across <= (0.42 * CELL) ** 2
-        for (row, column), cell in np.ndenumerate(cells):
+        for (row, column), cell in np.ndenumerate(self.cells(position)):
             part = picture[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
-            part[disc] = EMPTY if cell < 0 else self.colours[cell]
+            part[disc] = self.colours[cell if cell >= 0 else 2]
         return picture
 
 
+def after(position: Tensor, own: Tensor, other: Tensor, done: Tensor, won: Tensor, *words: Tensor) -> Tensor:
+    """The next positions `[games, words]`, where the other player moves.
+
+    Stones `[games]`: `own` of who has just moved, `other` of the other. Where the game is `done`, the mover has `won`
+    that much. Behind them a game's own words.
+    """
+    turn, ended = position[:, TURN], won * done
+    return torch.stack([1 - turn, done, ended.addcmul(ended, turn, value=-2), other, own, *words], 1)
+
+
 @cache
-def shifts(bits: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(bits, device=device)
+def constant(values: tuple[int, ...], device: torch.device) -> Tensor:
+    """`values` as int64 on the device."""
+    return torch.tensor(values, device=device)
+
+
+@cache
+def masks(bits: tuple[int, ...], device: torch.device) -> Tensor:
+    """For each of `bits` the word that has this bit alone."""
+    return torch.ones((), dtype=torch.int64, device=device) << constant(bits, device)
 
 
 def lines(stones: Tensor, steps: tuple[int, ...], length: int) -> Tensor:
     """Whether `stones [games]` hold `length` bits in a row, `[games]` bool; `steps`: from one bit of a row to the next,
-    for each direction. Bits between rows must be empty, or rows would run into each other."""
-    step = shifts(steps, stones.device)
-    run = stones[:, None] & (stones[:, None] >> step)
+    for each direction. Bits between rows must be empty, or rows would run into each other, and so must the sign."""
+    step = constant(steps, stones.device)[:, None]
+    run = stones & (stones >> step)
     have = 2
     while have < length:  # a run of k bits and another that begins up to k further on are one of more
         add = min(have, length - have)
         run = run & (run >> (add * step))
         have += add
-    return (run != 0).any(1)
+    return (run != 0).any(0)
+
+
+def count(stones: Tensor) -> Tensor:
+    """How many bits of each word are set, in pairs, in fours, in bytes, then all bytes summed in the highest one."""
+    pairs = stones - ((stones >> 1) & 0x5555555555555555)
+    fours = (pairs & 0x3333333333333333) + ((pairs >> 2) & 0x3333333333333333)
+    return (((fours + (fours >> 4)) & 0x0F0F0F0F0F0F0F0F) * 0x0101010101010101) >> 56
 
 
 def square_symmetries(side: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlgym.games.board import OTHER, BoardGame, lines, shifts
+from rlgym.games.board import OTHER, BoardGame, after, constant, lines
 from rlgym.games.game import DONE, OWN
 
 ROWS, COLUMNS = 6, 7
@@ -27,15 +27,16 @@ class ConnectFour(BoardGame):
 
     def legal(self, position: Tensor) -> Tensor:
         stones = position[:, OWN] | position[:, OTHER]
-        free = (stones[:, None] & shifts(TOPS, position.device)) == 0
+        free = (stones[:, None] & constant(TOPS, position.device)) == 0
         return free & (position[:, DONE : DONE + 1] == 0)
 
-    def moved(self, own: Tensor, other: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def play(self, position: Tensor, action: Tensor) -> Tensor:
+        own, other = position[:, OWN], position[:, OTHER]
         stones = own | other
         # Adding a column's lowest bit carries past its stones to the first free cell.
-        own = own | ((stones + shifts(BOTTOMS, own.device)[action]) & ~stones)
+        own = own | ((stones + constant(BOTTOMS, own.device)[action]) & ~stones)
         wins = lines(own, (1, HEIGHT - 1, HEIGHT, HEIGHT + 1), 4)
-        return own, other, wins | ((own | other) == FULL), wins.long()
+        return after(position, own, other, wins | ((own | other) == FULL), wins.long())
 
     def symmetries(self) -> tuple[Tensor, Tensor]:
         board, moves = torch.arange(ROWS * COLUMNS).view(ROWS, COLUMNS), torch.arange(COLUMNS)
@@ -44,5 +45,5 @@ class ConnectFour(BoardGame):
     def move_name(self, action: int) -> str:
         return str(action + 1)
 
-    def legend(self) -> list[str]:
-        return [" ".join(self.move_name(action) for action in range(COLUMNS))]
+    def labelled(self, lines: list[str]) -> list[str]:
+        return [*lines, " ".join(self.move_name(action) for action in range(COLUMNS))]

@@ -13,7 +13,7 @@ deal is one of `starts`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import cached_property
+from functools import cache, cached_property
 from typing import ClassVar
 
 import torch
@@ -51,7 +51,7 @@ class Game(ABC):
 
     @abstractmethod
     def legal(self, position: Tensor) -> Tensor:
-        """Of `position [games, words]`, the moves that may be made: `[games, actions]` bool; none once it is over."""
+        """Of `position [games, words]`, the moves that may be made: `[games, actions]` bool; none where DONE."""
 
     @abstractmethod
     def play(self, position: Tensor, action: Tensor) -> Tensor:
@@ -67,6 +67,11 @@ class Game(ABC):
     def text(self, position: Tensor) -> str:
         """One position `[words]` in lines of text, as player 0 and 1 at once see it."""
 
+    def text_for(self, position: Tensor, player: int) -> str:
+        """The same as `player` sees it."""
+        assert self.perfect_information, "hidden cards would be shown"
+        return self.text(position)
+
     @abstractmethod
     def image(self, position: Tensor) -> Array:
         """One position `[words]` as a picture, `[height, width, 3]` uint8."""
@@ -79,12 +84,11 @@ class Game(ABC):
 
     def init(self, games: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Tensor:
         """Fresh positions `[games, words]`; deals are drawn by `generator`, which lives on the device."""
-        starts, probability = self._starts
-        starts = starts.to(device)
+        starts, bounds = starts_on(self, torch.device(device))
         if len(starts) == 1:
             return starts.repeat(games, 1)
-        weights = probability.to(device=device, dtype=torch.float32)
-        return starts[torch.multinomial(weights, games, replacement=True, generator=generator)]
+        drawn = torch.rand(games, generator=generator, device=device, dtype=torch.float64)
+        return starts[torch.searchsorted(bounds, drawn, right=True)]
 
     def step(self, position: Tensor, action: Tensor) -> Tensor:
         """`play` where the games go on; those that are over stay as they are, whatever `action` says there."""
@@ -104,12 +108,15 @@ class Game(ABC):
         return self._by_name.get(text.strip().lower())
 
     @cached_property
-    def _starts(self) -> tuple[Tensor, Tensor]:
-        return self.starts()
-
-    @cached_property
     def _by_name(self) -> dict[str, int]:
         return {self.move_name(action).lower(): action for action in range(self.actions)}
+
+
+@cache
+def starts_on(game: Game, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The starts `[n, words]`, and below which uniform number in [0, 1) each but the last ends, `[n - 1]` float64."""
+    starts, probability = game.starts()
+    return starts.to(device), probability.cumsum(0)[:-1].to(device)
 
 
 def rewards(position: Tensor, player: Tensor) -> Tensor:
@@ -119,4 +126,10 @@ def rewards(position: Tensor, player: Tensor) -> Tensor:
 
 def random_moves(legal: Tensor, generator: torch.Generator | None) -> Tensor:
     """One of the legal moves of each game, `[games]`, all equally likely; 0 where there is none."""
-    return torch.rand(legal.shape, generator=generator, device=legal.device).mul_(legal).argmax(1)
+    return loudest(legal, torch.rand(legal.shape, generator=generator, device=legal.device))
+
+
+def loudest(legal: Tensor, noise: Tensor) -> Tensor:
+    """Of the legal moves `[games, actions]` the one with the greatest `noise`, uniform in [0, 1); 0 where there is
+    none."""
+    return noise.masked_fill(~legal, -1.0).argmax(1)  # noise may be 0: that of an illegal move is less

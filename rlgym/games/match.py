@@ -28,7 +28,7 @@ def play_games(
     """Both players from `position [games, words]` to the end; `players[0]` moves where TURN is 0. Of at most `moves`,
     where given: then some games may not be over, and count as won by nobody."""
     played = []
-    for _ in range(moves or game.max_moves):
+    for _ in range(game.max_moves if moves is None else moves):
         going = position[:, DONE] == 0
         if not going.any():
             break

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rlgym.games.game import Game, random_moves, rewards
+from rlgym.games.game import Game, loudest, random_moves, rewards
 
 
 class Player(Protocol):
@@ -30,6 +30,11 @@ class RandomPlayer:
     def choose(self, position: Tensor, generator: torch.Generator) -> Tensor:
         return random_moves(self.game.legal(position), generator)
 
+    def by_noise(self, position: Tensor, noise: Tensor) -> Tensor:
+        """`choose` by `noise [games, actions]`, uniform in [0, 1): a game with noise of its own goes on alike whatever
+        games are beside it."""
+        return loudest(self.game.legal(position), noise)
+
 
 class OnePlyPlayer:
     """A move that wins at once where there is one, else any."""
@@ -41,9 +46,17 @@ class OnePlyPlayer:
         self.game = game
 
     def choose(self, position: Tensor, generator: torch.Generator) -> Tensor:
+        return random_moves(self.candidates(position), generator)
+
+    def by_noise(self, position: Tensor, noise: Tensor) -> Tensor:
+        """As RandomPlayer's."""
+        return loudest(self.candidates(position), noise)
+
+    def candidates(self, position: Tensor) -> Tensor:
+        """The moves among which it does not choose, `[games, actions]` bool."""
         legal = self.game.legal(position)
         wins = winning(self.game, position, legal)
-        return random_moves(torch.where(wins.any(1, keepdim=True), wins, legal), generator)
+        return torch.where(wins.any(1, keepdim=True), wins, legal)
 
 
 def winning(game: Game, position: Tensor, legal: Tensor) -> Tensor:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rlgym.games.board import OTHER, BoardGame, lines, shifts, square_symmetries
+from rlgym.games.board import OTHER, BoardGame, after, lines, masks, square_symmetries
 from rlgym.games.game import DONE, OWN
 
 SIDE = 3
 BITS = tuple((SIDE + 1) * row + column for row in range(SIDE) for column in range(SIDE))
 """A row's fourth bit stays empty, so that lines of neighbours do not run into each other."""
-CELLS = tuple(1 << bit for bit in BITS)
-FULL = sum(CELLS)
+FULL = sum(1 << bit for bit in BITS)
 
 
 class TicTacToe(BoardGame):
@@ -25,20 +24,18 @@ class TicTacToe(BoardGame):
 
     def legal(self, position: Tensor) -> Tensor:
         stones = position[:, OWN] | position[:, OTHER]
-        free = (stones[:, None] & shifts(CELLS, position.device)) == 0
+        free = (stones[:, None] & masks(BITS, position.device)) == 0
         return free & (position[:, DONE : DONE + 1] == 0)
 
-    def moved(self, own: Tensor, other: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        own = own | shifts(CELLS, own.device)[action]
+    def play(self, position: Tensor, action: Tensor) -> Tensor:
+        own, other = position[:, OWN], position[:, OTHER]
+        own = own | masks(BITS, own.device)[action]
         wins = lines(own, (1, SIDE, SIDE + 1, SIDE + 2), SIDE)
-        return own, other, wins | ((own | other) == FULL), wins.long()
+        return after(position, own, other, wins | ((own | other) == FULL), wins.long())
 
     def symmetries(self) -> tuple[Tensor, Tensor]:
         cells = square_symmetries(SIDE)
         return cells, cells  # a move is the cell that it marks
 
     def move_name(self, action: int) -> str:
-        return "abc"[action % SIDE] + str(SIDE - action // SIDE)
-
-    def legend(self) -> list[str]:
-        return ["a b c, rows 3 to 1"]
+        return self.cell_name(action)

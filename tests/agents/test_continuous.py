@@ -134,6 +134,28 @@ def test_targets_are_those_of_brute_force(agent: str, id: str, n_step: int, end:
     found.close()
 
 
+@pytest.mark.parametrize("net_arch", [[], [24], [24, 16]], ids=["none", "one", "two"])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("critics", [(0, 1, 2), (0, 2), (1,)], ids=["all", "two", "one"])
+def test_the_slope_of_the_least_is_that_of_all_with_zeros(
+    net_arch: list[int], activation: str, critics: tuple[int, ...]
+) -> None:
+    """Also where some critic is the least for no transition."""
+    found = learner("sac", net_arch=net_arch, activation=activation, n_critics=3)
+    fixed = mirror(found.critics, found.critics_adam.flat.views(found.critics_adam.parameters))
+    batch = random_batch(found, 32, 0)
+    least = torch.tensor(critics)[torch.randint(len(critics), (32,), generator=torch.Generator().manual_seed(0))]
+    slopes = []
+    for passes in (found.critic_passes, AutogradCritics(found.critics, fixed, found.critics_adam.gradients, False)):
+        q = passes.look(batch["obs"], batch["action"])
+        slopes.append(passes.action_slope(torch.zeros_like(q).scatter_(0, least[None], -0.25)).clone())
+        passes.look(batch["obs"], batch["action"])
+        slopes.append(passes.least_slope(least, -0.25).clone())
+    for slope in slopes[1:]:
+        torch.testing.assert_close(slope, slopes[0])
+    found.close()
+
+
 @BOTH
 @pytest.mark.parametrize("net_arch", [[], [24], [24, 16]], ids=["none", "one", "two"])
 @pytest.mark.parametrize("activation", ["relu", "tanh"])

@@ -166,13 +166,14 @@ def test_an_environment_whose_first_stack_is_another_is_refused() -> None:
 
 
 def test_draws_are_uniform_over_the_window() -> None:
-    """Also where environments have gathered different numbers of transitions."""
-    for phantoms in (False, True):
-        past = Past(3, 60, phantoms=phantoms).run(47)
+    """Also where environments have gathered different numbers of transitions, and where there is one, with its ring
+    begun anew or not."""
+    for envs, phantoms, steps in ((3, False, 47), (3, True, 47), (1, False, 47), (1, False, 95)):
+        past = Past(envs, 20 * envs if envs > 1 else 60, phantoms=phantoms).run(steps)
         for n_step in (1, 5):
             numbers, places = everything(past.replay, n_step)
             drawn = past.replay.draw(200_000, torch.Generator().manual_seed(3), n_step)
-            counts = torch.bincount(drawn, minlength=3 * past.replay.rows).double()
+            counts = torch.bincount(drawn, minlength=envs * past.replay.rows).double()
             assert counts.sum() == counts[places].sum(), "nothing outside the window"
             expected = 200_000 / len(numbers)
             assert (counts[places] - expected).abs().max() < 5 * math.sqrt(expected)

@@ -58,6 +58,23 @@ def test_draws_equal_torchs_own_and_carry_gradients() -> None:
     torch.testing.assert_close(given[inside], log_prob[inside], rtol=1e-4, atol=1e-4)
 
 
+def test_the_slope_of_draws_is_autograds() -> None:
+    """With log deviations within the clamp, on its bounds and beyond them, and up to where actions reach the edge."""
+    torch.manual_seed(0)
+    distribution = ClampedGaussian((3,))
+    outputs = torch.randn(60, 6, dtype=torch.float64)
+    outputs[:20] *= 20
+    outputs[20:22, 3:] = torch.tensor([distribution.LOG_STD]).T.double()
+    outputs.requires_grad_()
+    noise, of_action = torch.randn(2, 60, 3, dtype=torch.float64)
+    of_log_prob = torch.tensor(-0.3, dtype=torch.float64)
+    action, log_prob = distribution.draw(outputs, noise)
+    (theirs,) = torch.autograd.grad((action * of_action).sum() + of_log_prob * log_prob.sum(), outputs)
+    ours = distribution.draw_slope(outputs.detach(), noise, action.detach(), of_action, of_log_prob)
+    torch.testing.assert_close(ours, theirs)
+    assert (action.abs() == 1).any() and (ours[:20, 3:] == 0).any()
+
+
 def test_finite_where_the_action_has_reached_the_edge() -> None:
     outputs = torch.tensor([[30.0, 0.0], [-30.0, 0.0], [0.0, 80.0], [0.0, -80.0]], requires_grad=True)
     action, log_prob = ClampedGaussian((1,)).draw(outputs, torch.full((4, 1), 20.0))

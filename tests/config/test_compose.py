@@ -92,7 +92,7 @@ def test_tuned_files_compose_and_are_chosen_by_agent_and_env(name: str) -> None:
     config = compose([f"agent={agent}", f"env={env}"])
     assert config.env.id == env
     assert config == compose([f"agent={agent}", f"env={env}", f"tuned={name}"])
-    for key, value in data["agent"].items():
+    for key, value in data.get("agent", {}).items():
         assert getattr(config.agent, key) == value, key
     assert compose([f"env={env}", "tuned=off"]).agent == PPOConfig()
 

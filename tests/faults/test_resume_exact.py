@@ -33,6 +33,7 @@ CASES = {
     "a2c": ["agent=a2c", "env=CartPole-v1", "steps=40_000", "checkpoint.every=8_000", "env.normalize_reward=true"],
     "reinforce": ["agent=reinforce", "env=Pendulum-v1", "steps=40_000", "checkpoint.every=8_000"],
     "pqn": ["agent=pqn", "env=CartPole-v1", "steps=32_000", "checkpoint.every=8_000", "evaluate.every=0"],
+    "game": [*PPO, "env=connect_four", "env.self_play.pool.every=2_000", "steps=12_000", "checkpoint.every=4_000"],
     "lstm": [*PPO, "agent.recurrent=lstm", "env=CartPole-v1", "steps=8_000", "checkpoint.every=2_000"],
 }
 
@@ -67,6 +68,13 @@ OFF_POLICY_CASES = {
         "evaluate.episodes=2",
     ],
     "sac": ["agent=sac", "env=Pendulum-v1", "agent.net_arch=[32]", "evaluate.every=1_000", "evaluate.episodes=2"],
+    "game": [
+        "agent=dqn",
+        "env=tic_tac_toe",
+        "env.self_play.pool.every=500",
+        "evaluate.every=1_000",
+        "evaluate.episodes=4",
+    ],
     "td3": ["agent=td3", "env=Pendulum-v1", "env.normalize_observation=true", "agent.n_step=3", "evaluate.every=0"],
 }
 
@@ -74,6 +82,25 @@ OFF_POLICY_CASES = {
 @pytest.mark.parametrize("case", OFF_POLICY_CASES)
 def test_killed_and_resumed_with_a_replay(case: str, tmp_path: Path) -> None:
     killed_and_resumed([*OFF_POLICY_CASES[case], *OFF_POLICY, "display=quiet"], 1_280, tmp_path)
+
+
+SELF_PLAY_CASES = {
+    "alphazero": [
+        *("agent=alphazero", "env=tic_tac_toe", "agent.simulations=8", "agent.fast_simulations=4", "agent.width=16"),
+        *("agent.blocks=1", "agent.buffer_size=400", "agent.learning_starts=100", "agent.batch_size=32"),
+        *("agent.opponents=random", "evaluate.every=1_280", "evaluate.episodes=4"),
+    ],
+    "nfsp": [
+        *("agent=nfsp", "env=kuhn_poker", "agent.train_freq=64", "agent.learning_starts=200", "agent.buffer_size=400"),
+        *("agent.reservoir_size=300", "agent.net_arch=[16]", "evaluate.every=1_280"),
+    ],
+}
+
+
+@pytest.mark.parametrize("case", SELF_PLAY_CASES)
+def test_killed_and_resumed_in_games_against_itself(case: str, tmp_path: Path) -> None:
+    words = ["agent.games=16", "agent.n_steps=4", "steps=5_120", "checkpoint.every=1_280", "log.every=500", "tuned=off"]
+    killed_and_resumed([*SELF_PLAY_CASES[case], *words, "display=quiet"], 1_280, tmp_path)
 
 
 def killed_and_resumed(words: list[str], at: int, tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""The games of rlgym.games as Gymnasium ids (`connect_four`), and the keys `env.self_play`. Free of torch."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from gymnasium.envs.registration import register as register_id
+from gymnasium.envs.registration import registry
+
+from rlgym.config import SelfPlayConfig
+from rlgym.errors import RequestError
+from rlgym.games import GAMES, make_game
+
+if TYPE_CHECKING:
+    from rlgym.config import EnvConfig
+
+POOL = "pool"
+"""As opponent: past selves of the agent that learns. No player by itself."""
+BUILT_IN = rf"random|one_ply|mcts_\d+|{POOL}"
+"""Opponents that are no runs."""
+
+
+def register() -> None:
+    """Make every game an id of Gymnasium's."""
+    for name in GAMES:
+        if name not in registry:
+            register_id(name, "rlgym.envs.self_play:SelfPlayEnv", kwargs={"game": name}, order_enforce=False)
+
+
+def is_game(id: str) -> bool:
+    return id.split(":")[-1] in GAMES
+
+
+def check(config: EnvConfig) -> None:
+    """RequestError where `env.self_play` says something that would not happen, or a game is asked for what it has not.
+
+    A run as opponent is written down as its folder: `last` is another one tomorrow.
+    """
+    if not is_game(config.id):
+        refuse(config, f"env={config.id} is no game of rlgym's ({', '.join(GAMES)})")
+        return
+    if config.frame_stack > 1:
+        raise RequestError(f"env.frame_stack={config.frame_stack}: one observation of env={config.id} tells everything")
+    if config.kwargs:
+        key = next(iter(config.kwargs))
+        raise RequestError(f"env.kwargs.{key} has no effect: env={config.id} takes no arguments but env.self_play's")
+    wanted = config.self_play.opponent
+    if wanted == POOL and config.backend in ("sync", "async"):
+        raise RequestError(
+            f"env.self_play.opponent={POOL} plays in native batches, not with env.backend={config.backend}; random, "
+            "one_ply, mcts_K or a RUN would do"
+        )
+    if not re.fullmatch(BUILT_IN, wanted):
+        from rlgym.run import find_run
+
+        with contextlib.suppress(RequestError):  # who plays against it is told; a finished policy can do without
+            config.self_play.opponent = str(find_run(wanted).dir.resolve())
+
+
+def refuse(config: EnvConfig, why: str) -> None:
+    """RequestError where a key of `env.self_play` was given."""
+    for key, value in _flat(asdict(config.self_play)).items():
+        if value != _flat(asdict(SelfPlayConfig()))[key]:
+            raise RequestError(f"env.self_play.{key}={value} has no effect: {why}")
+
+
+def arguments(config: EnvConfig) -> dict[str, Any]:
+    """What one `SelfPlayEnv` is made with. Without an agent that learns there are no past selves: one_ply stands in,
+    random where cards are hidden."""
+    opponent = config.self_play.opponent
+    if opponent == POOL:
+        opponent = "one_ply" if make_game(config.id.split(":")[-1]).perfect_information else "random"
+    return {"opponent": opponent, "seat": config.self_play.seat}
+
+
+def alone(config: EnvConfig) -> EnvConfig:
+    """The same with an opponent that is there without learner or run: for who asks for spaces and masks alone."""
+    if not is_game(config.id):
+        return config
+    return replace(config, self_play=replace(config.self_play, opponent="random"))
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in section.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
+register()

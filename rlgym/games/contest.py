@@ -1,0 +1,58 @@
+"""`evaluate RUN` of a run whose environment is a game: games against opponents by name, from either seat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rlgym.errors import RequestError
+from rlgym.evaluate import conclude
+from rlgym.games import make_game
+from rlgym.games.game import Game
+from rlgym.games.judging import SEATS, judge
+from rlgym.games.opponents import as_player, make_players, usual
+from rlgym.games.players import Player
+from rlgym.table import print_table
+
+
+def contest(
+    loaded: Any, id: str, folder: Path, words: dict[str, Any], seed: int, subject: dict[str, Any]
+) -> dict[str, Any]:
+    """`words["episodes"]` games of what was `loaded` against each of `words["opponents"]`; writes and returns what
+    `rlgym.evaluate.evaluate` does, prints a table by opponent and seat."""
+    game, games = make_game(id.split(":")[-1]), words["episodes"]
+    given = words["opponents"]
+    opponents = make_players(given, game, trust=words["trust"]) if given else usual(game)
+    player = as_player(loaded, game)
+    errors = exact(game, player, words["positions"], seed) if words["positions"] else []
+    found = judge(game, player, opponents, games, seed)
+    rows = []
+    for opponent in opponents:
+        rate = {seat: found.metrics.get(f"eval/{opponent.name}/win_rate_{seat}") for seat in SEATS}
+        rows.append(
+            {"opponent": opponent.name, "games": games, "win_rate": found.metrics[f"eval/{opponent.name}/win_rate"]}
+            | rate
+        )
+    print_table(rows, ["opponent", "games", "win_rate", *SEATS])
+    if errors:
+        found.records["exact_error"] = errors
+        print_table(errors, list(errors[0]))
+    return conclude(found, folder, f"{games * len(opponents)} games", seed, subject)
+
+
+def exact(game: Game, player: Player, positions: str, seed: int) -> list[dict[str, Any]]:
+    """How often the player errs in positions of a known value: a row for it and, where it searches, for its network."""
+    if game.name != "connect_four":
+        raise RequestError(f"positions={positions}: only connect_four is solved, and this is a run of {game.name}")
+    from rlgym.games.positions import drawn_positions, exact_errors, file_positions
+
+    stages = drawn_positions() if positions == "drawn" else {"file": file_positions(positions)}
+    players = [player, *([player.alone] if hasattr(player, "alone") else [])]
+    rows = []
+    for who in players:
+        found = exact_errors(who, stages, seed)
+        rows += [
+            {"player": who.name, "positions": stage, "count": len(stages[stage]), "exact_error": error}
+            for stage, error in found.items()
+        ]
+    return rows

@@ -1,0 +1,101 @@
+"""`play RUN` of a run whose environment is a game: a person against the program, two programs, or a film of that."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlgym.envs.episodes import fresh_seed
+from rlgym.envs.video import mp4
+from rlgym.games import make_game
+from rlgym.games.game import DONE, Game
+from rlgym.games.match import Played, play_games
+from rlgym.games.opponents import as_player, make_player
+from rlgym.games.players import Player
+from rlgym.games.terminal import SEATS, amount, play_in_terminal
+from rlgym.loading import load
+from rlgym.run import Run
+
+FPS = 1
+"""Moves a second in a film."""
+
+
+def play(config: Any, folder: Path, words: dict[str, Any]) -> dict[str, Any]:
+    """`episodes` games with the run's `checkpoint`, in the terminal or into a video; prints and returns their returns.
+
+    Without `against` a person plays in the terminal from `seat`, the other seat in every second game; in a video the
+    run plays itself. Else the run plays from the other seat than `seat`.
+    """
+    game = make_game(config.env.id.split(":")[-1])
+    program = as_player(load(Run(folder), words["checkpoint"], trust=words["trust"]), game)
+    seed = words["seed"]
+    if seed is None:  # a person wants another game each time
+        seed = fresh_seed(config.seed) if words["against"] or words["render"] == "video" else time.time_ns() % 2**31
+    generator = torch.Generator().manual_seed(seed)
+    seats = [(SEATS.index(words["seat"]) + number) % 2 for number in range(words["episodes"])]
+    if not words["against"] and words["render"] != "video":
+        return {"episodes": with_person(game, program, seats, generator)}
+    other = make_player(words["against"], game, trust=words["trust"]) if words["against"] else program
+    path = None
+    if words["render"] == "video":
+        path = folder / "videos" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_seed_{seed}.mp4"
+    return between(game, program, other, seats, generator, path)
+
+
+def with_person(game: Game, program: Player, seats: list[int], generator: torch.Generator) -> list[dict[str, Any]]:
+    """Games of a person in `seats`; returns what the program made of those that were finished."""
+    found = []
+    for seat in seats:
+        won = play_in_terminal(game, program, seat, generator)
+        if won is None:
+            break
+        found.append({"return": -won, "seat": SEATS[1 - seat]})
+    return found
+
+
+def between(
+    game: Game, program: Player, other: Player, seats: list[int], generator: torch.Generator, path: Path | None
+) -> dict[str, Any]:
+    """Games one after the other with `other` in `seats`, told move by move; filmed into `path`, where one is given."""
+    found: dict[str, Any] = {"episodes": []}
+    films: list[np.ndarray] = []
+    for number, seat in enumerate(seats, 1):
+        players = [other, program] if seat == 0 else [program, other]
+        start = game.init(1, generator=generator)
+        played = play_games(game, players, start, generator)
+        won = float(played.won[0]) * (2 * seat - 1)
+        moves = [action for action in played.moves[0].tolist() if action >= 0]
+        found["episodes"].append({"return": won, "length": len(moves), "seat": SEATS[1 - seat]})
+        names = " ".join(game.move_name(action) for action in moves)
+        end = "a draw" if won == 0 else f"{(program if won > 0 else other).name} wins{amount(game, won)}"
+        print(f"game {number}: {program.name} moves {SEATS[1 - seat]}, {other.name} {SEATS[seat]}: {names}: {end}")
+        positions = replay(game, start, played)
+        if number == len(seats):
+            print(game.text(positions[-1]))
+        if path is not None:
+            films += [game.image(position) for position in positions]
+    points = [0.5 + 0.5 * ((e["return"] > 0) - (e["return"] < 0)) for e in found["episodes"]]
+    print(f"{program.name} has {sum(points):g} of {len(points)} points against {other.name}")
+    if path is not None:
+        writer = mp4(path, films[0], FPS)
+        for frame in films:
+            writer.send(np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]))
+        writer.close()
+        found["video"] = str(path)
+        print(f"written to {path}")
+    return found
+
+
+def replay(game: Game, start: Tensor, played: Played) -> list[Tensor]:
+    """Every position `[words]` of a single game from `start [1, words]` on."""
+    position, positions = start, [start[0]]
+    for action in played.moves[0].tolist():
+        if not position[0, DONE]:
+            position = game.play(position, torch.tensor([action]))
+            positions.append(position[0])
+    return positions
