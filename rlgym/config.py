@@ -342,8 +342,7 @@ class FinetuneConfig(RootConfig):
 
     @property
     def products(self) -> dict[str, str]:
-        use = {"predict": "predict"} if self.reward.name == "default" else {"generate": "generate"}
-        return {"evaluate": "evaluate", **use, "export": "export"}
+        return {word: word for word in getattr(self.method, "uses", ("evaluate", "generate", "export"))}
 
 
 ROOTS: dict[str, type[RootConfig]] = {cls.root: cls for cls in (TrainConfig, PretrainConfig, FinetuneConfig)}

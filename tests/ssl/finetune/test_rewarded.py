@@ -118,7 +118,17 @@ def test_a_run_of_each_method(method: str, parent: Path, tmp_path: Path, capsys:
         "the parent is untouched"
     )
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    wanted = "reward_mean reward_std kl entropy length truncated distinct_1 distinct_2 repetition".split()
+    wanted = [
+        "reward_mean",
+        "reward_std",
+        "kl",
+        "entropy",
+        "length",
+        "truncated",
+        "distinct_1",
+        "distinct_2",
+        "repetition",
+    ]
     assert {f"rollout/{name}" for name in wanted} <= rows[0].keys()
     assert {f"eval/{name}" for name in wanted} <= rows[-1].keys() and "start/reward_mean" in rows[0]
     assert rows[0]["rollout/kl"] == pytest.approx(0.0, abs=1e-6), "it begins at the reference"
