@@ -17,7 +17,7 @@ from rlgym.products import ARCHIVE, PRODUCTS
 from rlgym.words import positional, read, split
 
 INTERRUPTED = 130
-_TRAINING = " and ".join(ROOTS)
+_TRAINING = ", ".join(ROOTS)
 
 
 @dataclass
@@ -103,7 +103,7 @@ def _run(line: CommandLine, argv: Sequence[str]) -> int:
     if line.cfg not in (None, "job"):
         raise RequestError(f"--cfg {line.cfg}: only --cfg job")
     if line.multirun and name not in ROOTS:
-        raise RequestError(f"-m is for {_TRAINING}: {name} takes one run")
+        raise RequestError(f"-m is for {_TRAINING}; {name} takes one run")
     if line.config_dir is not None and name not in (*ROOTS, "sweep"):
         raise RequestError(f"--config-dir is for {_TRAINING} and sweep, not for {name}")
     if line.cfg is not None and name not in (*ROOTS, "rerun"):
