@@ -6,14 +6,19 @@ import torch
 from torch import Tensor
 
 
-def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+def clipped_surrogate(
+    log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float, clip_high: float | None = None
+) -> tuple[Tensor, Tensor]:
     """PPO's policy loss, element by element (Schulman et al. 2017, arXiv:1707.06347, equation 7), to be minimised.
 
-    All `[...]` of one shape. Returns `(loss, log_ratio)`, both `[...]`; the ratio's logarithm serves the diagnostics.
+    All `[...]` of one shape. `clip_high`: how far the ratio may rise, where that is not as far as it may fall (Yu et
+    al. 2025, arXiv:2503.14476, equation 10). Returns `(loss, log_ratio)`, both `[...]`; the ratio's logarithm serves
+    the diagnostics.
     """
     log_ratio = log_prob - old_log_prob
     ratio = log_ratio.exp()
-    return -torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage), log_ratio
+    high = clip if clip_high is None else clip_high
+    return -torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + high) * advantage), log_ratio
 
 
 def policy_gradient(log_prob: Tensor, advantage: Tensor) -> Tensor:

@@ -17,15 +17,15 @@ if (_root / "pyproject.toml").is_file() and (_root / "agents").is_dir():
     __path__.insert(0, str(_root))
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load", "pretrain", "train"]
+__all__ = ["__version__", "finetune", "load", "pretrain", "train"]
 
 if TYPE_CHECKING:
     from rlgym.loading import load
-    from rlgym.training import pretrain, train
+    from rlgym.training import finetune, pretrain, train
 
 
 def __getattr__(name: str) -> Any:  # lazily: `import rlgym` stays free of torch
-    if name in ("train", "pretrain"):
+    if name in ("train", "pretrain", "finetune"):
         from rlgym import training
 
         return getattr(training, name)

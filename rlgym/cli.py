@@ -17,7 +17,7 @@ from rlgym.products import ARCHIVE, PRODUCTS
 from rlgym.words import positional, read, split
 
 INTERRUPTED = 130
-_TRAINING = " and ".join(ROOTS)
+_TRAINING = ", ".join(ROOTS)
 
 
 @dataclass
@@ -66,6 +66,8 @@ def _read(argv: Sequence[str]) -> CommandLine:
             line.multirun = True
         elif flag in ("-h", "--help"):
             line.help = True
+        elif flag == "--tree":
+            line.words.append("tree=true")
         elif flag == "--version":
             line.version = True
         elif flag in ("-c", "--cfg", "-cd", "--config-dir"):
@@ -101,7 +103,7 @@ def _run(line: CommandLine, argv: Sequence[str]) -> int:
     if line.cfg not in (None, "job"):
         raise RequestError(f"--cfg {line.cfg}: only --cfg job")
     if line.multirun and name not in ROOTS:
-        raise RequestError(f"-m is for {_TRAINING}: {name} takes one run")
+        raise RequestError(f"-m is for {_TRAINING}; {name} takes one run")
     if line.config_dir is not None and name not in (*ROOTS, "sweep"):
         raise RequestError(f"--config-dir is for {_TRAINING} and sweep, not for {name}")
     if line.cfg is not None and name not in (*ROOTS, "rerun"):
@@ -188,13 +190,17 @@ def _runs(line: CommandLine, command: list[str]) -> int:
     if not rows:
         print(f"no runs under {root}/")
         return 0
-    columns = [column for column in rows[0] if column != "dir"]
+    columns = [column for column in rows[0] if column not in ("dir", "parent")]
     if wanted["sort"]:
         rows = ordered(rows, wanted["sort"])
     chosen = fitting(rows, wanted)
     if not chosen:
         print(f"none of {len(rows)} runs under {root}/ fits")
         return 0
+    if wanted["tree"]:
+        from rlgym.lineage import as_tree
+
+        chosen = as_tree(chosen)
     print_table(chosen[: wanted["limit"]], columns)
     return 0
 

@@ -47,7 +47,7 @@ def compose(overrides: list[str], root: str = "train", config_dir: str | None = 
         if group not in (*ROOTS[root].sections, "env"):
             data.pop(group, None)
     for group, key in (("env", "id"), ("model", "name")):
-        if isinstance(data.get(group), dict) and not data[group].get(key):
+        if group in chosen and isinstance(data.get(group), dict) and not data[group].get(key):
             data[group][key] = chosen[group]
     config = from_plain(data)
     if isinstance(config, TrainConfig):

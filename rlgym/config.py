@@ -168,7 +168,7 @@ class RootConfig:
     run: RunConfig = field(default_factory=RunConfig)
     log: LogConfig = field(default_factory=LogConfig)
     evaluate: Any = None
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    checkpoint: Any = None
     stop: StopConfig = field(default_factory=StopConfig)
 
     @property
@@ -218,6 +218,7 @@ class TrainConfig(RootConfig):
     steps: int = knob(100_000, "budget in environment steps (in self-play: moves)", gt=0)
     schedule_steps: int | None = knob(None, "steps over which schedules run; empty: the first budget in steps", gt=0)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
     agent: Any = knob(None, "the agent's own knobs, a dataclass that the registry names")
 
@@ -277,4 +278,71 @@ class PretrainConfig(RootConfig):
         return {"evaluate": "evaluate", **use, "export": "export"}
 
 
-ROOTS: dict[str, type[RootConfig]] = {cls.root: cls for cls in (TrainConfig, PretrainConfig)}
+@dataclass
+class EachEpochConfig:
+    every: int | None = knob(None, "tokens between evaluations (0: only at the end); empty: after each epoch", ge=0)
+
+
+@dataclass
+class EachEpochCheckpointConfig:
+    every: int | None = knob(None, "tokens between checkpoints (0: only at the end); empty: after each epoch", ge=0)
+    keep: int = knob(3, "how many of the latest checkpoints are kept, besides the best", gt=0)
+
+
+@dataclass
+class AdaptConfig:
+    mode: str = knob(
+        "full",
+        "what is trained: all weights, the last layers and the head, the head alone, or low-rank additions (LoRA)",
+        choices=("full", "last", "head", "lora"),
+    )
+    init: str = knob(
+        "pretrained",
+        "weights to begin with; random: new ones for the same shape and tokenizer, to see what pretraining brings",
+        choices=("pretrained", "random"),
+    )
+    layers: int = knob(1, "mode=last: how many layers at the end", gt=0)
+    rank: int = knob(8, "mode=lora: rank of the additions (Hu et al. 2021, arXiv:2106.09685)", gt=0)
+    alpha: int = knob(16, "mode=lora: they are scaled by alpha / rank", gt=0)
+
+
+@dataclass
+class FinetuneConfig(RootConfig):
+    """`python -m rlgym finetune`: a pretrained model goes on by labels, demonstrations, preferences or reward."""
+
+    root = "finetune"
+    budget_key = "tokens"
+    learner_group = "method"
+    recipe_groups = ("method",)
+    sections = {"method": "name", "data": "name", "reward": "name", "optimizer": "name"}
+
+    init_from: str = knob("", "a run of pretrain or finetune (folder, short name, last), or a Hugging Face folder")
+    tokens: int | None = knob(None, "budget in tokens, of rewarded methods in sampled ones; empty: the method's", gt=0)
+    schedule_tokens: int | None = knob(None, "tokens over which schedules run; empty: the first budget", gt=0)
+    batch_size: int = knob(32, "examples of one optimiser step", gt=0)
+    gradient_accumulation_steps: int = knob(1, "parts a batch is computed in, to save memory; same gradient", gt=0)
+    precision: str = knob(
+        "auto", "of the products: bf16 where it is faster here (auto)", choices=("auto", "fp32", "bf16")
+    )
+    log: TextLogConfig = field(default_factory=TextLogConfig)
+    evaluate: EachEpochConfig = field(default_factory=EachEpochConfig)
+    checkpoint: EachEpochCheckpointConfig = field(default_factory=EachEpochCheckpointConfig)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    method: Any = knob(None, "the method's own knobs")
+    data: Any = knob(None, "the examples' own knobs")
+    reward: Any = knob(None, "the reward's own knobs")
+    optimizer: Any = knob(None, "the optimiser's own knobs")
+    model: dict[str, Any] = knob({}, "the model's shape, taken over from init_from")
+    causal: bool | None = knob(None, "whether it sees only what came before; taken over from init_from")
+
+    @property
+    def subject(self) -> dict[str, str]:
+        learned_from = self.data if self.reward.name == "default" else self.reward
+        return {"agent": self.method.name, "env": learned_from.name}
+
+    @property
+    def products(self) -> dict[str, str]:
+        return {word: word for word in getattr(self.method, "uses", ("evaluate", "generate", "export"))}
+
+
+ROOTS: dict[str, type[RootConfig]] = {cls.root: cls for cls in (TrainConfig, PretrainConfig, FinetuneConfig)}

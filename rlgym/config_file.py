@@ -41,9 +41,19 @@ def load_config(path: Path, trust: bool = False) -> Any:
             value = section.get(name) if isinstance(section, dict) else None
             if not trust and ":" in str(value):
                 raise RequestError(f"{group}.{name}={value} names code to import: add trust=true if you trust it")
+        for term in _terms(data):
+            if not trust and ":" in str(term.get("name")):
+                raise RequestError(f"reward.terms: {term['name']} names code to import: add trust=true if you trust it")
         return from_plain(data)
     except RequestError as error:
         raise RequestError(f"{path}: {error}") from error
+
+
+def _terms(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What reward=sum adds up."""
+    reward = data.get("reward")
+    terms = reward.get("terms") if isinstance(reward, Mapping) else None
+    return [term for term in terms if isinstance(term, Mapping)] if isinstance(terms, list) else []
 
 
 def root_of_run(folder: Path) -> str:

@@ -14,6 +14,7 @@ from rlgym.errors import RequestError
 GROUPS = {
     "train": ("agent", "env", "tuned", "experiment"),
     "pretrain": ("objective", "model", "data", "tokenizer", "optimizer", "experiment"),
+    "finetune": ("method", "data", "reward", "optimizer", "experiment"),
 }
 """Root config -> its groups."""
 
@@ -22,6 +23,8 @@ SET_BY = {
     "agent.name": "agent=NAME",
     "objective.name": "objective=NAME",
     "model.architecture": "model=NAME",
+    "method.name": "method=NAME",
+    "reward.name": "reward=NAME",
     "data.name": "data=NAME",
     "tokenizer.name": "tokenizer=NAME",
     "optimizer.name": "optimizer=NAME",
@@ -34,7 +37,9 @@ SUMMARIES = {
     "tuned": "values for an agent on an env, chosen by themselves; tuned=off gives plain defaults",
     "objective": "what is predicted; objective=module:Class takes your own",
     "model": "architecture and size; model.depth=N makes any size of an architecture",
-    "data": "the corpus",
+    "method": "what the model is adapted by: labels, demonstrations, preferences or reward",
+    "reward": "what a rewarded method maximises; reward=module:function takes your own",
+    "data": "the corpus, or the examples",
     "tokenizer": "how text becomes tokens",
     "optimizer": "how the weights move",
     "experiment": "whole recipes, with all that they choose",

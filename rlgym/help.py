@@ -20,9 +20,11 @@ Row = tuple[str, str]
 COMMANDS = {
     "train": "learn from reward (the default command)",
     "pretrain": "learn from text: next-token or masked",
+    "finetune": "adapt a pretrained model by labels, demonstrations, preferences or reward",
     "resume": "continue a run from its last checkpoint",
     "evaluate": "judge a run: fresh episodes, or held-out and other text",
     "play": "record or show episodes",
+    "predict": "a fine-tuned model's labels or numbers for texts",
     "generate": "text from a next-token model",
     "fill": "a masked model's guesses for [MASK]",
     "export": "a policy as ONNX and torch.export, a language model as transformers loads it",
@@ -42,6 +44,7 @@ USAGE = {
     "train": "rlgym [train] [key=value ...] [-m] [--cfg job] [--config-dir DIR]",
     "resume": "rlgym resume RUN [key=value ...]",
     "pretrain": "rlgym pretrain [key=value ...] [-m] [--cfg job] [--config-dir DIR]",
+    "finetune": "rlgym finetune init_from=RUN [key=value ...] [-m] [--cfg job] [--config-dir DIR]",
     **{name: f"rlgym {name} RUN [key=value ...]" for name in PRODUCTS},
     "runs": "rlgym runs [FOLDER] [key=value ...]",
     "compare": "rlgym compare [RUN ...] [key=value ...]",
@@ -92,7 +95,7 @@ def overview(config_dir: str | None = None) -> str:
     lines += ["commands (COMMAND --help for their keys)", *_rows(list(COMMANDS.items())), ""]
     lines += _groups("train", config_dir)
     lines += ["options", *_rows(FLAGS), "", "examples", *(f"  {line}" for line in EXAMPLES), ""]
-    lines += ["every key with its default: rlgym train --help, rlgym pretrain --help"]
+    lines += ["every key with its default: rlgym train --help, rlgym pretrain --help, rlgym finetune --help"]
     return "\n".join(lines)
 
 

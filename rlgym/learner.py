@@ -70,6 +70,10 @@ class Evaluation:
     """Tag -> Markdown for TensorBoard, such as samples."""
     embeddings: dict[str, tuple[np.ndarray, list[str]]] = field(default_factory=dict)
     """Tag -> vectors [rows, width] and a label for each row, for TensorBoard's projector."""
+    figures: dict[str, Callable[[], bytes]] = field(default_factory=dict)
+    """Tag -> what draws it, as PNG; the latest of a tag is in plots/, all are in TensorBoard."""
+    lines: list[str] = field(default_factory=list)
+    """What it comes to, in words: of the last evaluation these are among the closing words."""
 
 
 class Learner(Protocol):

@@ -93,6 +93,8 @@ class Loop:
         self.saved = -1
         """Step of the latest checkpoint of this sitting."""
         self.latest: dict[str, float] = {}
+        self.lines: list[str] = []
+        """What the latest evaluation said in words."""
         self._updates: list[tuple[int, int, Metrics]] = []
         self._began = time.perf_counter()
         self._training_seconds = 0.0
@@ -283,6 +285,12 @@ class Loop:
             self.tracker.video(tag, frames, fps, step)
         for tag, text in evaluation.texts.items():
             self.tracker.text(tag, text, step)
+        for tag, draw in evaluation.figures.items():
+            picture = draw()
+            (self.run.dir / "plots").mkdir(exist_ok=True)
+            write_atomic(self.run.dir / "plots" / f"{tag.replace('/', '_')}.png", picture)
+            self.tracker.image(tag, picture, step)
+        self.lines = evaluation.lines
         for tag, (vectors, labels) in evaluation.embeddings.items():
             self.tracker.embedding(tag, vectors, labels)
         if self.config.log.histograms:

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 from rlgym.words import (
     EvaluateArchiveWords,
+    EvaluateExamplesWords,
     EvaluateTextWords,
     EvaluateWords,
+    ExportAdaptedWords,
     ExportWords,
     FillWords,
     GenerateWords,
     PlayArchiveWords,
     PlayWords,
+    PredictWords,
 )
 
 ARCHIVE = "archive"
@@ -31,17 +34,23 @@ PRODUCTS: dict[str, dict[str, Product]] = {
     "evaluate": {
         "train": Product(EvaluateWords, "rlgym.evaluate:evaluate"),
         "pretrain": Product(EvaluateTextWords, "rlgym.ssl.evaluate:evaluate"),
+        "finetune": Product(EvaluateExamplesWords, "rlgym.ssl.finetune.judge:evaluate"),
         ARCHIVE: Product(EvaluateArchiveWords, "rlgym.agents.sb3.archive:evaluate"),
     },
     "play": {
         "train": Product(PlayWords, "rlgym.play:play"),
         ARCHIVE: Product(PlayArchiveWords, "rlgym.agents.sb3.archive:play"),
     },
-    "generate": {"pretrain": Product(GenerateWords, "rlgym.ssl.generate:generate")},
+    "predict": {"finetune": Product(PredictWords, "rlgym.ssl.finetune.predict:predict")},
+    "generate": {
+        "pretrain": Product(GenerateWords, "rlgym.ssl.generate:generate"),
+        "finetune": Product(GenerateWords, "rlgym.ssl.generate:generate"),
+    },
     "fill": {"pretrain": Product(FillWords, "rlgym.ssl.fill:fill")},
     "export": {
         "train": Product(ExportWords, "rlgym.agents.export:export"),
         "pretrain": Product(ExportWords, "rlgym.ssl.export:export"),
+        "finetune": Product(ExportAdaptedWords, "rlgym.ssl.finetune.export:export"),
     },
 }
 """Command -> root of the run, or ARCHIVE -> product."""

@@ -33,6 +33,27 @@ def _text(kind: str, names: dict[str, tuple[str, str, str]]) -> tuple[Entry, ...
     )
 
 
+def _rewarded(names: dict[str, str]) -> tuple[Entry, ...]:
+    """Methods that learn from a reward: each a file and a class of its name."""
+    classes = {"ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO", "best_of_n": "BestOfN"}
+    return tuple(
+        Entry(
+            name,
+            f"rlgym.ssl.finetune.config:{classes[name]}Method",
+            f"rlgym.ssl.finetune.{name}:{classes[name]}",
+            summary,
+        )
+        for name, summary in names.items()
+    )
+
+
+def _rewards(names: dict[str, tuple[str, str, str]]) -> tuple[Entry, ...]:
+    return tuple(
+        Entry(name, f"rlgym.ssl.finetune.config:{config}", f"rlgym.ssl.finetune.rewards:{target}", summary)
+        for name, (config, target, summary) in names.items()
+    )
+
+
 def _sb3(names: dict[str, str]) -> tuple[Entry, ...]:
     """Entries of Stable-Baselines3's algorithms, which are one class here."""
     return tuple(
@@ -144,12 +165,67 @@ BUILT_IN: dict[str, tuple[Entry, ...]] = {
         "Data",
         {
             "stdlib": ("Stdlib", "", "the Python standard library's source"),
+            "additions": ("Additions", "", "additions of two-digit numbers"),
             "text": ("Text", "", "text files, folders, globs"),
             "jsonl": ("Jsonl", "", "JSON lines"),
             "csv": ("Csv", "", "tables of text"),
             "parquet": ("Parquet", "", "Parquet files"),
             "hub": ("Hub", "", "any data set that `datasets` loads"),
+            "default": ("Default", "", "of fine-tuning: what the method brings itself, nothing to download"),
         },
+    ),
+    "method": (
+        Entry(
+            "classification",
+            "rlgym.ssl.finetune.config:ClassificationMethod",
+            "rlgym.ssl.finetune.classification:Classification",
+            "a label for each text",
+        ),
+        Entry(
+            "regression",
+            "rlgym.ssl.finetune.config:RegressionMethod",
+            "rlgym.ssl.finetune.regression:Regression",
+            "a number for each text",
+        ),
+        Entry(
+            "instruction",
+            "rlgym.ssl.finetune.config:InstructionMethod",
+            "rlgym.ssl.finetune.instruction:Instruction",
+            "answers to prompts, from examples",
+        ),
+        Entry(
+            "reward_model",
+            "rlgym.ssl.finetune.config:RewardModelMethod",
+            "rlgym.ssl.finetune.reward_model:RewardModelling",
+            "preferences: a number that is higher for better answers",
+        ),
+        Entry(
+            "dpo",
+            "rlgym.ssl.finetune.config:DPOMethod",
+            "rlgym.ssl.finetune.dpo:DPO",
+            "preferences: directly, without a reward model",
+        ),
+        *_rewarded(
+            {
+                "ppo": "a reward: per-token values, GAE, KL in the reward",
+                "grpo": "a reward: against the mean of a group of completions",
+                "rloo": "a reward: each completion against the mean of the others",
+                "best_of_n": "a reward: cross-entropy on the best of n completions",
+            }
+        ),
+    ),
+    "reward": (
+        Entry("default", "rlgym.ssl.finetune.config:DefaultReward", "", "the method's own"),
+        *_rewards(
+            {
+                "python_syntax": ("PythonSyntaxReward", "PythonSyntax", "Python that parses and does something"),
+                "arithmetic": ("ArithmeticReward", "Arithmetic", "the exact answer"),
+                "regex": ("RegexReward", "Regex", "a pattern in the completion"),
+                "length": ("LengthReward", "Length", "a length in characters"),
+                "reward_model": ("ModelReward", "Model", "what a run of method=reward_model says"),
+                "sum": ("SumReward", "Sum", "a weighted sum of rewards"),
+            }
+        ),
     ),
     "tokenizer": _text(
         "Tokenizer",
@@ -168,19 +244,21 @@ BUILT_IN: dict[str, tuple[Entry, ...]] = {
         },
     ),
 }
-OPEN = {"agent": "rlgym.agents", "objective": "rlgym.objectives"}
+OPEN = {"agent": "rlgym.agents", "objective": "rlgym.objectives", "reward": "rlgym.rewards"}
 """Groups that take a user's own code, as module:Class or as an entry point of this group."""
+OWN_CONFIG = {"reward": "rlgym.ssl.finetune.config:OwnReward"}
+"""The knobs of a user's own code in groups where it is a function, which has no Config beside it."""
 
 
 def entries(group: str) -> dict[str, Entry]:
     """Everything of a group with a name of its own; built-in ones cannot be replaced."""
-    installed = {e.name: _own(e.name, e.value) for e in entry_points(group=OPEN[group])} if group in OPEN else {}
+    installed = {e.name: _own(group, e.name, e.value) for e in entry_points(group=OPEN[group])} if group in OPEN else {}
     return installed | {entry.name: entry for entry in BUILT_IN[group]}
 
 
 def entry(group: str, name: str) -> Entry:
     if ":" in name and group in OPEN:
-        return _own(name, name)
+        return _own(group, name, name)
     known = entries(group)
     if name not in known:
         own = ", or module:Class" if group in OPEN else ""
@@ -189,8 +267,8 @@ def entry(group: str, name: str) -> Entry:
     return known[name]
 
 
-def _own(name: str, value: str) -> Entry:
-    return Entry(name, f"{value}.Config", value, f"from {value}")
+def _own(group: str, name: str, value: str) -> Entry:
+    return Entry(name, OWN_CONFIG.get(group, f"{value}.Config"), value, f"from {value}")
 
 
 def resolve(name: str) -> Any:

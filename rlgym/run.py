@@ -196,7 +196,14 @@ def row_of(run: Run) -> dict[str, Any]:
         "final": final.get(tag),
         "wall_time_s": summary.get("wall_time_s"),
         "age_s": time.time() - _started(run)[0],
+        "parent": _parent(recorded),
     }
+
+
+def _parent(recorded: Mapping[str, Any]) -> str | None:
+    """The name of the run, or the folder, that a fine-tuned one began with."""
+    parent = recorded.get("parent")
+    return str(parent.get("run") or parent.get("folder")) if isinstance(parent, dict) else None
 
 
 def _still_runs(recorded: dict[str, Any]) -> bool:

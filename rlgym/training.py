@@ -35,6 +35,11 @@ def pretrain(*words: str) -> Run:
     return _train("pretrain", list(words))
 
 
+def finetune(*words: str) -> Run:
+    """Go on from a pretrained model by the words of the command line, `finetune("init_from=last")`; as `train`."""
+    return _train("finetune", list(words))
+
+
 def _train(root: str, words: list[str]) -> Run:
     return run_training(compose(words, root), ["rlgym", root, *words], fail=_raise)
 
@@ -148,11 +153,13 @@ def _conclude(
             tracker.image(f"curves/{picture.stem}", picture.read_bytes(), learner.progress.step)
     tracker.close(success=outcome.status != "failed")
     if outcome.status != "failed":
-        display.finish(closing_words(config, run, outcome, best, seconds))
+        for line in loop.lines:
+            run.log_line(line)
+        display.finish(closing_words(config, run, outcome, best, seconds, loop.lines))
 
 
 def closing_words(
-    config: RootConfig, run: Run, outcome: Outcome, best: dict[str, Any] | None, seconds: float
+    config: RootConfig, run: Run, outcome: Outcome, best: dict[str, Any] | None, seconds: float, found: list[str]
 ) -> list[str]:
     """The final summary: what came out, where it is, and the commands to try next."""
     trust = " trust=true" if any(":" in name for name in config.subject.values()) else ""
@@ -160,6 +167,7 @@ def closing_words(
     if best is not None:
         tag = next(iter(best))
         lines.append(f"best {tag} {best[tag]:.4g} at step {best['step']:,}")
+    lines += found
     lines += [f"folder       {run.dir}", f"tensorboard  tensorboard --logdir {run.dir.parent}"]
     if outcome.status == "finished":
         lines += [f"{word:<12} python -m rlgym {cmd} {run.dir}{trust}" for word, cmd in config.products.items()]

@@ -130,6 +130,32 @@ class ExportWords:
 
 
 @dataclass
+class EvaluateExamplesWords:
+    data: str = knob("", "other examples: a table's file, or data=csv data.path=F; empty: what was held out")
+    checkpoint: str = knob("best", CHECKPOINT)
+    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
+    trust: bool = knob(False, TRUST)
+    settings: dict[str, str] = knob({}, "knobs of the table, as data.path=spam.csv")
+
+
+@dataclass
+class PredictWords:
+    text: str = knob("", "one text, as typed")
+    data: str = knob("", "texts: a table's file, or data=csv data.path=F")
+    column: str = knob("", "column of the text; empty: as in training, or found")
+    out: str = knob("", "file to write, .csv, .tsv or .jsonl: the table with what is predicted; empty: printed")
+    checkpoint: str = knob("best", CHECKPOINT)
+    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
+    trust: bool = knob(False, TRUST)
+    settings: dict[str, str] = knob({}, "knobs of the table, as data.path=texts.csv")
+
+
+@dataclass
+class ExportAdaptedWords(ExportWords):
+    adapter: bool = knob(False, "of a run with adapt.mode=lora: the additions alone, as peft reads them, not merged")
+
+
+@dataclass
 class RunsWords:
     agent: str = knob("", "only these: a comma list, in which * stands for anything (agent=ppo,sb3/*)")
     env: str = knob("", "only these, as env=CartPole-v1 or env=ALE/*")
@@ -138,6 +164,7 @@ class RunsWords:
     since: str = knob("", AGE)
     sort: str = knob("", "column to sort by; a leading - reverses (sort=-final)")
     limit: int | None = knob(None, "at most so many lines; empty: all", gt=0)
+    tree: bool = knob(False, "each run below the one it began with: pretrain, finetune, reward (--tree does, too)")
 
 
 @dataclass

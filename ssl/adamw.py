@@ -57,7 +57,7 @@ class AdamW:
     def __init__(self, module: nn.Module, config: OptimizerConfig) -> None:
         """Takes the module's parameters over, as views of `flat`. `config.learning_rate` is settled."""
         self.config = config
-        decayed, plain = by_decay(dict(module.named_parameters()))
+        decayed, plain = by_decay(trained(module))
         self.flat = Flat([decayed, plain])
         self.moments = moments(self.flat.groups, config)
         self.steps = torch.zeros((), device=self.flat.parameters.device)
@@ -86,6 +86,11 @@ class AdamW:
 
     def load_state_dict(self, state: Section) -> None:
         restore(self.state_dict(), state)
+
+
+def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are learnt, by name: a frozen one would lose weight by its decay."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
 def by_decay(named: Mapping[str, nn.Parameter]) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:

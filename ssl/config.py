@@ -74,8 +74,22 @@ class StdlibData(DataConfig):
     """The Python standard library's own source and reference text, without site-packages."""
 
     name: str = knob("stdlib", "the corpus's name in the registry")
-    documents: str = knob("files", "one document a file, or a function", choices=("files", "functions"))
+    documents: str = knob(
+        "mixed",
+        "one document a file, a function, or half of the files cut into their functions (mixed): single functions "
+        "that end are what reward=python_syntax goes on from",
+        choices=("mixed", "files", "functions"),
+    )
     licence: str = knob("PSF-2.0", "the corpus's licence, for the data card and the model card")
+
+
+@dataclass
+class AdditionsData(DataConfig):
+    """Additions of two numbers, `12+34=46`: something to teach a small model, for reward=arithmetic to go on from."""
+
+    name: str = knob("additions", "the corpus's name in the registry")
+    digits: int = knob(2, "of both numbers", ge=1, le=3)
+    licence: str = knob("CC0-1.0", "the corpus's licence, for the data card and the model card")
 
 
 @dataclass
@@ -130,6 +144,13 @@ class HubData(DataConfig):
     revision: str = knob("", "commit, tag or branch; empty: the newest, whose commit is recorded")
     streaming: bool = knob(False, "read it without downloading it whole")
     max_documents: int | None = knob(None, "take only the first so many", gt=0)
+
+
+@dataclass
+class DefaultData(DataConfig):
+    """Of fine-tuning: what the method brings itself, on every machine."""
+
+    name: str = knob("default", "the examples' name in the registry")
 
 
 # ---- tokenizers

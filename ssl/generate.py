@@ -14,6 +14,8 @@ from rlgym.ssl.language_model import LanguageModel
 def generate(folder: Path, words: dict[str, Any]) -> list[str]:
     """Print `samples` texts that begin with the prompt, and return them."""
     model: LanguageModel = load(Run(folder), words["checkpoint"], words["device"], words["trust"])
+    if not isinstance(model, LanguageModel):
+        raise RequestError(f"{folder} does not write text: predict has what it says of texts")
     if not model.causal:
         raise RequestError(f"{folder} is a masked model: `fill {folder.name} text=...` has its guesses for [MASK]")
     prompts = [words["prompt"]] * words["samples"]

@@ -43,6 +43,10 @@ class LanguageModel:
     def device(self) -> torch.device:
         return self.model.embedding().device
 
+    def prompt_ids(self, text: str) -> list[int]:
+        """The tokens that a prompt begins a document with."""
+        return [self.tokenizer.eos_id, *self.tokenizer.encode(text)]
+
     def generate(
         self,
         prompt: str | list[str] = "",
@@ -61,8 +65,7 @@ class LanguageModel:
         prompts = [prompt] if isinstance(prompt, str) else prompt
         generator = torch.Generator(self.device)
         generator.seed() if seed is None else generator.manual_seed(seed)
-        beginning, eos = self.tokenizer.eos_id, self.tokenizer.eos_id
-        rows = [[beginning, *self.tokenizer.encode(text)] for text in prompts]
+        rows = [self.prompt_ids(text) for text in prompts]
         new = sample(
             self.model,
             rows,
@@ -71,16 +74,10 @@ class LanguageModel:
             top_k,
             top_p,
             generator,
-            stop=eos,
+            stop=self.tokenizer.eos_id,
             pad=self.tokenizer.pad_id,
         )
-        return [self._continued(row, tokens) for row, tokens in zip(rows, new, strict=True)]
-
-    def _continued(self, row: list[int], new: list[int]) -> str:
-        """The text of the new tokens; decoded with the prompt before them, since a character may lie across."""
-        before = self.tokenizer.decode(row)
-        whole = self.tokenizer.decode(row + new)
-        return whole[len(before) :] if whole.startswith(before) else self.tokenizer.decode(new)
+        return [continued(self.tokenizer, row, tokens) for row, tokens in zip(rows, new, strict=True)]
 
     @torch.inference_mode()
     def fill(self, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
@@ -114,6 +111,13 @@ class LanguageModel:
         rows = [[first, *self.tokenizer.encode(text)][: self.model.block_size] for text in texts]
         hidden = [self.model(torch.tensor([row], device=self.device))[0].mean(0) for row in rows]
         return torch.stack(hidden)
+
+
+def continued(tokenizer: Tokenizer, row: list[int], new: list[int]) -> str:
+    """The text of the tokens `new` behind those of `row`; decoded together, since a character may lie across."""
+    before = tokenizer.decode(row)
+    whole = tokenizer.decode(row + new)
+    return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)
 
 
 def load_weights(config: PretrainConfig, state: Mapping[str, Section]) -> Section:

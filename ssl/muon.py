@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlgym.flat import Flat, restore
 from rlgym.learner import Section
-from rlgym.ssl.adamw import by_decay, moments
+from rlgym.ssl.adamw import by_decay, moments, trained
 
 if TYPE_CHECKING:
     from rlgym.ssl.config import MuonOptimizer
@@ -32,8 +32,8 @@ class Muon:
     def __init__(self, model: Backbone, config: MuonOptimizer) -> None:
         """Takes the model's parameters over, as views of `flat`. `config.learning_rate` is settled."""
         self.config = config
-        named = dict(model.named_parameters())
-        rows = model.matrices()
+        named = trained(model)
+        rows = {name: rows for name, rows in model.matrices().items() if name in named}
         inside = {name: named.pop(name) for name in rows}
         self.flat = Flat([inside, *by_decay(named)])
         self.matrices, *rest = self.flat.groups

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from rlgym.ssl.models.backbone import Backbone
 
-STEPS_BETWEEN_LOOKS = 16  # at the device, to see whether every row has stopped
+STEPS_BETWEEN_LOOKS = 8  # at the device, to see which rows have stopped
+SHARE_THAT_LEAVES = 0.25  # of the rows, from which on it pays to go on without those that have stopped
 
 
 def warp(logits: Tensor, temperature: float, top_k: int | None = None, top_p: float | None = None) -> Tensor:
@@ -33,6 +34,24 @@ def warp(logits: Tensor, temperature: float, top_k: int | None = None, top_p: fl
     return logits
 
 
+def log_probabilities(
+    logits: Tensor, tokens: Tensor, temperature: float, top_k: int | None = None, top_p: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Logarithm of the probability of `tokens [...]` under the very distribution that is sampled from `logits [...,
+    vocab]`, and that distribution's entropy in nats, both `[...]`.
+
+    A token that was sampled is always among the kept ones, although rounding or a step of learning may have moved it
+    across the edge of `top_k` or `top_p`: its probability is small, not 0, and has a gradient.
+    """
+    assert temperature > 0, "the likeliest token alone is no distribution to learn from"
+    warped = warp(logits, temperature, top_k, top_p)
+    own = logits.float().gather(-1, tokens[..., None]) / temperature
+    each = warped.scatter(-1, tokens[..., None], own).log_softmax(-1)
+    share = each.exp()
+    entropy = -torch.where(share > 0, share * each.clamp(min=torch.finfo(each.dtype).min), 0.0).sum(-1)
+    return each.gather(-1, tokens[..., None]).squeeze(-1), entropy
+
+
 def draw(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """One token from each row of `[batch, vocab]`: the first of exponential clocks that run at the tokens' rates."""
     share = logits.softmax(-1)
@@ -54,13 +73,16 @@ def sample(
     """What follows each prompt: at most `max_new_tokens` tokens, the last of them `stop` where a row came to it.
 
     Prompts may be of unequal length, and a row's tokens do not depend on its neighbours (but for the generator that
-    they share, which lives on the model's device). Where a row outgrows the model's block, its older half is forgotten.
+    they share, which lives on the model's device). Rows that have stopped leave the batch in crowds. Where a row
+    outgrows the model's block, its older half is forgotten.
     """
     assert model.causal and all(prompts), "a prompt has at least the token that begins a document"
     device, training = model.embedding().device, model.training
     model.eval()
     try:
         rows = _Rows(model, prompts, max_new_tokens, pad)
+        places = list(range(len(prompts)))
+        new: list[list[int]] = [[] for _ in prompts]
         stopped = torch.zeros(len(prompts), dtype=torch.bool, device=device)
         for step in range(max_new_tokens):
             logits = model.logits(rows.hidden())[:, : model.tokens]
@@ -68,9 +90,18 @@ def sample(
             rows.append(tokens)
             if stop is not None:
                 stopped |= tokens == stop
-                if step % STEPS_BETWEEN_LOOKS == STEPS_BETWEEN_LOOKS - 1 and bool(stopped.all()):
-                    break
-        new = rows.new_tokens()
+                if step % STEPS_BETWEEN_LOOKS == STEPS_BETWEEN_LOOKS - 1:
+                    gone = stopped.tolist()
+                    if all(gone):
+                        break
+                    if sum(gone) >= SHARE_THAT_LEAVES * len(gone):
+                        left = [row for row, done in enumerate(gone) if not done]
+                        for place, row in zip(places, rows.new_tokens(), strict=True):
+                            new[place] = row
+                        rows.keep(left)
+                        places, stopped = [places[row] for row in left], stopped[left]
+        for place, row in zip(places, rows.new_tokens(), strict=True):
+            new[place] = row
     finally:
         model.train(training)
     return [row[: row.index(stop) + 1] if stop in row else row for row in new]
@@ -129,6 +160,16 @@ class _Rows:
             if half > 1:  # the newest token comes with the next step, as for all rows
                 self.model(self.view(full, short=1), cache=fresh)
             self.cache.put(torch.tensor(full, device=self.text.device), fresh)
+            self.cache.set_lengths([seen - 1 for seen in self.seen])
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these rows alone; called after `append`."""
+        index = torch.tensor(rows, device=self.text.device)
+        assert self.last is not None
+        self.text, self.ends, self.last = self.text[index], self.ends[index], self.last[index]
+        self.given, self.seen = [self.given[row] for row in rows], [self.seen[row] for row in rows]
+        if self.cache is not None:
+            self.cache.keep(index)
             self.cache.set_lengths([seen - 1 for seen in self.seen])
 
     def new_tokens(self) -> list[list[int]]:

@@ -1,16 +1,16 @@
-"""Documents from tables of separated values."""
+"""Rows of tables of separated values."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 from rlgym.errors import RequestError
 from rlgym.ssl.config import CsvData
-from rlgym.ssl.data.documents import Bad, Item, Meter, Source, Unreadable, files_size, text_of, unknown_column
+from rlgym.ssl.data.documents import Bad, Meter, Row, Table, Unreadable, check_columns, files_size
 from rlgym.ssl.data.paths import find_files
 from rlgym.ssl.data.reading import lines, pieces
 
@@ -18,26 +18,26 @@ LONGEST_FIELD = 1 << 24
 """Characters; a longer one is rather a quote that nothing closes."""
 
 
-def open_csv(config: CsvData) -> Source:
+def open_csv(config: CsvData, wanted: Sequence[str]) -> Table:
     if config.delimiter not in ("", r"\t") and (len(config.delimiter) != 1 or config.delimiter in '\r\n"'):
         raise RequestError(rf"data.delimiter={config.delimiter!r}: must be one character, as in ';' or '\t'")
-    if config.columns and config.column not in config.columns:
-        raise unknown_column(config.column, config.columns, "data.columns")
+    if config.columns:
+        check_columns(wanted, config.columns, "data.columns")
     files = find_files(config.path, (".csv", ".tsv"))
     meter = Meter()
-    return Source(_items(files, config, meter), meter, files_size(files), "row", files, ", ".join(config.path))
+    return Table(_files(files, config, wanted, meter), meter, files_size(files), "row", files, ", ".join(config.path))
 
 
-def _items(files: list[Path], config: CsvData, meter: Meter) -> Iterator[Item]:
+def _files(files: list[Path], config: CsvData, wanted: Sequence[str], meter: Meter) -> Iterator[Row | Bad]:
     for path in files:
         try:
             with _field_limit():
-                yield from _rows(path, config, meter)
+                yield from _rows(path, config, wanted, meter)
         except Unreadable as error:
             yield Bad(str(path), str(error))
 
 
-def _rows(path: Path, config: CsvData, meter: Meter) -> Iterator[Item]:
+def _rows(path: Path, config: CsvData, wanted: Sequence[str], meter: Meter) -> Iterator[Row | Bad]:
     text = (line + "\n" for line in lines(pieces(path, meter)))
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if config.quoting else csv.QUOTE_NONE
     reader = csv.reader(text, delimiter=_delimiter(path, config), quoting=quoting, strict=True)
@@ -60,12 +60,11 @@ def _rows(path: Path, config: CsvData, meter: Meter) -> Iterator[Item]:
             continue
         if not columns:
             columns = row
-            if config.column not in columns:
-                raise unknown_column(config.column, columns, where)
+            check_columns(wanted, columns, where)
         elif len(row) != len(columns):
             yield Bad(where, f"{len(row)} values where there are {len(columns)} columns")
         else:
-            yield text_of(row[columns.index(config.column)], where)
+            yield Row(where, dict(zip(columns, row, strict=True)))
 
 
 def _delimiter(path: Path, config: CsvData) -> str:

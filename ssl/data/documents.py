@@ -24,6 +24,14 @@ Item = tuple[str, bool] | Bad
 has begun, is void."""
 
 
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: where it stands, and its values by column."""
+
+    where: str
+    values: dict[str, object]
+
+
 class Unreadable(Exception):
     """The rest of a file cannot be read; says why."""
 
@@ -33,6 +41,30 @@ class Meter:
     """How much a source has read so far."""
 
     done: int = 0
+
+
+@dataclass
+class Table:
+    """Rows, read when they are asked for; `wanted` columns are there in all of them, or the first without is Bad."""
+
+    rows: Iterator[Row | Bad]
+    meter: Meter
+    size: int
+    """What the meter will say at the end; 0: unknown."""
+    unit: str
+    """What a Bad is: line, row."""
+    files: list[Path] = field(default_factory=list)
+    name: str = ""
+    """Where the rows come from, for the data card."""
+    revision: str = ""
+    recognisable: bool = True
+    """Whether knobs, files and revision tell all; without it the source is read anew each time."""
+
+    def documents(self, column: str) -> Source:
+        """The texts of one column, each a document."""
+        items = (row if isinstance(row, Bad) else text_of(row.values[column], row.where) for row in self.rows)
+        about = (self.meter, self.size, self.unit, self.files, self.name, self.revision, self.recognisable)
+        return Source(items, *about)
 
 
 @dataclass
@@ -78,11 +110,19 @@ _KINDS: dict[type, str] = {
 }
 
 
-def unknown_column(column: str, columns: Iterable[str], place: str) -> RequestError:
+def check_columns(wanted: Iterable[str], columns: Iterable[str], place: str) -> None:
+    """RequestError unless a table has all the `wanted` columns."""
+    known = list(columns)
+    for column in wanted:
+        if column not in known:
+            raise unknown_column(column, known, place)
+
+
+def unknown_column(column: str, columns: Iterable[str], place: str, key: str = "data.column") -> RequestError:
     known = list(columns)
     shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
     near = did_you_mean(column, known)
-    return RequestError(f"data.column={column}: no such column in {place}, which has: {shown or 'none'}{near}")
+    return RequestError(f"{key}={column}: no such column in {place}, which has: {shown or 'none'}{near}")
 
 
 def files_size(files: Iterable[Path]) -> int:

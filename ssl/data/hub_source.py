@@ -1,22 +1,22 @@
-"""Documents from a data set that the `datasets` library loads: by its name on the hub, or from a local folder."""
+"""Rows of a data set that the `datasets` library loads: by its name on the hub, or from a local folder."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlgym.errors import RequestError
 from rlgym.ssl.config import HubData
-from rlgym.ssl.data.documents import Bad, Item, Meter, Source, text_of, unknown_column
+from rlgym.ssl.data.documents import Bad, Meter, Row, Table, check_columns
 from rlgym.ssl.data.paths import files_below
 
 ROWS = 1_000
 """Rows read at once."""
 
 
-def open_hub(config: HubData) -> Source:
+def open_hub(config: HubData, wanted: Sequence[str]) -> Table:
     if not config.path:
         raise RequestError("data.path is empty: data=hub needs a data set, as in data.path=roneneldan/TinyStories")
     folder = Path(config.path).expanduser()
@@ -24,11 +24,12 @@ def open_hub(config: HubData) -> Source:
     total = config.max_documents or 0
     if folder.is_dir():
         files = files_below(folder.absolute())
-        return Source(_items(config, str(folder.absolute()), "", meter), meter, total, "row", files, config.path)
+        rows = _numbered(config, str(folder.absolute()), "", wanted, meter)
+        return Table(rows, meter, total, "row", files, config.path)
     revision = _commit(config)
-    items = _items(config, config.path, revision or config.revision, meter)
+    rows = _numbered(config, config.path, revision or config.revision, wanted, meter)
     name = f"https://huggingface.co/datasets/{config.path}"
-    return Source(items, meter, total, "row", [], name, revision or config.revision, recognisable=bool(revision))
+    return Table(rows, meter, total, "row", [], name, revision or config.revision, recognisable=bool(revision))
 
 
 def _commit(config: HubData) -> str:
@@ -43,8 +44,8 @@ def _commit(config: HubData) -> str:
         return ""
 
 
-def _items(config: HubData, path: str, revision: str, meter: Meter) -> Iterator[Item]:
-    rows = _rows(config, path, revision)
+def _numbered(config: HubData, path: str, revision: str, wanted: Sequence[str], meter: Meter) -> Iterator[Row | Bad]:
+    rows = _rows(config, path, revision, wanted)
     found = config.bad == "skip"
     while config.max_documents is None or meter.done < config.max_documents:
         try:
@@ -57,13 +58,14 @@ def _items(config: HubData, path: str, revision: str, meter: Meter) -> Iterator[
             return
         meter.done += 1
         where = f"{config.path}, row {meter.done}"
-        if config.column not in row and not found:
-            raise unknown_column(config.column, row, config.path)
+        if not found:
+            check_columns(wanted, row, config.path)
         found = True
-        yield text_of(row[config.column], where) if config.column in row else Bad(where, f"has no {config.column!r}")
+        lacking = next((column for column in wanted if column not in row), None)
+        yield Row(where, row) if lacking is None else Bad(where, f"has no {lacking!r}")
 
 
-def _rows(config: HubData, path: str, revision: str) -> Iterator[dict[str, Any]]:
+def _rows(config: HubData, path: str, revision: str, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
     import datasets
 
     # A local folder is streamed, else the library would keep a copy of it; only slices of a split need that copy.
@@ -72,9 +74,9 @@ def _rows(config: HubData, path: str, revision: str) -> Iterator[dict[str, Any]]
         path, config.config or None, split=config.split, revision=revision or None, streaming=streaming
     )
     if data.column_names is not None:
-        if config.column not in data.column_names:
-            raise unknown_column(config.column, data.column_names, config.path)
-        data = data.select_columns([config.column])
+        check_columns(wanted, data.column_names, config.path)
+        if wanted:
+            data = data.select_columns(list(wanted))
     for batch in data.iter(batch_size=ROWS):
         names = list(batch)
         for values in zip(*batch.values(), strict=True):

@@ -1,40 +1,40 @@
-"""Documents from files with one JSON object a line."""
+"""Rows of files with one JSON object a line."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rlgym.ssl.config import JsonlData
-from rlgym.ssl.data.documents import Bad, Item, Meter, Source, Unreadable, files_size, text_of, unknown_column
+from rlgym.ssl.data.documents import Bad, Meter, Row, Table, Unreadable, check_columns, files_size
 from rlgym.ssl.data.paths import find_files
 from rlgym.ssl.data.reading import lines, pieces
 
 
-def open_jsonl(config: JsonlData) -> Source:
+def open_jsonl(config: JsonlData, wanted: Sequence[str]) -> Table:
     files = find_files(config.path, (".jsonl", ".ndjson", ".json"))
     meter = Meter()
-    return Source(_items(files, config, meter), meter, files_size(files), "line", files, ", ".join(config.path))
+    return Table(_files(files, config, wanted, meter), meter, files_size(files), "line", files, ", ".join(config.path))
 
 
-def _items(files: list[Path], config: JsonlData, meter: Meter) -> Iterator[Item]:
-    column = config.column
-    found = config.bad == "skip"  # whether a row without the column is one bad row, rather than the wrong column
+def _files(files: list[Path], config: JsonlData, wanted: Sequence[str], meter: Meter) -> Iterator[Row | Bad]:
+    found = config.bad == "skip"  # whether a row without a column is one bad row, rather than the wrong column
     for path in files:
         try:
             for number, line in enumerate(lines(pieces(path, meter)), 1):
                 if not line or line.isspace():
                     continue
                 where = f"{path}:{number}"
-                row = _row(line, where)
-                if isinstance(row, dict):
-                    if column not in row and not found:
-                        raise unknown_column(column, row, where)
-                    found = True
-                    yield text_of(row[column], where) if column in row else Bad(where, f"has no {column!r}")
-                else:
-                    yield row
+                values = _row(line, where)
+                if isinstance(values, Bad):
+                    yield values
+                    continue
+                if not found:
+                    check_columns(wanted, values, where)
+                found = True
+                lacking = next((column for column in wanted if column not in values), None)
+                yield Row(where, values) if lacking is None else Bad(where, f"has no {lacking!r}")
         except Unreadable as error:
             yield Bad(str(path), str(error))
 

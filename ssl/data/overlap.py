@@ -34,12 +34,17 @@ UInts = NDArray[np.uint64]
 def overlap(corpus: Corpus) -> dict[str, Any]:
     """{"ngrams": runs of 13 words in the validation documents, "shared": those that training documents hold too,
     "share": shared / ngrams, "documents": validation documents with any, "sampled": share of all runs looked at}."""
-    runs, places, bits = _validation_runs(corpus)
+    return between(corpus, ~corpus.held_out, corpus, corpus.held_out)
+
+
+def between(training: Corpus, trained: NDArray[np.bool_], judged: Corpus, chosen: NDArray[np.bool_]) -> dict[str, Any]:
+    """The same of the `chosen` [documents] of one corpus, against the `trained` ones of another."""
+    runs, places, bits = _validation_runs(judged, chosen)
     wanted, which = np.unique(runs, return_inverse=True)
     found = np.zeros(len(wanted), bool)
     if len(wanted):
         look_up = _lookup(wanted)
-        for hashes, _ in _runs(corpus, ~corpus.held_out, bits):
+        for hashes, _ in _runs(training, trained, bits):
             found[look_up(hashes)] = True
     shared = found[which]
     return {
@@ -79,11 +84,11 @@ def _lookup(wanted: UInts) -> Callable[[UInts], NDArray[np.int64]]:
     return places
 
 
-def _validation_runs(corpus: Corpus) -> tuple[UInts, NDArray[np.int64], int]:
+def _validation_runs(corpus: Corpus, chosen: NDArray[np.bool_]) -> tuple[UInts, NDArray[np.int64], int]:
     """(hashes, documents, bits): all runs, or those whose hashes end in `bits` zeros."""
     parts: list[tuple[UInts, NDArray[np.int64]]] = []
     bits = count = 0
-    for part in _runs(corpus, corpus.held_out, 0):
+    for part in _runs(corpus, chosen, 0):
         parts.append(_sampled(*part, bits))
         count += len(parts[-1][0])
         while count > LIMIT:

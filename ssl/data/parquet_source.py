@@ -1,27 +1,28 @@
-"""Documents from Parquet files."""
+"""Rows of Parquet files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlgym.errors import RequestError
 from rlgym.ssl.config import ParquetData
-from rlgym.ssl.data.documents import Bad, Item, Meter, Source, files_size, text_of, unknown_column
+from rlgym.ssl.data.documents import Bad, Meter, Row, Table, check_columns, files_size
 from rlgym.ssl.data.paths import find_files
 
 ROWS = 1_024
 """Rows read at once."""
 
 
-def open_parquet(config: ParquetData) -> Source:
+def open_parquet(config: ParquetData, wanted: Sequence[str], texts: bool = False) -> Table:
+    """`texts`: the wanted columns must be of text."""
     files = find_files(config.path, (".parquet",))
     meter = Meter()
-    return Source(_items(files, config, meter), meter, files_size(files), "row", files, ", ".join(config.path))
+    return Table(_files(files, wanted, texts, meter), meter, files_size(files), "row", files, ", ".join(config.path))
 
 
-def _items(files: list[Path], config: ParquetData, meter: Meter) -> Iterator[Item]:
+def _files(files: list[Path], wanted: Sequence[str], texts: bool, meter: Meter) -> Iterator[Row | Bad]:
     import pyarrow
     import pyarrow.parquet
 
@@ -30,32 +31,32 @@ def _items(files: list[Path], config: ParquetData, meter: Meter) -> Iterator[Ite
         try:
             # Read in small parts instead of whole row groups, which may be as large as the file.
             with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
-                _check_column(file, config.column, path)
+                check_columns(wanted, file.schema_arrow.names, str(path))
+                if texts:
+                    _check_texts(file, wanted, path)
                 rows = max(1, file.metadata.num_rows)
-                for batch in file.iter_batches(ROWS, columns=[config.column]):
-                    for value in batch.column(0):
+                for batch in file.iter_batches(ROWS, columns=list(wanted) or None):
+                    for values in zip(*batch.columns, strict=True):
                         number += 1
-                        yield _item(value, f"{path}:{number}")
+                        yield _row(batch.schema.names, values, f"{path}:{number}")
                     meter.done = before + size * number // rows
         except (pyarrow.ArrowException, OSError) as error:
             yield Bad(str(path), " ".join(str(error).split()))
         meter.done = before + size
 
 
-def _check_column(file: Any, column: str, path: Path) -> None:
+def _check_texts(file: Any, columns: Sequence[str], path: Path) -> None:
     import pyarrow.types as types
 
-    schema = file.schema_arrow
-    if column not in schema.names:
-        raise unknown_column(column, schema.names, str(path))
-    kind = schema.field(column).type
-    inner = kind.value_type if types.is_dictionary(kind) else kind
-    if not (types.is_string(inner) or types.is_large_string(inner) or types.is_string_view(inner)):
-        raise RequestError(f"data.column={column}: holds {kind} in {path}, not text")
+    for column in columns:
+        kind = file.schema_arrow.field(column).type
+        inner = kind.value_type if types.is_dictionary(kind) else kind
+        if not (types.is_string(inner) or types.is_large_string(inner) or types.is_string_view(inner)):
+            raise RequestError(f"data.column={column}: holds {kind} in {path}, not text")
 
 
-def _item(value: Any, where: str) -> Item:
+def _row(names: Sequence[str], values: Sequence[Any], where: str) -> Row | Bad:
     try:
-        return text_of(value.as_py(), where)
+        return Row(where, {name: value.as_py() for name, value in zip(names, values, strict=True)})
     except UnicodeDecodeError as error:
         return Bad(where, f"byte {error.start} is not UTF-8")

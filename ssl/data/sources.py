@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rlgym.errors import RequestError
 from rlgym.ssl import config as knobs
-from rlgym.ssl.data.documents import Source
+from rlgym.ssl.data.documents import Source, Table
 
 
 def open_source(config: knobs.DataConfig) -> Source:
@@ -13,24 +15,38 @@ def open_source(config: knobs.DataConfig) -> Source:
         from rlgym.ssl.data.stdlib_source import open_stdlib
 
         return open_stdlib(config)
+    if isinstance(config, knobs.AdditionsData):
+        from rlgym.ssl.data.additions_source import open_additions
+
+        return open_additions(config)
     if isinstance(config, knobs.TextData):
         from rlgym.ssl.data.text_source import open_text
 
         return open_text(config)
+    if isinstance(config, TABLES):
+        return open_table(config, (config.column,), texts=True).documents(config.column)
+    raise RequestError(f"data: {type(config).__name__} is no corpus that can be read")
+
+
+TABLES = (knobs.JsonlData, knobs.CsvData, knobs.ParquetData, knobs.HubData)
+
+
+def open_table(config: knobs.DataConfig, wanted: Sequence[str] = (), texts: bool = False) -> Table:
+    """The rows of a corpus that is a table, with its `wanted` columns, or with all; `texts`: these hold text."""
     if isinstance(config, knobs.JsonlData):
         from rlgym.ssl.data.jsonl_source import open_jsonl
 
-        return open_jsonl(config)
+        return open_jsonl(config, wanted)
     if isinstance(config, knobs.CsvData):
         from rlgym.ssl.data.csv_source import open_csv
 
-        return open_csv(config)
+        return open_csv(config, wanted)
     if isinstance(config, knobs.ParquetData):
         from rlgym.ssl.data.parquet_source import open_parquet
 
-        return open_parquet(config)
+        return open_parquet(config, wanted, texts)
     if isinstance(config, knobs.HubData):
         from rlgym.ssl.data.hub_source import open_hub
 
-        return open_hub(config)
-    raise RequestError(f"data: {type(config).__name__} is no corpus that can be read")
+        return open_hub(config, wanted)
+    raise RequestError(f"data: {type(config).__name__} is no table; data=csv, jsonl, parquet or hub would do")

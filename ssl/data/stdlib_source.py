@@ -6,6 +6,7 @@ import ast
 import os
 import sysconfig
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,11 +47,18 @@ def _items(folder: Path, files: list[Path], documents: str, meter: Meter) -> Ite
         except Unreadable as error:
             yield Bad(path.relative_to(folder).as_posix(), str(error))
             continue
-        if documents == "files":
-            yield text, True
-        else:
-            for function in functions(text):
+        cut = documents == "functions" or (documents == "mixed" and is_cut(text))
+        found = list(functions(text)) if cut else []
+        if found or documents == "functions":
+            for function in found:
                 yield function, True
+        else:
+            yield text, True
+
+
+def is_cut(text: str) -> bool:
+    """Whether documents=mixed cuts this file into its functions: a fair coin that follows from its content alone."""
+    return bool(zlib.crc32(text.encode()) & 1)
 
 
 def functions(source: str) -> Iterator[str]:

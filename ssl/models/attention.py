@@ -50,6 +50,10 @@ class Cache:
         self.keys[:, rows] = other.keys
         self.values[:, rows] = other.values
 
+    def keep(self, rows: Tensor) -> None:
+        """Leave only `rows` [n]; whoever does it sets the lengths."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
     def extend(self, layer: int, key: Tensor, value: Tensor, shape: Pattern) -> tuple[Tensor, Tensor]:
         """Add `[batch, heads, time, head_dim]` to a layer; what the queries of these tokens look at."""
         time = key.shape[2]

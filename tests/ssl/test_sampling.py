@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from rlgym.ssl import sampling
 from rlgym.ssl.config import GPT2Model, Qwen3Model
 from rlgym.ssl.models.backbone import Backbone
 from rlgym.ssl.models.build import build_model
@@ -148,6 +149,30 @@ def test_a_row_ends_with_its_stop_token() -> None:
     for row, whole in zip(stopped, free, strict=True):
         assert row == (whole[: whole.index(stop) + 1] if stop in whole else whole)
     assert len(stopped[0]) == at + 1
+
+
+@FAMILIES
+@pytest.mark.parametrize("cached", [True, False])
+def test_rows_that_stopped_leave_and_the_others_go_on(
+    family: type[Any], cached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past the block's end too; each row is what it is alone."""
+    model = build(family)
+    if not cached:
+        monkeypatch.setattr(type(model), "new_cache", lambda self, batch: None)
+    free = sample(model, PROMPTS, 60, temperature=0)
+    left: list[int] = []
+    keep = sampling._Rows.keep
+
+    def watched(self: Any, rows: list[int]) -> None:
+        left.append(len(rows))
+        keep(self, rows)
+
+    monkeypatch.setattr(sampling._Rows, "keep", watched)
+    for stop in {token for row in free for token in row}:
+        stopped = sample(model, PROMPTS, 60, temperature=0, stop=stop)
+        assert stopped == [row[: row.index(stop) + 1] if stop in row else row for row in free]
+    assert left, "none left a batch that went on"
 
 
 def test_sampling_draws_from_the_model() -> None:

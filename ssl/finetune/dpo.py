@@ -1,0 +1,234 @@
+"""Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290): a decoder learns to prefer the chosen
+answers while it stays near the model that it starts from, without a reward model and without sampling.
+
+That model, the reference, is never asked twice: the log-probabilities of all answers under it are found once, before
+the first step and without dropout, and are part of every checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rlgym.errors import RequestError, TrainingError
+from rlgym.learner import Evaluation, Section
+from rlgym.ssl.data.tokenizer import Tokenizer
+from rlgym.ssl.finetune import rewards
+from rlgym.ssl.finetune.config import PythonSyntaxReward
+from rlgym.ssl.finetune.finetuning import Batch
+from rlgym.ssl.finetune.paired import Paired
+from rlgym.ssl.finetune.preferences import by_kind, joined, kind_table
+from rlgym.ssl.finetune.rollouts import Sampling, roll_out
+from rlgym.ssl.finetune.start import language_part
+from rlgym.ssl.language_model import LanguageModel
+from rlgym.ssl.models.build import learning_rate_for
+
+if TYPE_CHECKING:
+    from rlgym.config import FinetuneConfig
+    from rlgym.ssl.finetune.config import DPOMethod
+    from rlgym.ssl.models.backbone import Backbone
+
+SHARE_OF_PRETRAINING = 0.1
+"""Of the step size with which a model of this width is pretrained."""
+SHOWN = 6
+"""Answers in TensorBoard at each evaluation."""
+
+
+class DPO(Paired):
+    rewarded = True
+    """A reward judges the answers that the model samples; nothing is learnt from it."""
+    causal = True
+    monitor = ("validation/loss", "min")
+
+    def __init__(self, config: FinetuneConfig, run: Path | None = None) -> None:
+        super().__init__(config, run)
+        self.reference = torch.zeros(2, len(self.pairs))
+        """Log-probabilities of the chosen and the rejected answers under the reference, `[2, pairs]`, on the CPU."""
+        if run is None:
+            self.reference = self.judge(range(len(self.pairs)))
+
+    def prepare(self) -> None:
+        config = self.config
+        if config.method.loss_type == "ipo" and config.method.label_smoothing:
+            raise RequestError(
+                f"method.label_smoothing={config.method.label_smoothing:g}: only with method.loss_type=sigmoid"
+            )
+        super().prepare()
+        if config.reward.name == "default" and config.data.name == "default":
+            config.reward = PythonSyntaxReward()
+        self.reward = None if config.reward.name == "default" else rewards.build_reward(config.reward)
+        if config.optimizer.learning_rate is None:
+            config.optimizer.learning_rate = SHARE_OF_PRETRAINING * learning_rate_for(self.start.model.width)
+
+    # ---- log-probabilities
+
+    def log_probs(self, part: Batch) -> Tensor:
+        """Of the chosen and the rejected answers, `[2, pairs]`."""
+        return answer_log_probs(self.start.model, part["tokens"], part["answer"]).view(2, -1)
+
+    @torch.no_grad()
+    def judge(self, rows: Sequence[int]) -> Tensor:
+        """`log_probs` of the pairs numbered `rows`, `[2, pairs]`, on the CPU; without dropout."""
+        was_training = self.model.training
+        self.model.eval()
+        found = torch.empty(2, len(rows))
+        for places, part in self.parts(rows):
+            with self.autocast():
+                found[:, places] = self.log_probs(part).cpu()
+        self.model.train(was_training)
+        return found
+
+    # ---- an update
+
+    def loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        reference = self.reference[:, part["pair"]].to(self.device)
+        policy = self.log_probs(part)
+        each = self.cost(policy, reference, part["answer"].sum(1).view(2, -1))
+        with torch.no_grad():
+            reward = self.config.method.beta * (policy - reference)
+            margin = reward[0] - reward[1]
+        return each.sum(), {"train/accuracy": (margin > 0).float().sum(), "train/margin": margin.sum()}
+
+    def cost(self, policy: Tensor, reference: Tensor, lengths: Tensor) -> Tensor:
+        """`[pairs]`, from log-probabilities and tokens of the answers, `[2, pairs]` each."""
+        method: DPOMethod = self.config.method
+        if method.loss_type == "ipo":
+            return ipo_loss(policy / lengths, reference / lengths, method.beta)
+        return dpo_loss(policy, reference, method.beta, method.label_smoothing)
+
+    # ---- judging
+
+    def evaluate(self) -> Evaluation:
+        beta, held = self.config.method.beta, [self.tokens[i] for i in self.held]
+        policy, reference = self.judge(self.held.tolist()), self.reference[:, self.held]
+        lengths = torch.tensor([[len(side) - pair.prompt for side in (pair.chosen, pair.rejected)] for pair in held]).T
+        moved = policy - reference
+        margin = beta * (moved[0] - moved[1])
+        right = (margin > 0).numpy()
+        gap, before = policy[0] - policy[1], reference[0] - reference[1]
+        metrics = {
+            "validation/loss": float(self.cost(policy, reference, lengths).mean()),
+            "validation/accuracy": float(right.mean()),
+            "validation/margin": float(margin.mean()),
+            "validation/reward_chosen": float(beta * moved[0].mean()),
+            "validation/reward_rejected": float(beta * moved[1].mean()),
+            "validation/logratio": float(gap.mean()),
+            "validation/logratio_reference": float(before.mean()),
+            "validation/likelier": float((gap > 0).float().mean()),
+            "validation/drift_chosen": float((moved[0] / lengths[0]).mean()),
+            "validation/drift_rejected": float((moved[1] / lengths[1]).mean()),
+        }
+        kinds = by_kind(right, self.kinds())
+        records: dict[str, Any] = {"examples": len(right), "kinds": kinds}
+        texts = {"kinds": kind_table(kinds)} if kinds else {}
+        line = (
+            f"log-ratio of chosen over rejected {float(gap.mean()):.2f} nats, {float(before.mean()):.2f} at the start; "
+            f"accuracy {right.mean():.2%} on {len(right):,} held-out pairs"
+        )
+        if self.config.method.samples:
+            found, records["samples"], texts["samples"] = self.sampled()
+            metrics |= found
+        return Evaluation(metrics, records, texts=texts, lines=[line])
+
+    def sampled(self) -> tuple[dict[str, float], list[dict[str, Any]], str]:
+        """Answers to the first held-out prompts, drawn from the model itself: (metrics, records, Markdown)."""
+        method: DPOMethod = self.config.method
+        asked = list(dict.fromkeys(self.pairs[i].prompt for i in self.held))[: method.samples]
+        generator = torch.Generator(self.device).manual_seed(self.config.seed)
+        rows = [joined(text, "", self.tokenizer, True, self.start.model.block_size, False)[0] for text in asked]
+        self.model.eval()
+        with self.autocast():
+            found = roll_out(self.start.model, self.tokenizer, rows, Sampling(method.sample_tokens), generator)
+        metrics = {"validation/sample_length": float(found.lengths.float().mean())}
+        ended = found.ended.tolist()
+        samples = [
+            {"prompt": prompt, "completion": text, "ended": end}
+            for prompt, text, end in zip(asked, found.texts, ended, strict=True)
+        ]
+        if self.reward is not None:
+            try:
+                scores = rewards.score(self.reward, self.config.reward.name, asked, found.texts, ended)
+            except rewards.RewardFault as error:
+                raise TrainingError(str(error)) from error
+            metrics["validation/sample_reward"] = float(scores.mean())
+            for sample, score in zip(samples, scores.tolist(), strict=True):
+                sample["reward"] = score
+        return metrics, samples, shown(samples[:SHOWN])
+
+    # ---- the rest of a learner
+
+    def state_dict(self) -> dict[str, Section]:
+        return {**super().state_dict(), "reference": {"log_probs": self.reference}}
+
+    def load_state_dict(self, state: Mapping[str, Section]) -> None:
+        super().load_state_dict(state)
+        kept = state["reference"]["log_probs"]
+        if self.config.method.held_out < 1:
+            self.reference = kept
+        else:  # other data: the reference is asked about them
+            self.ask_reference()
+
+    def ask_reference(self) -> None:
+        """Find the reference's log-probabilities of pairs that training did not know, by the model it started from."""
+        try:
+            start = self._start(None)
+        except RequestError as error:
+            raise RequestError(f"to judge other pairs takes the model that the run started from: {error}") from None
+        own, self.start = self.start, start
+        start.model.to(self.device).eval()
+        self.reference = self.judge(range(len(self.pairs)))
+        self.start = own
+
+    @staticmethod
+    def load(config: FinetuneConfig, state: Mapping[str, Section], device: torch.device, folder: Path) -> LanguageModel:
+        """The language model of the finished run in `folder`, low-rank additions merged."""
+        tokenizer = Tokenizer.of_run(folder)
+        model = language_part(config, state["model"], tokenizer)
+        return LanguageModel(model.to(device).eval(), tokenizer)
+
+
+# ---- the mathematics
+
+
+def answer_log_probs(model: Backbone, tokens: Tensor, answer: Tensor) -> Tensor:
+    """Log-probability in nats of each row's answer, `[rows]`: of the tokens that `answer` marks in `tokens`, both
+    `[rows, time]`, each given all before it. Only these reach the head."""
+    row, column = answer.nonzero(as_tuple=True)
+    logits = model.logits(model(tokens)[row, column - 1])[:, : model.tokens].float()
+    each = -F.cross_entropy(logits, tokens[row, column], reduction="none")
+    return torch.zeros(answer.shape, dtype=each.dtype, device=each.device).masked_scatter(answer, each).sum(1)
+
+
+def dpo_loss(policy: Tensor, reference: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
+    """`[pairs]`: the loss of Rafailov et al. 2023, equation 7, from log-probabilities `[2, pairs]` of the chosen and
+    the rejected answers.
+
+    `label_smoothing`: the share of the preferences that are taken to be the wrong way round (Mitchell 2023, "A note on
+    DPO with noisy preferences", equation 3).
+    """
+    moved = policy - reference
+    margin = beta * (moved[0] - moved[1])
+    return -(1 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)
+
+
+def ipo_loss(policy: Tensor, reference: Tensor, beta: float) -> Tensor:
+    """`[pairs]`: Azar et al. 2023, equation 17, their tau being `beta`, from log-probabilities `[2, pairs]`; those of a
+    token, not of the whole answer, as its authors compute it, so that long answers do not count more."""
+    moved = policy - reference
+    return (moved[0] - moved[1] - 1 / (2 * beta)).square()
+
+
+def shown(samples: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: each prompt and its answer, with its reward if it has one."""
+    blocks = []
+    for sample in samples:
+        said = [f"reward {sample['reward']:.4g}"] if "reward" in sample else []
+        said += [] if sample["ended"] else ["truncated"]
+        text = f"{sample['prompt']}⟦{sample['completion']}⟧".replace("```", "'''")
+        blocks.append(f"{', '.join(said)}\n\n```\n{text}\n```")
+    return "\n\n".join(blocks)

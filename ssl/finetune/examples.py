@@ -1,0 +1,229 @@
+"""Labelled rows: from a table to training and held-out examples, with what was dropped and why."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlgym.errors import RequestError
+from rlgym.ssl.data.documents import Bad, Row, unknown_column
+from rlgym.ssl.data.sources import open_table
+
+TEXT_NAMES = ("text", "sentence", "content", "message", "sms", "review", "document", "body", "source", "input")
+LABEL_NAMES = ("label", "labels", "class", "category", "target", "score", "rating", "y")
+
+
+@dataclass
+class Table:
+    """All rows of a data set in memory, each with every column."""
+
+    columns: list[str]
+    rows: list[Row]
+    bad: int
+    first_bad: str
+    name: str
+    """Where they come from."""
+
+    def facts(self) -> dict[str, Any]:
+        """For the manifest: {"fingerprint", "documents", "bytes", "bad", "first_bad", "source"}."""
+        digest, size = hashlib.sha256(), 0
+        for row in self.rows:
+            content = repr(sorted(row.values.items())).encode()
+            digest.update(len(content).to_bytes(8, "little") + content)
+            size += len(content)
+        found = {"fingerprint": digest.hexdigest(), "documents": len(self.rows), "bytes": size, "source": self.name}
+        return found | {"bad": self.bad, "first_bad": self.first_bad}
+
+
+def read_table(config: Any, wanted: Sequence[str] = ()) -> Table:
+    """The rows of `data=csv|jsonl|parquet|hub`. RequestError where one is bad, unless data.bad=skip."""
+    source = open_table(config, wanted)
+    rows: list[Row] = []
+    bad, first_bad = 0, ""
+    for row in source.rows:
+        if isinstance(row, Bad):
+            bad, first_bad = bad + 1, first_bad or f"{row.where}: {row.why}"
+        else:
+            rows.append(row)
+    if bad and config.bad == "stop":
+        raise RequestError(
+            f"data: {bad:,} {source.unit}{'' if bad == 1 else 's'} cannot be used, the first is {first_bad}; "
+            "data.bad=skip leaves such out and counts them"
+        )
+    if not rows:
+        raise RequestError(f"data: {source.name} holds no rows")
+    return Table(list(rows[0].values), rows, bad, first_bad, source.name)
+
+
+def column(
+    table: Table,
+    given: str,
+    key: str,
+    names: Sequence[str],
+    fits: Callable[[Sequence[object]], bool],
+    others: Sequence[str] = (),
+) -> str:
+    """The column that `given` says; empty: one of the usual `names`, else the only one whose values `fits`."""
+    if given:
+        if given not in table.columns:
+            raise unknown_column(given, table.columns, table.name, key)
+        return given
+    left = [name for name in table.columns if name not in others]
+    by_name = [name for name in left if name.lower() in names]
+    if by_name:
+        return min(by_name, key=lambda name: names.index(name.lower()))
+    fitting = [name for name in left if fits([row.values.get(name) for row in table.rows[:1_000]])]
+    if len(fitting) == 1:
+        return fitting[0]
+    raise RequestError(f"{key} is empty and {table.name} has several columns ({', '.join(table.columns)}): name one")
+
+
+def looks_like_text(values: Sequence[object]) -> bool:
+    """Strings that mostly differ."""
+    texts = [value for value in values if isinstance(value, str)]
+    return len(texts) == len(values) and len(set(texts)) > len(texts) / 2
+
+
+def looks_like_labels(values: Sequence[object]) -> bool:
+    """Few values, again and again."""
+    return len(set(map(str, values))) <= max(2, len(values) // 2)
+
+
+def looks_like_numbers(values: Sequence[object]) -> bool:
+    return all(_number(value) is not None for value in values)
+
+
+# ---- what a row must hold
+
+
+def usable(
+    table: Table, reads: Sequence[tuple[str, Callable[[object], Any]]], bad: str
+) -> tuple[list[Row], list[list[Any]]]:
+    """(rows, columns): what each `(column, read)` makes of the rows that all of them can read.
+
+    A `read` raises ValueError where a value is no use. Such a row is a RequestError that names it, or left out and
+    counted in the table where `bad` is skip.
+    """
+    kept: list[Row] = []
+    found: list[list[Any]] = [[] for _ in reads]
+    wrong, first = 0, ""
+    for row in table.rows:
+        values = []
+        for name, read in reads:
+            try:
+                values.append(read(row.values.get(name)))
+            except ValueError as error:
+                wrong, first = wrong + 1, first or f"{row.where}: {name} {error}"
+                break
+        else:
+            kept.append(row)
+            for column, value in zip(found, values, strict=True):
+                column.append(value)
+    if wrong and bad == "stop":
+        raise RequestError(
+            f"data: {wrong:,} row{'' if wrong == 1 else 's'} cannot be used, the first is {first}; "
+            "data.bad=skip leaves such out and counts them"
+        )
+    table.bad, table.first_bad = table.bad + wrong, table.first_bad or first
+    if not kept:
+        raise RequestError(f"data: no row of {table.name} can be used, the first is {first}")
+    return kept, found
+
+
+def as_text(value: object) -> str:
+    if isinstance(value, str) and value.strip():
+        return value
+    raise ValueError("is empty" if _nothing(value) or isinstance(value, str) else f"is {value!r}, no text")
+
+
+def as_label(value: object) -> str:
+    if _nothing(value):
+        raise ValueError("is empty" if value is None or not str(value).strip() else "is NaN")
+    if isinstance(value, str | int | float):  # a boolean is an int
+        return str(value).strip()
+    raise ValueError(f"is {str(value)[:40]!r}, no label")
+
+
+def as_number(value: object) -> float:
+    if value is None or not str(value).strip():
+        raise ValueError("is empty")
+    number = _number(value)
+    if number is None:
+        raise ValueError(f"is {str(value)[:40]!r}, no number")
+    if not math.isfinite(number):
+        raise ValueError("is NaN" if math.isnan(number) else "is infinite")
+    return number
+
+
+def _nothing(value: object) -> bool:
+    return value is None or str(value).strip().lower() in ("", "nan")
+
+
+def _number(value: object) -> float | None:
+    if not isinstance(value, str | int | float):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+# ---- training and held-out
+
+
+def split(groups: Sequence[str], held_out: float, seed: int, strata: Sequence[object] | None = None) -> np.ndarray:
+    """Which examples are held out, bool `[examples]`: about a share `held_out` of each of the `strata` (classes), all
+    where it is 1.
+
+    Equal `groups` (texts, as they are compared) stay on one side, whatever their labels.
+    """
+    if held_out >= 1:
+        return np.ones(len(groups), bool)
+    group = numbered(groups)
+    first = np.unique(group, return_index=True)[1]
+    stratum = np.zeros(len(groups), np.int64)
+    if strata is not None:
+        stratum = np.unique(np.array([str(value) for value in strata]), return_inverse=True)[1]
+    sizes, random = np.bincount(group), np.random.default_rng(seed)
+    held = np.zeros(len(sizes), bool)
+    for value in np.unique(stratum):
+        members = np.flatnonzero(stratum[first] == value)  # a group counts by its first example
+        order = members[random.permutation(len(members))]
+        wanted = held_out * sizes[members].sum()
+        before = np.cumsum(sizes[order]) - sizes[order]
+        held[order[before + sizes[order] / 2 <= wanted]] = True
+    found: np.ndarray = held[group]
+    if not found.any() or found.all():
+        raise RequestError(
+            f"{len(sizes):,} different examples are too few to hold out a share of {held_out:g}; add more, or change "
+            "method.held_out"
+        )
+    return found
+
+
+def numbered(groups: Sequence[str]) -> np.ndarray:
+    """A number for each example, int64 `[examples]`, equal where its group is."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(group, len(numbers)) for group in groups])
+
+
+def share_of(members: np.ndarray, share: float, seed: int, strata: Sequence[object]) -> np.ndarray:
+    """A share of the examples numbered `members`, sorted; of each of the `strata [members]` at least one."""
+    if share >= 1:
+        return members
+    random, kept = np.random.default_rng([seed, 1]), []
+    kinds = np.array([str(value) for value in strata])
+    for kind in np.unique(kinds):
+        those = members[kinds == kind]
+        kept.append(random.permutation(those)[: max(1, round(share * len(those)))])
+    return np.sort(np.concatenate(kept))
+
+
+def same_text(text: str) -> str:
+    """What texts are compared by: without case and surplus blanks."""
+    return " ".join(text.lower().split())

@@ -1,0 +1,290 @@
+"""`export RUN` of a fine-tuned run: a folder that `transformers` loads, as a classifier, regressor or language model.
+
+Where a head has a class of its own there (`AutoModelForSequenceClassification`: ModernBERT with pooling mean or cls,
+BERT with cls, decoders with last), the logits are equal. Other heads are written beside the model, with the few lines
+that apply them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from rlgym.config_file import load_config
+from rlgym.errors import RequestError
+from rlgym.export_folder import export_folder, replacing
+from rlgym.files import read_json, to_json, write_atomic
+from rlgym.loading import load, open_checkpoint
+from rlgym.run import Run
+from rlgym.ssl.data.tokenizer import SETTINGS, Tokenizer
+from rlgym.ssl.export import write_model
+from rlgym.ssl.finetune.adapt import take_lora
+from rlgym.ssl.finetune.labeller import Classifier, Labeller, Regressor
+from rlgym.ssl.finetune.start import language_part
+from rlgym.ssl.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from rlgym.ssl.models.backbone import Backbone
+
+CLASSES = {
+    "bert": "BertForSequenceClassification",
+    "modernbert": "ModernBertForSequenceClassification",
+    "gpt2": "GPT2ForSequenceClassification",
+    "llama": "LlamaForSequenceClassification",
+    "qwen3": "Qwen3ForSequenceClassification",
+}
+LANGUAGE_HEADS = ("cls.", "head.", "decoder.", "lm_head.")
+"""What names of a language model's own head begin with there."""
+
+
+def export(folder: Path, words: dict[str, Any]) -> Path:
+    """Write configuration, weights, tokenizer and model card, complete or not at all; prints and returns the folder."""
+    run = Run(folder)
+    config = load_config(folder, trust=words["trust"])
+    if words["adapter"] and config.adapt.mode != "lora":
+        raise RequestError(f"adapter=true: {folder} was trained with adapt.mode={config.adapt.mode}, not with lora")
+    model = load(run, words["checkpoint"], trust=words["trust"])
+    if not isinstance(model, LanguageModel | Labeller):
+        raise RequestError(f"export: a run of method={config.method.name} has no folder that transformers loads")
+    target = export_folder(words["path"], folder, "README.md")
+    with replacing(target, (SafetensorError,)) as made:
+        if words["adapter"]:
+            state, _ = open_checkpoint(run, words["checkpoint"])
+            plain = language_part(config, state["model"], model.tokenizer, merged=False)
+            additions = take_lora(plain)
+            model.model = plain.eval()
+            (made / "base").mkdir()
+            auto = write(model, made / "base", folder)
+            write_adapter(plain, additions, config.adapt, made)
+            use = [
+                f"from transformers import AutoTokenizer, {auto}",
+                "from peft import PeftModel",
+                f'model = PeftModel.from_pretrained({auto}.from_pretrained("base"), ".")',
+                'tokenizer = AutoTokenizer.from_pretrained("base")',
+            ]
+        else:
+            auto = write(model, made, folder)
+            use = how_to_use(model, auto)
+        write_atomic(made / "README.md", card(run, config, model, use))
+    print(f"written to {target}: {auto}.from_pretrained({str(target / 'base' if words['adapter'] else target)!r})")
+    return target
+
+
+def write(model: LanguageModel | Labeller, made: Path, run: Path) -> str:
+    """The model into an empty folder; the class of transformers that loads it."""
+    if isinstance(model, LanguageModel):
+        write_model(model, made)
+        template = read_json(run / "tokenizer" / SETTINGS).get("chat_template")
+        if template:
+            write_atomic(made / SETTINGS, to_json(read_json(made / SETTINGS) | {"chat_template": template}))
+        return "AutoModelForCausalLM" if model.causal else "AutoModelForMaskedLM"
+    if fits_a_class(model):
+        write_labeller(model, made)
+        return "AutoModelForSequenceClassification"
+    write_model(LanguageModel(model.model, model.tokenizer), made)
+    write_head(model, made)
+    return "AutoModelForCausalLM" if model.model.causal else "AutoModelForMaskedLM"
+
+
+def fits_a_class(model: Labeller) -> bool:
+    """Whether transformers has a class with the same head."""
+    kind, architecture = model.head.kind, model.model.configuration().get("model_type")
+    if architecture not in CLASSES or not hasattr(model.model.config, "architecture"):
+        return False
+    if model.model.config.architecture == "transformers":
+        return False
+    return kind in ("pooler", "score") or (kind == "prediction" and model.pooling in ("mean", "cls"))
+
+
+def write_labeller(model: Labeller, folder: Path) -> None:
+    """config.json with the labels' names, model.safetensors and the tokenizer's files."""
+    from safetensors.torch import save_file
+    from transformers import AutoConfig
+
+    backbone, tokenizer = model.model, model.tokenizer
+    values = backbone.configuration()
+    values["architectures"] = [CLASSES[values["model_type"]]]
+    values |= {"pad_token_id": tokenizer.pad_id, **labels_of(model)}
+    if model.head.kind == "prediction":
+        values["classifier_pooling"] = model.pooling
+    configuration = AutoConfig.for_model(**values)
+    configuration.dtype = "float32"
+    configuration.save_pretrained(folder)
+    _, state = backbone.to_transformers()
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(LANGUAGE_HEADS)}
+    state |= head_there(model)
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    serving(tokenizer, backbone.causal).save(folder, model.max_length)
+
+
+def labels_of(model: Labeller) -> dict[str, Any]:
+    if isinstance(model, Classifier):
+        return {
+            "id2label": dict(enumerate(model.labels)),
+            "label2id": {label: i for i, label in enumerate(model.labels)},
+            "problem_type": "single_label_classification",
+        }
+    found: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
+    if isinstance(model, Regressor) and model.head.kind == "score":  # without a bias that could hold the mean
+        found |= {"target_mean": model.mean, "target_std": model.std}
+    return found
+
+
+def head_there(model: Labeller) -> dict[str, Tensor]:
+    """The head under transformers' names; a regressor's scale is in it, where it has a bias."""
+    head = model.head
+    weight: Tensor = head.out.weight
+    bias: Tensor = head.out.bias
+    if head.kind == "score":
+        return {"score.weight": weight}
+    if isinstance(model, Regressor):
+        weight, bias = weight * model.std, bias * model.std + model.mean
+    found = {"classifier.weight": weight, "classifier.bias": bias}
+    if head.kind == "pooler":
+        return found | {"bert.pooler.dense.weight": head.dense.weight, "bert.pooler.dense.bias": head.dense.bias}
+    return found | {"head.dense.weight": head.dense.weight, "head.norm.weight": head.norm.weight}
+
+
+def serving(tokenizer: Tokenizer, causal: bool) -> Tokenizer:
+    """The tokenizer, putting before (and behind) a text what training put there."""
+    if not causal:
+        return tokenizer
+    from tokenizers import Tokenizer as Backend
+    from tokenizers.processors import TemplateProcessing
+
+    backend = Backend.from_str(tokenizer.backend.to_str())
+    eos = tokenizer.roles["eos_token"]
+    backend.post_processor = TemplateProcessing(
+        single=f"{eos} $A", pair=f"{eos} $A $B", special_tokens=[(eos, tokenizer.eos_id)]
+    )
+    return Tokenizer(backend, tokenizer.roles)
+
+
+def write_head(model: Labeller, folder: Path) -> None:
+    """head.safetensors and head.json, for a head that no class of transformers has."""
+    from safetensors.torch import save_file
+
+    serving(model.tokenizer, model.model.causal).save(folder, model.max_length)
+    weights = {"weight": model.head.out.weight}
+    if model.head.out.bias is not None:
+        weights["bias"] = model.head.out.bias
+    save_file({name: w.detach().cpu().contiguous() for name, w in weights.items()}, folder / "head.safetensors")
+    facts: dict[str, Any] = {"pooling": model.pooling}
+    if isinstance(model, Classifier):
+        facts["labels"] = model.labels
+    elif isinstance(model, Regressor):
+        facts |= {"mean": model.mean, "std": model.std}
+    write_atomic(folder / "head.json", to_json(facts))
+
+
+def write_adapter(plain: Backbone, additions: dict[str, tuple[Tensor, Tensor]], adapt: Any, folder: Path) -> None:
+    """adapter_config.json and adapter_model.safetensors: matrices that are one here and several there share A, and
+    have the rows of B that are theirs."""
+    from safetensors.torch import save_file
+
+    rows = {own.removesuffix(".weight"): (theirs, sizes, turned) for own, theirs, sizes, turned in own_names(plain)}
+    state: dict[str, Tensor] = {}
+    targets = []
+    transposed = False
+    for name, (a, b) in additions.items():
+        theirs, sizes, turned = rows[name]
+        transposed |= turned
+        parts = b.split(list(sizes)) if sizes else (b,)
+        for their, part in zip(theirs, parts, strict=True):
+            module = their.removesuffix(".weight")
+            targets.append(module)
+            state[f"base_model.model.{module}.lora_A.weight"] = a.cpu().clone()
+            state[f"base_model.model.{module}.lora_B.weight"] = part.cpu().clone()
+    save_file(state, folder / "adapter_model.safetensors", {"format": "pt"})
+    settings = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": "base",
+        "r": adapt.rank,
+        "lora_alpha": adapt.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": transposed,
+        "inference_mode": True,
+        "target_modules": sorted(targets),
+    }
+    write_atomic(folder / "adapter_config.json", to_json(settings))
+
+
+def own_names(plain: Backbone) -> list[tuple[str, tuple[str, ...], tuple[int, ...], bool]]:
+    """(our name, theirs, rows of each, whether theirs is transposed) of every matrix inside the layers."""
+    if plain.configuration().get("model_type") in CLASSES and not hasattr(plain, "inner"):
+        return [(w.own, w.theirs, w.rows, w.transposed) for w in plain.weights()]
+    return [(name, (name.removeprefix("inner."),), (), False) for name in plain.matrices()]
+
+
+def how_to_use(model: LanguageModel | Labeller, auto: str) -> list[str]:
+    use = [
+        f"from transformers import AutoTokenizer, {auto}",
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
+        f'model = {auto}.from_pretrained(".")',
+    ]
+    if isinstance(model, LanguageModel):
+        return use
+    use.append('inputs = tokenizer(["a text"], truncation=True, padding=True, return_tensors="pt")')
+    if fits_a_class(model):
+        use.append("logits = model(**inputs).logits")
+        if isinstance(model, Regressor) and model.head.kind == "score":
+            use.append("value = logits * model.config.target_std + model.config.target_mean")
+        return use
+    pooled = {
+        "cls": "hidden[:, 0]",
+        "last": "hidden[range(len(hidden)), inputs.attention_mask.sum(1) - 1]",
+        "mean": "(hidden * inputs.attention_mask[..., None]).sum(1) / inputs.attention_mask.sum(1, keepdim=True)",
+    }[model.pooling]
+    use += [
+        "# No class of transformers has this head: it is applied by hand.",
+        "import json, safetensors.torch, torch",
+        "head = safetensors.torch.load_file('head.safetensors')",
+        "facts = json.load(open('head.json'))",
+        "hidden = model(**inputs, output_hidden_states=True).hidden_states[-1]",
+        f"logits = torch.nn.functional.linear({pooled}, head['weight'], head.get('bias'))",
+        "value = logits[:, 0] * facts['std'] + facts['mean']"
+        if isinstance(model, Regressor)
+        else "label = facts['labels'][int(logits[0].argmax())]",
+    ]
+    return use
+
+
+def card(run: Run, config: Any, model: LanguageModel | Labeller, use: list[str]) -> str:
+    """A README.md: what it is, what it was taught, how it is used, how good it is."""
+    summary, manifest = run.summary, run.manifest
+    data, parent = manifest.get("data") or {}, manifest.get("parent") or {}
+    final = summary.get("final") or {}
+    measured = {tag: value for tag, value in final.items() if tag.startswith("validation/") and value is not None}
+    with torch.no_grad():
+        count = sum(parameter.numel() for parameter in model.model.parameters())
+    lines = [
+        "---",
+        'library_name: "transformers"',
+        'tags: ["rlgym"]',
+        "---",
+        f"# {config.method.name} on {config.data.name}",
+        "",
+        f"{count:,} parameters; fine-tuned (adapt.mode={config.adapt.mode}) from "
+        f"{parent.get('run') or parent.get('folder')} on {summary.get('steps', 0):,} tokens (seed {config.seed}).",
+        "",
+        "```python",
+        *use,
+        "```",
+        "",
+        f"Data: {data.get('documents', 0):,} rows, fingerprint `{data.get('fingerprint', '')}`.",
+        "",
+        "| held out | |",
+        "|---|---|",
+        *(f"| {tag.removeprefix('validation/')} | {value:.4g} |" for tag, value in measured.items()),
+        "",
+        f"Made by `{' '.join(manifest.get('command', []))}`.",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,271 @@
+"""What every method of fine-tuning shares: the model it starts from, what of it is trained, the optimiser step.
+
+An update takes `batch_size` examples, adds up the gradients of its parts, divides by the weight of the whole batch, and
+steps once. Which examples, dropout and everything drawn are functions of the seed and the update's number, so that a
+resume needs no state of any generator.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rlgym import registry
+from rlgym.device import pick_device, seed, settle
+from rlgym.errors import RequestError
+from rlgym.files import to_json, write_atomic
+from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section
+from rlgym.schedules import factor
+from rlgym.ssl.data.tokenizer import Tokenizer
+from rlgym.ssl.finetune.adapt import adapt
+from rlgym.ssl.finetune.start import BACKBONE, Start, fresh, open_start, rebuild
+from rlgym.ssl.models.backbone import Backbone
+from rlgym.ssl.models.build import learning_rate_for
+from rlgym.ssl.precision import choose
+from rlgym.state import load_module
+
+if TYPE_CHECKING:
+    from rlgym.config import FinetuneConfig
+
+FLOPS_A_THREAD = 1e9
+"""Of one update, from which on another CPU thread is worth waiting for."""
+SHARE_OF_PRETRAINING = 0.25
+"""Of the step size with which a model of this width is pretrained: what was learned is not to be washed out."""
+
+Batch = dict[str, Tensor]
+
+
+class Finetuned(nn.Module):
+    """A language model and what a method adds to it (a head; None: nothing)."""
+
+    def __init__(self, backbone: Backbone, head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        if head is not None:
+            self.head = head
+
+    def matrices(self) -> dict[str, tuple[int, ...]]:
+        """The language model's, as `Backbone.matrices` has them."""
+        return {BACKBONE + name: rows for name, rows in self.backbone.matrices().items()}
+
+
+class Finetuning(ABC):
+    """The learner: `update()` is one optimiser step. A subclass says what its examples are and what they cost."""
+
+    unit: Literal["steps", "moves", "tokens"] = "tokens"
+    monitor: tuple[str, Literal["max", "min"]] = ("validation/loss", "min")
+    arithmetic: tuple[float, float] | None = None
+    causal: ClassVar[bool | None] = None
+    """Which models the method takes: decoders alone (True), encoders alone (False), or both (None)."""
+    rewarded: ClassVar[bool] = False
+    """Whether the method learns from a reward."""
+
+    def __init__(self, config: FinetuneConfig, run: Path | None = None) -> None:
+        """`run`: the folder of one that goes on, from which model and tokenizer come instead of from `init_from`."""
+        self.config, self.run = config, run
+        if config.reward.name != "default" and not self.rewarded:
+            raise RequestError(
+                f"reward={config.reward.name}: method={config.method.name} takes no reward; ppo, grpo, rloo and "
+                "best_of_n do"
+            )
+        self.device = pick_device(config.device, heavy=True)
+        self.start = self._start(run)
+        self.tokenizer = self.start.tokenizer
+        config.model, config.causal = self.start.knobs, self.start.model.causal
+        if self.causal is not None and self.start.model.causal != self.causal:
+            kinds = {True: "a decoder (pretrain objective=next_token)", False: "an encoder (objective=masked)"}
+            raise RequestError(
+                f"method={config.method.name} needs {kinds[self.causal]}; {config.init_from} is the other"
+            )
+        self.facts: dict[str, Any] = {"parent": self.start.parent}
+        self.notices: list[str] = []
+        self.prepare()
+        if config.gradient_accumulation_steps > config.batch_size:
+            raise RequestError(
+                f"gradient_accumulation_steps={config.gradient_accumulation_steps} is more than "
+                f"batch_size={config.batch_size}"
+            )
+        self._settle()
+        head = self.make_head()
+        if config.optimizer.name == "muon" and config.adapt.mode in ("head", "lora"):
+            raise RequestError(f"optimizer=muon needs whole matrices to train, adapt.mode={config.adapt.mode} has none")
+        adapt(self.start.model, config.adapt, head is not None, config.seed)
+        self.model = Finetuned(self.start.model, head).to(self.device)
+        cls = registry.resolve(registry.entry("optimizer", config.optimizer.name).target)
+        self.optimizer = cls(self.model, config.optimizer)
+        self.progress = Progress()
+        exact = "exact, with the recorded thread count"
+        same = exact if self.device.type == "cpu" else "to rounding: GPUs add in any order"
+        self.exactness = {"data": "exact: examples and dropout follow from seed and update", "arithmetic": same}
+
+    @classmethod
+    def resumed(cls, config: FinetuneConfig, folder: Path) -> Finetuning:
+        """The learner of a run that goes on, with the tokenizer and the model's shape that it began with."""
+        return cls(config, folder)
+
+    def _start(self, run: Path | None) -> Start:
+        config = self.config
+        if run is None:
+            start = open_start(config.init_from, config.seed)
+            return start if config.adapt.init == "pretrained" else fresh(start, config.seed)
+        from rlgym.run import Run
+
+        tokenizer = Tokenizer.load(run / "tokenizer")
+        assert config.causal is not None
+        model = rebuild(config.model, config.causal, tokenizer, config.seed)
+        return Start(model, tokenizer, config.model, Run(run).manifest.get("parent", {}))
+
+    def _settle(self) -> None:
+        """What the config leaves open: budget, cadences, step size, device, precision, threads."""
+        config = self.config
+        if config.tokens is None:
+            config.tokens = self.default_budget()
+        epoch = self.tokens_per_epoch()
+        if config.evaluate.every is None:
+            config.evaluate.every = epoch
+        if config.checkpoint.every is None:
+            config.checkpoint.every = epoch
+        if config.optimizer.learning_rate is None:
+            width = self.start.model.width
+            config.optimizer.learning_rate = SHARE_OF_PRETRAINING * learning_rate_for(width)
+        parameters = sum(parameter.numel() for parameter in self.start.model.parameters())
+        flops = 6.0 * parameters * self.tokens_per_update()
+        threads = max(1, min(os.cpu_count() or 1, int(flops / FLOPS_A_THREAD)))
+        self.dtype = choose(self.device, config.precision, flops)
+        config.precision = "bf16" if self.dtype == torch.bfloat16 else "fp32"
+        settle(config, self.device, False, threads)
+
+    # ---- what a method says
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Read the data; RequestErrors where it cannot be used. Sets `facts["data"]`."""
+
+    @abstractmethod
+    def default_budget(self) -> int:
+        """In tokens, where the config says none."""
+
+    @abstractmethod
+    def tokens_per_epoch(self) -> int:
+        """Between evaluations, where the config does not say."""
+
+    @abstractmethod
+    def tokens_per_update(self) -> int:
+        """About; what threads and precision are chosen by."""
+
+    def make_head(self) -> nn.Module | None:
+        return None
+
+    @abstractmethod
+    def batch(self, update: int) -> list[Batch]:
+        """The parts of update number `update` on the device. Each has `tokens`, and `weight` (0-d): its share's
+        numerator; where padding is not to count, `count` (0-d, on the CPU): its real tokens. A pure function of seed
+        and `update`."""
+
+    @abstractmethod
+    def loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The summed loss of a part and sums of what is to be logged, all 0-d; divided by the whole batch's weight."""
+
+    @abstractmethod
+    def evaluate(self) -> Evaluation: ...
+
+    # ---- an update
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, self.dtype) if self.dtype == torch.bfloat16 else nullcontext()
+
+    def update(self) -> Metrics:
+        config, progress = self.config, self.progress
+        parts = self.batch(progress.update)
+        seed(self.device, (config.seed << 32) + progress.update)  # dropout
+        self.model.train()
+        metrics = self.descend(parts)
+        progress.step += sum(int(part["count"] if "count" in part else part["tokens"].numel()) for part in parts)
+        progress.update += 1
+        return metrics
+
+    def descend(self, parts: list[Batch]) -> Metrics:
+        """One optimiser step on the parts of a batch: every part's summed loss by the weight of the whole batch."""
+        weight = torch.stack([part["weight"] for part in parts]).sum().float()
+        self.optimizer.zero()
+        total = torch.zeros((), device=self.device)
+        logged: dict[str, Tensor] = {}
+        for part in parts:
+            with self.autocast():
+                summed, sums = self.loss(part)
+                loss = summed / weight
+            loss.backward()
+            total = total + loss.detach()
+            for tag, value in sums.items():
+                logged[tag] = logged.get(tag, torch.zeros((), device=self.device)) + value.detach() / weight
+        scale = self.scale(self.progress.step)
+        norm, withheld = self.optimizer.step(scale, total)
+        return {
+            NON_FINITE: withheld,
+            "train/loss": total,
+            "train/grad_norm": norm,
+            "train/learning_rate": scale * self.config.optimizer.learning_rate,
+            **logged,
+        }
+
+    def scale(self, step: int) -> float:
+        """The schedule's share of the peak step size at `step` tokens."""
+        knobs, total = self.config.optimizer, self.config.schedule_budget
+        return factor(knobs.schedule, step, total, knobs.warmup, knobs.decay, knobs.min_learning_rate)
+
+    # ---- the rest of a learner
+
+    def furnish(self, folder: Path) -> dict[str, str]:
+        self.tokenizer.save(folder / "tokenizer")
+        write_atomic(folder / "parent.json", to_json(self.start.parent))
+        return {}
+
+    def histograms(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            found[f"parameters/{name}"] = parameter.detach()
+            if parameter.grad is not None:
+                found[f"gradients/{name}"] = parameter.grad
+        return found
+
+    def state_dict(self) -> dict[str, Section]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": {"step": self.progress.step, "update": self.progress.update},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Section]) -> None:
+        load_module(self.model, state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress.step = cast(int, state["progress"]["step"])
+        self.progress.update = cast(int, state["progress"]["update"])
+
+    def close(self) -> None:  # noqa: B027  nothing to release is a fine default
+        """Release threads and files."""
+
+
+def chosen(examples: int, batch_size: int, seed: int, update: int) -> np.ndarray:
+    """Which examples update number `update` takes, int64 `[batch_size]`: each epoch is a permutation of its own, and a
+    batch that runs across an epoch's end takes from both."""
+    epochs, places = np.divmod(np.arange(update * batch_size, (update + 1) * batch_size), examples)
+    orders = {epoch: np.random.default_rng([seed, epoch]).permutation(examples) for epoch in np.unique(epochs).tolist()}
+    return np.array([orders[epoch][place] for epoch, place in zip(epochs.tolist(), places.tolist(), strict=True)])
+
+
+def padded(rows: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token rows of unequal length as `[rows, longest]`, padded at the right, and which are real, bool alike."""
+    longest = max(map(len, rows))
+    tokens = torch.full((len(rows), longest), pad)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = torch.tensor(row)
+    lengths = torch.tensor([len(row) for row in rows])
+    return tokens.to(device), (torch.arange(longest) < lengths[:, None]).to(device)

@@ -1,0 +1,297 @@
+"""Instruction tuning: next-token cross-entropy on the answers alone, prompts being only read (Ouyang et al. 2022,
+arXiv:2203.02155, section 3.1; the mask as in Wang et al. 2022, arXiv:2212.10560)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rlgym.errors import RequestError
+from rlgym.files import read_json, to_json, write_atomic
+from rlgym.learner import Evaluation
+from rlgym.ssl.data.documents import Row, unknown_column
+from rlgym.ssl.data.tokenizer import SETTINGS, Tokenizer
+from rlgym.ssl.finetune import examples, library, template
+from rlgym.ssl.finetune.finetuning import Batch, Finetuning, chosen
+from rlgym.ssl.finetune.labelled import TIMES, by_length, passes, settle_length
+from rlgym.ssl.finetune.start import language_part
+from rlgym.ssl.language_model import LanguageModel, continued
+from rlgym.ssl.sampling import sample
+
+if TYPE_CHECKING:
+    from rlgym.config import FinetuneConfig
+    from rlgym.ssl.finetune.config import InstructionMethod
+
+IGNORED = -100
+"""Label of a token that is not to be predicted."""
+CHAT, PLAIN = "chat", "plain"
+NAMES = {
+    "messages": ("messages", "conversation", "conversations", "chat"),
+    "prompt": ("prompt", "instruction", "question", "input"),
+    "completion": ("completion", "response", "answer", "output"),
+}
+ROWS = 16
+"""Judged at once."""
+
+
+class Instruction(Finetuning):
+    monitor = ("validation/loss", "min")
+    causal = True
+
+    def prepare(self) -> None:
+        config, method = self.config, self.config.method
+        table = (
+            library.docstrings()
+            if config.data.name == "default"
+            else examples.read_table(config.data, [name for name in self.named() if name])
+        )
+        longest = settle_length(method, self.start.model)
+        if config.data.name == "default":  # made for every model: what this one cannot read is not among them
+            table.rows = [row for row in table.rows if self._fits(str(row.values["prompt"]), longest)]
+            if len(table.rows) < 20:
+                raise RequestError(
+                    f"data=default: the model's {longest} tokens are too few for its prompts; give others"
+                )
+        columns = self.columns(table)
+        self.form = CHAT if len(columns) == 1 else PLAIN
+        reads = [
+            (name, template.as_messages if self.form == CHAT else examples.as_text if at == 0 else as_answer)
+            for at, name in enumerate(columns)
+        ]
+        rows, found = examples.usable(table, reads, getattr(config.data, "bad", "stop"))
+        self.examples = [self.write(values, row, longest) for row, *values in zip(rows, *found, strict=True)]
+        self.prompts = [self.prompt_of(values) for values in zip(*found, strict=True)]
+        groups = [
+            str(row.values["file"]) if config.data.name == "default" else examples.same_text(shown)
+            for row, (shown, _) in zip(rows, self.prompts, strict=True)
+        ]
+        held = examples.split(groups, method.held_out, config.seed)
+        self.held, self.train = np.flatnonzero(held), np.flatnonzero(~held)
+        if method.packing and not self._takes_documents():
+            raise RequestError(
+                "method.packing=true: this architecture cannot keep the examples of a row apart; method.packing=false "
+                "would do"
+            )
+        self.facts["data"] = {**table.facts(), "columns": columns, "form": self.form, "held_out": int(held.sum())}
+        self.notices.append(
+            f"data       {table.name}: {' -> '.join(columns)}, {len(self.train):,} to learn from, {len(self.held):,} "
+            "held out"
+        )
+
+    def named(self) -> list[str]:
+        """The columns that the config names."""
+        method: InstructionMethod = self.config.method
+        return [method.messages] if method.messages else [method.prompt, method.completion]
+
+    def columns(self, table: examples.Table) -> list[str]:
+        """[messages], or [prompt, completion]; written into the config."""
+        method: InstructionMethod = self.config.method
+        for name in ("messages", "prompt", "completion"):
+            given = getattr(method, name)
+            if given and given not in table.columns:
+                raise unknown_column(given, table.columns, table.name, f"method.{name}")
+            if not given:
+                usual = [c for c in table.columns if c.lower() in NAMES[name]]
+                found = min(usual, key=lambda c: NAMES[name].index(c.lower())) if usual else ""
+                pair = bool(method.prompt or method.completion)
+                if name != "messages" or not pair:
+                    setattr(method, name, found)
+            if name == "messages" and method.messages:
+                return [method.messages]
+        if not method.prompt or not method.completion or method.prompt == method.completion:
+            raise RequestError(
+                f"{table.name} has the columns {', '.join(table.columns)}: name two with method.prompt and "
+                "method.completion, or one of chat messages with method.messages"
+            )
+        return [method.prompt, method.completion]
+
+    def write(self, values: Sequence[Any], row: Row, longest: int) -> template.Written:
+        """The example's tokens, at most `longest`, with an answer among them and, where it fits, its end."""
+        if self.form == CHAT:
+            whole = template.chat(self.tokenizer, values[0])
+        else:
+            whole = template.written(self.tokenizer, values[0], values[1])
+        before = whole.answer.index(True)
+        if before >= longest:
+            raise RequestError(
+                f"{row.where}: the prompt has {before:,} tokens, which leaves no room for an answer in the {longest:,} "
+                "that the model reads; shorten it, or give a model with a longer block"
+            )
+        return template.Written(whole.ids[:longest], whole.answer[:longest])
+
+    def prompt_of(self, values: Sequence[Any]) -> tuple[str, list[int]]:
+        """A prompt as text and as tokens, without its last answer."""
+        if self.form == CHAT:
+            asked = values[0][:-1]
+            shown = "\n".join(f"{message['role']}: {message['content']}" for message in asked)
+            return shown, template.chat_prompt_ids(self.tokenizer, asked)
+        return values[0], template.prompt_ids(self.tokenizer, values[0])
+
+    def _fits(self, prompt: str, longest: int) -> bool:
+        return len(template.prompt_ids(self.tokenizer, prompt)) <= 3 * longest // 4
+
+    def _takes_documents(self) -> bool:
+        return bool(getattr(self.start.model, "takes_documents", True))
+
+    def default_budget(self) -> int:
+        return max(1, int(passes(self.config, len(self.train)) * self.epoch()))
+
+    def epoch(self) -> int:
+        return sum(len(self.examples[i].ids) for i in self.train)
+
+    def tokens_per_epoch(self) -> int:
+        return max(1, self.epoch(), self.config.budget // TIMES)
+
+    def tokens_per_update(self) -> int:
+        return self.config.batch_size * self.epoch() // max(1, len(self.train))
+
+    # ---- an update
+
+    def batch(self, update: int) -> list[Batch]:
+        config = self.config
+        rows = self.train[chosen(len(self.train), config.batch_size, config.seed, update)].tolist()
+        most = -(-len(rows) // config.gradient_accumulation_steps)
+        if config.method.packing:
+            bins = packed([len(self.examples[i].ids) for i in rows], self.start.model.block_size)
+            whole = [[rows[i] for i in one] for one in bins]
+            return [self.collate(whole[at : at + most]) for at in range(0, len(whole), most)]
+        parts = by_length(rows, [len(self.examples[i].ids) for i in rows], most)
+        return [self.collate([[i] for i in part]) for part in parts]
+
+    def collate(self, rows: Sequence[Sequence[int]]) -> Batch:
+        """Rows of one example or several: `tokens`, `labels` (the next token where it is an answer) and, with several,
+        `documents`, all `[rows, longest]`."""
+        longest = max(sum(len(self.examples[i].ids) for i in row) for row in rows)
+        tokens = torch.full((len(rows), longest), self.tokenizer.pad_id)
+        labels = torch.full((len(rows), longest), IGNORED)
+        documents = torch.full((len(rows), longest), -1)
+        for r, row in enumerate(rows):
+            at = 0
+            for number, i in enumerate(row):
+                ids = torch.tensor(self.examples[i].ids)
+                answer = torch.tensor(self.examples[i].answer)
+                tokens[r, at : at + len(ids)] = ids
+                labels[r, at : at + len(ids) - 1] = ids[1:].where(answer[1:], IGNORED)
+                documents[r, at : at + len(ids)] = number
+                at += len(ids)
+        batch = {"tokens": tokens, "labels": labels}
+        if any(len(row) > 1 for row in rows):
+            batch["documents"] = documents
+        batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        batch["weight"] = (batch["labels"] >= 0).sum()
+        batch["count"] = torch.tensor(sum(len(self.examples[i].ids) for row in rows for i in row))
+        return batch
+
+    def answers(self, part: Batch) -> tuple[Tensor, Tensor]:
+        """Logits `[n, vocab]` and labels `[n]` of the answers' tokens; the head runs on these alone."""
+        hidden = self.start.model(part["tokens"], part.get("documents"))
+        places = part["labels"] >= 0
+        return self.start.model.logits(hidden[places]).float(), part["labels"][places]
+
+    def loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        logits, labels = self.answers(part)
+        right = (logits.argmax(-1) == labels).float().sum()
+        return F.cross_entropy(logits, labels, reduction="sum"), {"train/accuracy": right}
+
+    # ---- judging
+
+    @torch.no_grad()
+    def evaluate(self) -> Evaluation:
+        method: InstructionMethod = self.config.method
+        self.model.eval()
+        order = sorted(self.held.tolist(), key=lambda i: len(self.examples[i].ids))
+        nats, right, count = 0.0, 0, 0
+        for at in range(0, len(order), ROWS):
+            with self.autocast():
+                logits, labels = self.answers(self.collate([[i] for i in order[at : at + ROWS]]))
+            nats += float(F.cross_entropy(logits, labels, reduction="none").double().sum())
+            right += int((logits.argmax(-1) == labels).sum())
+            count += len(labels)
+        loss = nats / count
+        metrics = {
+            "validation/loss": loss,
+            "validation/perplexity": math.exp(min(loss, 700.0)),
+            "validation/accuracy": right / count,
+        }
+        shown = self.held[np.linspace(0, len(self.held) - 1, min(method.samples, len(self.held))).astype(int)].tolist()
+        rows = [self.prompts[i][1] for i in shown]
+        new = (
+            sample(
+                self.start.model, rows, method.sample_tokens, 0.0, stop=self.tokenizer.eos_id, pad=self.tokenizer.pad_id
+            )
+            if rows
+            else []
+        )
+        told = []
+        for i, row, tokens in zip(shown, rows, new, strict=True):
+            text, answer = self.prompts[i][0], continued(self.tokenizer, row, tokens)
+            wanted = self.tokenizer.decode(
+                [t for t, mine in zip(self.examples[i].ids, self.examples[i].answer, strict=True) if mine]
+            )
+            told.append({"prompt": text, "answer": answer, "wanted": wanted})
+        self.model.train()
+        parts = [f"```\n{s['prompt']}\n```\n\n→ {s['answer']}\n\n(wanted: {s['wanted']})" for s in told]
+        texts = {"samples": "\n\n---\n\n".join(parts)} if parts else {}
+        return Evaluation(metrics, {"examples": len(self.held), "tokens": count, "samples": told}, texts=texts)
+
+    def judged_texts(self) -> list[str]:
+        return [self.tokenizer.decode(self.examples[i].ids) for i in self.held]
+
+    @staticmethod
+    def adopt(config: Any, folder: Path) -> None:
+        """Make `config` that of judging other data: all of it is held out."""
+        config.method.held_out = 1.0
+
+    def furnish(self, folder: Path) -> dict[str, str]:
+        found = super().furnish(folder)
+        save_template(folder / "tokenizer", self.form)
+        return found
+
+    @staticmethod
+    def load(config: FinetuneConfig, state: Mapping[str, Any], device: torch.device, folder: Path) -> LanguageModel:
+        """The language model of the finished run in `folder`; of one that learnt chats, prompts are a user's words."""
+        tokenizer = Tokenizer.of_run(folder)
+        model = language_part(config, state["model"], tokenizer).to(device).eval()
+        return Chat(model, tokenizer) if config.method.messages else LanguageModel(model, tokenizer)
+
+
+class Chat(LanguageModel):
+    """A language model that answers what a user says."""
+
+    def prompt_ids(self, text: str) -> list[int]:
+        return template.chat_prompt_ids(self.tokenizer, [{"role": "user", "content": text}])
+
+
+def as_answer(value: object) -> str:
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("is an empty answer: nothing to learn")
+    return examples.as_text(value)
+
+
+def packed(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Numbers of examples for as few rows of `room` tokens as first fit, longest first, finds."""
+    bins: list[list[int]] = []
+    left: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        place = next((b for b, free in enumerate(left) if free >= lengths[i]), None)
+        if place is None:
+            bins.append([])
+            left.append(room)
+            place = len(bins) - 1
+        bins[place].append(i)
+        left[place] -= lengths[i]
+    return bins
+
+
+def save_template(folder: Path, form: str) -> None:
+    """The chat template beside the tokenizer, where transformers looks for it."""
+    if form == CHAT:
+        settings = read_json(folder / SETTINGS)
+        write_atomic(folder / SETTINGS, to_json(settings | {"chat_template": template.JINJA}))

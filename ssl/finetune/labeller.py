@@ -1,0 +1,102 @@
+"""A finished model that says something about texts: what `rlgym.load(run)` gives for labelled methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rlgym.ssl.data.tokenizer import Tokenizer
+from rlgym.ssl.finetune.finetuning import padded
+from rlgym.ssl.finetune.heads import Head
+from rlgym.ssl.finetune.labelled import ROWS, encode, forward, weights_of
+from rlgym.ssl.finetune.start import language_part
+from rlgym.ssl.models.backbone import Backbone
+from rlgym.state import load_module
+
+if TYPE_CHECKING:
+    from rlgym.config import FinetuneConfig
+
+
+class Labeller:
+    """A language model with a head. Texts are read exactly as in training: same tokens, same length."""
+
+    def __init__(self, model: Backbone, head: Head, tokenizer: Tokenizer, pooling: str, max_length: int) -> None:
+        self.model, self.head, self.tokenizer = model.eval(), head.eval(), tokenizer
+        self.pooling, self.max_length = pooling, max_length
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embedding().device
+
+    @torch.inference_mode()
+    def outputs(self, texts: Sequence[str]) -> Tensor:
+        """What the head says of each text, `[texts, outputs]`, on the CPU."""
+        rows = [encode(self.tokenizer, self.model.causal, self.max_length, text) for text in texts]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        found = torch.empty(len(rows), self.head.out.out_features)
+        for at in range(0, len(order), ROWS):
+            part = order[at : at + ROWS]
+            tokens, real = padded([rows[i] for i in part], self.tokenizer.pad_id, self.device)
+            found[part] = forward(self.model, self.head, tokens, real, self.pooling).float().cpu()
+        return found
+
+    def describe(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """New columns for each text, for `predict`."""
+        raise NotImplementedError
+
+
+class Classifier(Labeller):
+    def __init__(
+        self, model: Backbone, head: Head, tokenizer: Tokenizer, pooling: str, max_length: int, labels: list[str]
+    ) -> None:
+        super().__init__(model, head, tokenizer, pooling, max_length)
+        self.labels = labels
+
+    def predict(self, texts: Sequence[str]) -> list[str]:
+        """The likeliest label of each text."""
+        return [self.labels[i] for i in self.outputs(texts).argmax(1).tolist()]
+
+    def probabilities(self, texts: Sequence[str]) -> Tensor:
+        """`[texts, labels]`, in the order of `labels`."""
+        return self.outputs(texts).double().softmax(1)
+
+    def describe(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """predicted, probability, and the probability of every label."""
+        found = []
+        for row in self.probabilities(texts).tolist():
+            best = max(range(len(row)), key=row.__getitem__)
+            every = {f"probability_{label}": round(share, 6) for label, share in zip(self.labels, row, strict=True)}
+            found.append({"predicted": self.labels[best], "probability": round(row[best], 6), **every})
+        return found
+
+
+class Regressor(Labeller):
+    def __init__(
+        self, model: Backbone, head: Head, tokenizer: Tokenizer, pooling: str, max_length: int, mean: float, std: float
+    ) -> None:
+        super().__init__(model, head, tokenizer, pooling, max_length)
+        self.mean, self.std = mean, std
+
+    def predict(self, texts: Sequence[str]) -> list[float]:
+        """A number for each text, in the targets' unit."""
+        found: list[float] = (self.outputs(texts)[:, 0].double() * self.std + self.mean).tolist()
+        return found
+
+    def describe(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """predicted"""
+        return [{"predicted": value} for value in self.predict(texts)]
+
+
+def labeller_parts(
+    config: FinetuneConfig, state: Mapping[str, Any], device: torch.device, folder: Path, outputs: int
+) -> tuple[Backbone, Head, Tokenizer, str, int]:
+    """Model, head, tokenizer, pooling and length of the finished run in `folder`."""
+    tokenizer = Tokenizer.of_run(folder)
+    model = language_part(config, state["model"], tokenizer)
+    head = Head(model, outputs, config.method.pooling, config.seed)
+    load_module(head, weights_of(state["model"], "head."))
+    return model.to(device), head.to(device), tokenizer, config.method.pooling, int(config.method.max_length)

@@ -1,0 +1,102 @@
+"""What learning from preferences shares: pairs of answers, both sides in one batch, the held-out pairs.
+
+A method's own file says what the two sides of a pair are compared by, and what it minimises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from rlgym.ssl.finetune.finetuning import Batch, Finetuning, chosen, padded
+from rlgym.ssl.finetune.labelled import by_length, settle_length
+from rlgym.ssl.finetune.preferences import Tokens, open_pairs
+
+if TYPE_CHECKING:
+    from rlgym.ssl.finetune.config import PreferenceMethod
+
+ROWS = 32
+"""Pairs judged at once."""
+TIMES = 10
+"""So often a run is judged and saved, where its config does not say."""
+
+
+class Paired(Finetuning):
+    def prepare(self) -> None:
+        method: PreferenceMethod = self.config.method
+        longest = settle_length(method, self.start.model)
+        read = open_pairs(self.config.data, method, self.config.seed, self.tokenizer, self.start.model.causal, longest)
+        self.pairs, self.tokens = read.pairs, read.tokens
+        self.train, self.held = np.flatnonzero(~read.held), np.flatnonzero(read.held)
+        self.facts["data"] = read.facts()
+        cut = self.facts["data"]["cut"]
+        self.notices.append(
+            f"data       {read.source}: {len(self.train):,} pairs to learn from, {len(self.held):,} held out"
+            + (f"; of {cut:,} an answer goes on beyond the {longest} tokens that are read" if cut else "")
+        )
+
+    def default_budget(self) -> int:
+        return max(1, int(self.config.method.epochs * self.epoch()))
+
+    def epoch(self) -> int:
+        return sum(len(self.tokens[i].chosen) + len(self.tokens[i].rejected) for i in self.train)
+
+    def tokens_per_epoch(self) -> int:
+        return max(1, self.config.budget // TIMES)
+
+    def tokens_per_update(self) -> int:
+        return self.config.batch_size * self.epoch() // max(1, len(self.train))
+
+    # ---- an update
+
+    def batch(self, update: int) -> list[Batch]:
+        config = self.config
+        rows = self.train[chosen(len(self.train), config.batch_size, config.seed, update)].tolist()
+        most = -(-len(rows) // config.gradient_accumulation_steps)
+        return [self.collate(part) for part in by_length(rows, [length(self.tokens[i]) for i in rows], most)]
+
+    def collate(self, rows: Sequence[int]) -> Batch:
+        """The pairs numbered `rows`: tokens `[2 pairs, time]`, the chosen sides first; `real` and `answer` alike, bool;
+        `pair`, `margin` `[pairs]`."""
+        pairs = [self.tokens[i] for i in rows]
+        sides = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+        tokens, real = padded(sides, self.tokenizer.pad_id, self.device)
+        prompts = torch.tensor([pair.prompt for pair in pairs] * 2, device=self.device)
+        return {
+            "tokens": tokens,
+            "real": real,
+            "answer": real & (torch.arange(tokens.shape[1], device=self.device) >= prompts[:, None]),
+            "pair": torch.tensor(rows),
+            "margin": torch.tensor([self.pairs[i].margin for i in rows], device=self.device),
+            "weight": torch.tensor(len(rows), device=self.device),
+            "count": torch.tensor(sum(map(len, sides))),
+        }
+
+    # ---- judging
+
+    def parts(self, rows: Sequence[int]) -> Iterator[tuple[list[int], Batch]]:
+        """The pairs numbered `rows` in batches of about one length: (places in `rows`, batch)."""
+        order = sorted(range(len(rows)), key=lambda place: length(self.tokens[rows[place]]))
+        for at in range(0, len(order), ROWS):
+            places = order[at : at + ROWS]
+            yield places, self.collate([rows[place] for place in places])
+
+    def kinds(self) -> list[str]:
+        return [self.pairs[i].kind for i in self.held]
+
+    def judged_texts(self) -> list[str]:
+        """The held-out prompts with the chosen answers, as overlap is looked for."""
+        return [self.pairs[i].prompt + self.pairs[i].chosen for i in self.held]
+
+    @staticmethod
+    def adopt(config: Any, folder: Path) -> None:
+        """Make `config` that of judging other data: all of it is held out."""
+        config.method.held_out = 1.0
+
+
+def length(pair: Tokens) -> int:
+    return max(len(pair.chosen), len(pair.rejected))

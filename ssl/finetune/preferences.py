@@ -1,0 +1,219 @@
+"""Preferences as data: a prompt, the answer that was chosen and the one that was rejected, as text and as tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rlgym.errors import RequestError
+from rlgym.ssl.data.documents import unknown_column
+from rlgym.ssl.finetune import corruptions, examples
+
+if TYPE_CHECKING:
+    from rlgym.ssl.data.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Pair:
+    prompt: str
+    chosen: str
+    rejected: str
+    where: str = ""
+    """The row it comes from."""
+    margin: float = 0.0
+    """How much better the chosen answer is, where the data say."""
+    kind: str = ""
+    """Of the default pairs: how the rejected answer was made."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A prompt with each of its answers; the prompt's tokens are the first `prompt` of both."""
+
+    chosen: list[int]
+    rejected: list[int]
+    prompt: int
+    cut: bool
+    """Whether an answer reached beyond what is read of it."""
+
+
+@dataclass
+class Pairs:
+    pairs: list[Pair]
+    tokens: list[Tokens]
+    held: np.ndarray
+    """bool `[pairs]`: which are held out; equal prompts are on one side."""
+    source: str
+    bad: int
+    first_bad: str
+
+    def facts(self) -> dict[str, Any]:
+        """For the manifest: {"fingerprint", "documents", "bytes", "held_out", "cut", "source", "bad", "first_bad"}."""
+        digest, size = hashlib.sha256(), 0
+        for pair in self.pairs:
+            content = repr((pair.prompt, pair.chosen, pair.rejected, pair.margin)).encode()
+            digest.update(len(content).to_bytes(8, "little") + content)
+            size += len(content)
+        counts = {"documents": len(self.pairs), "bytes": size, "held_out": int(self.held.sum())}
+        cut = sum(tokens.cut for tokens in self.tokens)
+        found = {"fingerprint": digest.hexdigest(), **counts, "cut": cut, "source": self.source}
+        return found | {"bad": self.bad, "first_bad": self.first_bad}
+
+
+def open_pairs(data: Any, method: Any, seed: int, tokenizer: Tokenizer, causal: bool, longest: int) -> Pairs:
+    """The pairs that `data=` names, of at most `longest` tokens each side. RequestError that names the first row that
+    cannot be used, unless data.bad=skip leaves such out."""
+    if data.name == "default":
+        return _default(method, seed, tokenizer, causal, longest)
+    table = examples.read_table(data)
+    keys = [key for key in ("prompt", "chosen", "rejected", "margin") if getattr(method, key, "")]
+    for key in keys:
+        name = getattr(method, key)
+        if name not in table.columns:
+            raise unknown_column(name, table.columns, table.name, f"method.{key}")
+    pairs, tokens, bad, first = [], [], table.bad, table.first_bad
+    wrong, first_wrong = 0, ""
+    for row in table.rows:
+        try:
+            pair = read_pair({key: row.values.get(getattr(method, key)) for key in keys}, row.where)
+            found = tokenized(pair, tokenizer, causal, longest)
+        except ValueError as error:
+            wrong, first_wrong = wrong + 1, first_wrong or f"{row.where}: {error}"
+            continue
+        pairs.append(pair)
+        tokens.append(found)
+    if wrong and data.bad == "stop":
+        raise RequestError(
+            f"data: {wrong:,} row{'' if wrong == 1 else 's'} cannot be used, the first is {first_wrong}; "
+            "data.bad=skip leaves such out and counts them"
+        )
+    if not pairs:
+        raise RequestError(f"data: no row of {table.name} can be used, the first is {first_wrong}")
+    held = examples.split([examples.same_text(pair.prompt) for pair in pairs], method.held_out, seed)
+    return Pairs(pairs, tokens, held, table.name, bad + wrong, first or first_wrong)
+
+
+def _default(method: Any, seed: int, tokenizer: Tokenizer, causal: bool, longest: int) -> Pairs:
+    """Those of the standard library that the model's block has room for."""
+    pairs, tokens, held, first = [], [], [], ""
+    made = corruptions.corrupted_functions(method.held_out, seed)
+    for each in made:
+        function = each.function
+        pair = Pair(function.header, function.body, each.body, function.where, kind=each.kind)
+        try:
+            found = tokenized(pair, tokenizer, causal, longest)
+        except ValueError as error:
+            first = first or f"{pair.where}: {error}"
+            continue
+        pairs.append(pair)
+        tokens.append(found)
+        held.append(each.held)
+    if len(set(held)) < (2 if method.held_out < 1 else 1):
+        raise RequestError(f"data=default: no function of the library fits, the first: {first}")
+    return Pairs(pairs, tokens, np.array(held), corruptions.NAME, len(made) - len(pairs), first)
+
+
+def read_pair(values: dict[str, Any], where: str) -> Pair:
+    """From the columns `prompt`, `chosen`, `rejected` and perhaps `margin`; ValueError says what is wrong with one."""
+    for key in ("prompt", "chosen", "rejected"):
+        value = values[key]
+        if not isinstance(value, str):
+            kind = "is empty" if value is None else f"is {str(value)[:40]!r}, no text"
+            raise ValueError(f"{key} {kind}")
+        if key != "prompt" and not value.strip():
+            raise ValueError(f"{key} is empty")
+        if not value.isascii():
+            value.encode()  # half of a surrogate pair: a UnicodeEncodeError is a ValueError
+    if values["chosen"] == values["rejected"]:
+        raise ValueError("chosen and rejected are equal: neither is better")
+    margin = 0.0
+    if "margin" in values:
+        try:
+            margin = examples.as_number(values["margin"])
+        except ValueError as error:
+            raise ValueError(f"margin {error}") from None
+    return Pair(values["prompt"], values["chosen"], values["rejected"], where, margin)
+
+
+def tokenized(pair: Pair, tokenizer: Tokenizer, causal: bool, longest: int) -> Tokens:
+    """ValueError where nothing is left to tell the answers apart by."""
+    (chosen, start, cut), (rejected, _, also) = (
+        joined(pair.prompt, answer, tokenizer, causal, longest) for answer in (pair.chosen, pair.rejected)
+    )
+    if chosen == rejected:
+        raise ValueError(f"chosen and rejected are equal in the {longest:,} tokens that are read of them")
+    return Tokens(chosen, rejected, start, cut or also)
+
+
+def joined(
+    prompt: str, answer: str, tokenizer: Tokenizer, causal: bool, longest: int, ended: bool = True
+) -> tuple[list[int], int, bool]:
+    """(tokens of prompt and answer, how many of them are the prompt's, whether the answer was cut), at most `longest`.
+
+    Both are encoded apart, so that the prompt's tokens are those that the same prompt has when it is continued. What
+    begins a document comes first, and the end of text last where the answer `ended` and was not cut. ValueError where
+    the prompt leaves no room.
+    """
+    if causal:
+        first, last = tokenizer.eos_id, tokenizer.eos_id
+    else:
+        assert tokenizer.cls_id is not None and tokenizer.sep_id is not None
+        first, last = tokenizer.cls_id, tokenizer.sep_id
+    start = [first, *tokenizer.encode(prompt)]
+    if len(start) >= longest:
+        raise ValueError(
+            f"the prompt has {len(start):,} tokens, which leave nothing to score of the {longest:,} that are read"
+        )
+    whole = start + tokenizer.encode(answer) + [last] * ended
+    return whole[:longest], len(start), len(whole) > longest
+
+
+def calibration(predicted: np.ndarray, bins: int = 10) -> tuple[float, list[dict[str, float]]]:
+    """(expected calibration error, reliability) of the predicted probabilities `[pairs]` that the chosen answers are
+    better.
+
+    Each pair counts as it is seen without knowing which is which: the likelier answer is the guess. A row of the
+    table: {"from", "to", "pairs", "confidence", "accuracy"}; rows without pairs are left out (Guo et al. 2017,
+    arXiv:1706.04599, equation 3).
+    """
+    sure = np.maximum(predicted, 1 - predicted)
+    right = predicted > 0.5
+    edges = np.linspace(0.5, 1.0, bins + 1)
+    place = np.minimum(((sure - 0.5) * 2 * bins).astype(int), bins - 1)
+    table, error = [], 0.0
+    for i in range(bins):
+        inside = place == i
+        if count := int(inside.sum()):
+            confidence, accuracy = float(sure[inside].mean()), float(right[inside].mean())
+            error += count / len(predicted) * abs(confidence - accuracy)
+            row = {"from": float(edges[i]), "to": float(edges[i + 1]), "pairs": count}
+            table.append(row | {"confidence": confidence, "accuracy": accuracy})
+    return error, table
+
+
+def reliability_table(table: Sequence[dict[str, float]]) -> str:
+    """Markdown."""
+    lines = ["| predicted preference | pairs | mean prediction | came true |", "|---|---:|---:|---:|"]
+    for row in table:
+        cells = f"{row['pairs']:,} | {row['confidence']:.1%} | {row['accuracy']:.1%}"
+        lines.append(f"| {row['from']:.0%} to {row['to']:.0%} | {cells} |")
+    return "\n".join(lines)
+
+
+def by_kind(right: np.ndarray, kinds: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Kind of corruption -> {"accuracy", "pairs"}, from which pairs were `right`, bool `[pairs]`."""
+    found = {}
+    for kind in sorted(set(kinds) - {""}):
+        those = right[[i for i, own in enumerate(kinds) if own == kind]]
+        found[kind] = {"accuracy": float(those.mean()), "pairs": len(those)}
+    return found
+
+
+def kind_table(kinds: dict[str, dict[str, float]]) -> str:
+    """Markdown."""
+    lines = ["| rejected answer | pairs | accuracy |", "|---|---:|---:|"]
+    return "\n".join([*lines, *(f"| {k} | {v['pairs']:,} | {v['accuracy']:.1%} |" for k, v in kinds.items())])

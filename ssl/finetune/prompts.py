@@ -1,0 +1,147 @@
+"""What rewarded methods complete: prompts of a person's own, or those that are on every machine.
+
+Without data of their own, they complete the headers of functions that the model has not read: of the documents that its
+pretraining held out. With reward=arithmetic, and after pretraining on data=additions, they complete exercises.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rlgym.config import PretrainConfig
+from rlgym.config_file import load_config
+from rlgym.errors import RequestError
+from rlgym.files import read_json, to_json
+from rlgym.run import find_run
+from rlgym.ssl.config import AdditionsData, DataConfig, StdlibData
+from rlgym.ssl.data.corpus import build_corpus
+from rlgym.ssl.data.progress import silent
+from rlgym.ssl.data.stdlib_source import functions
+from rlgym.ssl.finetune import examples
+
+if TYPE_CHECKING:
+    from rlgym.config import FinetuneConfig
+
+FILE = "prompts.json"
+"""Of a run's folder: its prompts, so that resume and evaluate need neither the parent nor the data."""
+PROMPT_NAMES = ("prompt", "question", "instruction", "query", "text", "input")
+
+
+@dataclass
+class Prompts:
+    train: list[str]
+    held_out: list[str]
+    source: str
+    where: dict[str, str]
+    """Prompt -> the row it comes from, where a person's own table says."""
+
+    def facts(self) -> dict[str, Any]:
+        """For the manifest: {"fingerprint", "documents", "bytes", "held_out", "source"}."""
+        every = [*self.train, *self.held_out]
+        digest = hashlib.sha256(to_json([self.train, self.held_out]).encode()).hexdigest()
+        size = sum(len(prompt.encode()) for prompt in every)
+        found = {"fingerprint": digest, "documents": len(every), "bytes": size}
+        return {**found, "held_out": len(self.held_out), "source": self.source}
+
+    def to_json(self) -> str:
+        return to_json({"source": self.source, "train": self.train, "held_out": self.held_out})
+
+
+def read_prompts(folder: Path) -> Prompts:
+    """Those that a run's folder keeps."""
+    try:
+        kept = read_json(folder / FILE)
+        return Prompts([*kept["train"]], [*kept["held_out"]], str(kept["source"]), {})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RequestError(f"{folder / FILE}: not the prompts that the run began with; put the file back") from error
+
+
+def open_prompts(config: FinetuneConfig) -> Prompts:
+    """As data= says. RequestError where there are none, or too few to hold some out."""
+    if config.data.name != "default":
+        return of_table(config)
+    corpus = _corpus_of(config.init_from)
+    if config.reward.name == "arithmetic" or isinstance(corpus, AdditionsData):
+        return of_additions(corpus)
+    return of_functions(config, corpus)
+
+
+def of_table(config: FinetuneConfig) -> Prompts:
+    method = config.method
+    table = examples.read_table(config.data, [method.prompt] if method.prompt else [])
+    column = examples.column(table, method.prompt, "method.prompt", PROMPT_NAMES, examples.looks_like_text)
+    where: dict[str, str] = {}
+    for row in table.rows:
+        text = row.values.get(column)
+        if not isinstance(text, str) or not text.strip():
+            raise RequestError(f"{row.where}: the prompt in column {column} is empty or no text")
+        where.setdefault(text, row.where)
+    return divided(list(where), method.held_out, config.seed, table.name, where)
+
+
+def of_functions(config: FinetuneConfig, data: DataConfig) -> Prompts:
+    """Headers of the functions in the text that the parent's pretraining held out."""
+    corpus = build_corpus(data, silent)
+    found: dict[str, None] = {}
+    for index in np.flatnonzero(corpus.held_out).tolist():
+        for source in functions(corpus.document(index)):
+            if (text := header(source)) is not None:
+                found.setdefault(text)
+    if not found:
+        raise RequestError(
+            f"data=default: the text that {config.init_from} held out has no Python functions to complete; "
+            "data=jsonl data.path=... takes prompts of your own"
+        )
+    name = f"headers of functions held out of {corpus.facts['source']}"
+    return divided(list(found), config.method.held_out, config.seed, name, {})
+
+
+def _corpus_of(init_from: str) -> DataConfig:
+    """The corpus that the run learned from; of any other parent, the standard library's."""
+    try:
+        parent = load_config(find_run(init_from).dir)
+    except RequestError:
+        return StdlibData()
+    data = parent.data if isinstance(parent, PretrainConfig) else None
+    return data if isinstance(data, DataConfig) else StdlibData()
+
+
+def header(source: str) -> str | None:
+    """A function's source up to the colon before its body, decorators included; None where the body is on that line."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            function = ast.parse(source).body[0]
+        except (SyntaxError, ValueError, RecursionError, MemoryError, IndexError):
+            return None
+    if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+        return None
+    body = function.body[0]
+    first = min(part.lineno for part in (body, *getattr(body, "decorator_list", [])))
+    lines = source.splitlines()[: first - 1]
+    while lines and (not lines[-1].strip() or lines[-1].lstrip().startswith("#")):
+        lines.pop()
+    text = "\n".join(lines)
+    return text if text.endswith(":") else None
+
+
+def of_additions(data: DataConfig) -> Prompts:
+    """Exercises like `12+34=`: those that pretraining on data=additions learned from, and those that it held out."""
+    corpus = build_corpus(data if isinstance(data, AdditionsData) else AdditionsData(), silent)
+    prompts = [corpus.document(index).partition("=")[0] + "=" for index in range(len(corpus.held_out))]
+    train, held = ([p for p, out in zip(prompts, corpus.held_out, strict=True) if out == side] for side in (0, 1))
+    return Prompts(train, held, corpus.facts["source"], {})
+
+
+def divided(prompts: list[str], share: float, seed: int, source: str, where: dict[str, str]) -> Prompts:
+    """Training and held-out prompts; what differs in blanks and case alone stays on one side."""
+    held = examples.split([examples.same_text(prompt) for prompt in prompts], share, seed)
+    train, out = ([p for p, taken in zip(prompts, held, strict=True) if taken == side] for side in (False, True))
+    return Prompts(train, out, source, where)

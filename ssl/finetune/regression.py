@@ -1,0 +1,110 @@
+"""Regression: a number for each text, by the squared error on targets of mean 0 and deviation 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlgym.errors import RequestError
+from rlgym.files import read_json, to_json, write_atomic
+from rlgym.learner import Evaluation
+from rlgym.ssl.finetune import baselines, examples, figures, library, measures
+from rlgym.ssl.finetune.finetuning import Batch
+from rlgym.ssl.finetune.labelled import Labelled
+from rlgym.ssl.finetune.labeller import Regressor, labeller_parts
+
+if TYPE_CHECKING:
+    from rlgym.config import FinetuneConfig
+
+SCALE = "target.json"
+"""File of a run's folder: mean and deviation of the training targets."""
+
+
+class Regression(Labelled):
+    monitor = ("validation/rmse", "min")
+    target_key = "target"
+    target_names = ("target", "score", "rating", "value", "y", "label")
+    read_target = staticmethod(examples.as_number)
+    fits = staticmethod(examples.looks_like_numbers)
+    outputs = 1
+
+    @staticmethod
+    def default_table() -> tuple[examples.Table, str]:
+        return library.complexities(), "branches"
+
+    def read_targets(self, values: list[float], rows: list[Any]) -> np.ndarray:
+        return np.array(values)
+
+    def check_split(self) -> None:
+        """Settles the scale; a run that is there keeps its own."""
+        if self.run is not None and (self.run / SCALE).is_file():
+            known = read_json(self.run / SCALE)
+            self.mean, self.std = float(known["mean"]), float(known["std"])
+            return
+        targets = self.targets[self.train]
+        self.mean, self.std = float(targets.mean()), float(targets.std())
+        if self.std == 0:
+            raise RequestError(
+                f"method.target={self.config.method.target}: every training example says {self.mean:g}; there is "
+                "nothing to tell apart"
+            )
+
+    def loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        wanted = ((part["targets"] - self.mean) / self.std).float()
+        off = self.logits(part).squeeze(1) - wanted
+        return (off**2).sum(), {}
+
+    def evaluate(self) -> Evaluation:
+        outputs, targets = self.judge(self.held.tolist()).squeeze(1).double().numpy(), self.targets[self.held]
+        predicted = outputs * self.std + self.mean
+        metrics = {f"validation/{name}": value for name, value in measures.errors(targets, predicted).items()}
+        metrics["validation/loss"] = float(((outputs - (targets - self.mean) / self.std) ** 2).mean())
+        compared, lines = self.compare(targets, predicted)
+        predictions = [
+            {"row": self.where[i], "target": float(targets[at]), "predicted": float(predicted[at])}
+            for at, i in enumerate(self.held)
+        ]
+        records = {"examples": len(targets), "baselines": compared, "predictions": predictions}
+        drawn: dict[str, Callable[[], bytes]] = {
+            "validation/predictions": lambda: figures.scatter(targets, predicted, self.config.method.target)
+        }
+        return Evaluation(metrics, records, figures=drawn, lines=lines)
+
+    def fit_baselines(self) -> dict[str, np.ndarray]:
+        texts = [self.texts[i] for i in self.train], [self.texts[i] for i in self.held]
+        return baselines.numbers(texts[0], self.targets[self.train], texts[1])
+
+    def compare(self, targets: np.ndarray, predicted: np.ndarray) -> tuple[dict[str, Any], list[str]]:
+        """({baseline: its errors, and the network's change of the mean absolute error with its interval}, in words)"""
+        off = np.abs(predicted - targets)
+        found: dict[str, Any] = {}
+        lines = [f"mean absolute error {off.mean():.4g} on {len(targets):,} held-out texts"]
+        for name, guess in self.baselines().items():
+            other = np.abs(guess - targets)
+            low, high = measures.interval(
+                measures.mean_difference(off, other), self.groups[self.held], self.config.seed
+            )
+            difference = {"mae_difference": float(off.mean() - other.mean()), "low": low, "high": high}
+            found[name] = measures.errors(targets, guess) | difference
+            shown = f"{name} ({other.mean():.4g})"
+            lines.append(baselines.verdict(shown, off.mean(), other.mean(), low, high, "in mean error", False))
+        return found, lines if found else []
+
+    def furnish(self, folder: Path) -> dict[str, str]:
+        write_atomic(folder / SCALE, to_json({"mean": self.mean, "std": self.std}))
+        return super().furnish(folder)
+
+    @staticmethod
+    def load(config: FinetuneConfig, state: Mapping[str, Any], device: torch.device, folder: Path) -> Regressor:
+        """The regressor of the finished run in `folder`."""
+        try:
+            known = read_json(folder / SCALE)
+            mean, std = float(known["mean"]), float(known["std"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RequestError(f"{folder / SCALE} cannot be read ({error}): it says what the numbers mean") from error
+        return Regressor(*labeller_parts(config, state, device, folder, 1), mean, std)

@@ -1,0 +1,172 @@
+"""A reward model: a scalar head over the last token, trained so that chosen answers are worth more than rejected ones.
+
+Pairs are compared as Bradley & Terry (1952, doi:10.2307/2334029) rank players; Stiennon et al. 2020 (arXiv:2009.01325)
+train language models so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlgym.errors import RequestError
+from rlgym.learner import Evaluation
+from rlgym.ssl.data.tokenizer import Tokenizer
+from rlgym.ssl.finetune.finetuning import Batch, Finetuned, padded
+from rlgym.ssl.finetune.heads import Head
+from rlgym.ssl.finetune.labelled import forward, weights_of
+from rlgym.ssl.finetune.paired import Paired
+from rlgym.ssl.finetune.preferences import by_kind, calibration, joined, kind_table, reliability_table
+from rlgym.ssl.finetune.start import language_part
+from rlgym.ssl.models.build import learning_rate_for
+from rlgym.state import load_module
+
+if TYPE_CHECKING:
+    from rlgym.config import FinetuneConfig
+    from rlgym.ssl.finetune.config import RewardModelMethod
+
+LAST = "last"
+"""What the head reads: of the last token, which has seen all the others."""
+
+
+SHARE_OF_PRETRAINING = 0.5
+"""Of the step size with which a model of this width is pretrained: what it wrote with may be washed out."""
+
+
+class RewardModelling(Paired):
+    monitor = ("validation/accuracy", "max")
+
+    def prepare(self) -> None:
+        super().prepare()
+        if self.config.optimizer.learning_rate is None:
+            self.config.optimizer.learning_rate = SHARE_OF_PRETRAINING * learning_rate_for(self.start.model.width)
+
+    def make_head(self) -> nn.Module:
+        return Head(self.start.model, 1, LAST, self.config.seed)
+
+    def rewards(self, part: Batch) -> tuple[Tensor, Tensor]:
+        """Of the chosen and of the rejected answers, `[pairs]` each."""
+        found = forward(self.start.model, self.model.head, part["tokens"], part["real"], LAST).float()
+        chosen, rejected = found.squeeze(1).chunk(2)
+        return chosen, rejected
+
+    def loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        method: RewardModelMethod = self.config.method
+        chosen, rejected = self.rewards(part)
+        each = bradley_terry(chosen, rejected, part["margin"])
+        if method.center_rewards_coefficient:
+            each = each + method.center_rewards_coefficient * (chosen + rejected).square()
+        return each.sum(), {"train/accuracy": (chosen > rejected).float().sum()}
+
+    @torch.no_grad()
+    def judge(self) -> tuple[Tensor, Tensor]:
+        """Rewards of the held-out pairs, chosen and rejected, `[pairs]` each, on the CPU."""
+        was_training = self.model.training
+        self.model.eval()
+        found = torch.empty(2, len(self.held))
+        for places, part in self.parts(self.held.tolist()):
+            with self.autocast():
+                found[:, places] = torch.stack(self.rewards(part)).cpu()
+        self.model.train(was_training)
+        return found[0], found[1]
+
+    def evaluate(self) -> Evaluation:
+        chosen, rejected = self.judge()
+        margin = torch.tensor([self.pairs[i].margin for i in self.held])
+        right = (chosen > rejected).numpy()
+        error, table = calibration((chosen - rejected).sigmoid().double().numpy())
+        both = torch.cat([chosen, rejected])
+        metrics = {
+            "validation/loss": float(bradley_terry(chosen, rejected, margin).mean()),
+            "validation/accuracy": float(right.mean()),
+            "validation/calibration_error": error,
+            "validation/margin": float((chosen - rejected).mean()),
+            "validation/reward_mean": float(both.mean()),
+            "validation/reward_std": float(both.std(correction=0)),
+        }
+        kinds = by_kind(right, self.kinds())
+        texts = {"reliability": reliability_table(table), "examples": self.shown(chosen, rejected)}
+        if kinds:
+            texts["kinds"] = kind_table(kinds)
+        records = {"examples": len(right), "reliability": table, "kinds": kinds}
+        line = f"accuracy {right.mean():.2%} and calibration error {error:.3f} on {len(right):,} held-out pairs"
+        return Evaluation(metrics, records, texts=texts, lines=[line])
+
+    def shown(self, chosen: Tensor, rejected: Tensor) -> str:
+        """Markdown: the held-out pair that is most wrongly told apart, a middling one, and the clearest."""
+        order = (chosen - rejected).argsort().tolist()
+        blocks = []
+        for place in dict.fromkeys((order[0], order[len(order) // 2], order[-1])):
+            pair = self.pairs[self.held[place]]
+            for name, answer, reward in (
+                ("chosen", pair.chosen, chosen[place]),
+                ("rejected", pair.rejected, rejected[place]),
+            ):
+                text = f"{pair.prompt}⟦{answer}⟧".replace("```", "'''")
+                blocks.append(f"{name}, reward {float(reward):.3g}\n\n```\n{text}\n```")
+        return "\n\n".join(blocks)
+
+    @staticmethod
+    def load(config: FinetuneConfig, state: Mapping[str, Any], device: torch.device, folder: Path) -> RewardModel:
+        """The reward model of the finished run in `folder`."""
+        tokenizer = Tokenizer.of_run(folder)
+        backbone = language_part(config, state["model"], tokenizer)
+        head = Head(backbone, 1, LAST, config.seed)
+        load_module(head, weights_of(state["model"], "head."))
+        model = Finetuned(backbone, head).to(device).eval()
+        return RewardModel(model, tokenizer, config.method.max_length)
+
+
+class RewardModel:
+    """A finished reward model. Rewards of one prompt compare; alone a reward says little."""
+
+    def __init__(self, model: Finetuned, tokenizer: Tokenizer, max_length: int) -> None:
+        self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
+
+    @property
+    def device(self) -> torch.device:
+        found: torch.device = self.model.backbone.embedding().device
+        return found
+
+    @torch.inference_mode()
+    def score(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        ended: Sequence[bool] | None = None,
+        batch_size: int = 64,
+    ) -> Tensor:
+        """The rewards of completions of prompts, float32 `[n]` on the CPU, encoded as in training.
+
+        `ended`: which completions came to an end of text; all, where it is not given. What lies beyond the tokens that
+        training read is left out. RequestError where a prompt leaves no room for a completion.
+        """
+        if len(prompts) != len(completions):
+            raise RequestError(f"{len(prompts)} prompts and {len(completions)} completions: one of each is wanted")
+        causal, rows = self.model.backbone.causal, []
+        ends = [True] * len(prompts) if ended is None else ended
+        for number, (prompt, completion, end) in enumerate(zip(prompts, completions, ends, strict=True), 1):
+            try:
+                rows.append(joined(prompt, completion, self.tokenizer, causal, self.max_length, end)[0])
+            except ValueError as error:
+                raise RequestError(f"completion {number}: {error}") from None
+        found = torch.empty(len(rows))
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        for at in range(0, len(order), batch_size):
+            places = order[at : at + batch_size]
+            tokens, real = padded([rows[i] for i in places], self.tokenizer.pad_id, self.device)
+            scores = forward(self.model.backbone, self.model.head, tokens, real, LAST).float()
+            found[places] = scores.squeeze(1).cpu()
+        return found
+
+
+def bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0) -> Tensor:
+    """-log sigmoid(chosen - rejected - margin), element by element: what it costs to say with these rewards `[pairs]`
+    that the chosen answers are better (Stiennon et al. 2020, section 3.4), by a margin (Touvron et al. 2023,
+    arXiv:2307.09288, equation 2)."""
+    return -F.logsigmoid(chosen - rejected - margin)

@@ -1,0 +1,356 @@
+"""What methods that learn from a reward share: sample completions of prompts, score them, learn from them, forget them.
+
+A method's own file says what it makes of the rewards and what it minimises. An update samples `group_size` completions
+of each of `prompts` prompts, and takes `n_epochs` passes over them in shuffled minibatches of `batch_size`. Which
+prompts, the generator that samples and the order are functions of the seed and the update's number. Dropout stays off,
+so that before the first step the policy that is trained is the one that sampled.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlgym.agents.losses import approximate_kl
+from rlgym.errors import RequestError, TrainingError
+from rlgym.files import write_atomic
+from rlgym.learner import NON_FINITE, Evaluation, Metrics, Section, Shared
+from rlgym.ssl.data.tokenizer import Tokenizer
+from rlgym.ssl.finetune import kl, prompts, rewards
+from rlgym.ssl.finetune.config import PythonSyntaxReward, RewardedMethod
+from rlgym.ssl.finetune.finetuning import Batch, Finetuning, chosen
+from rlgym.ssl.finetune.rollouts import Rollouts, Sampling, diversity, roll_out
+from rlgym.ssl.finetune.start import language_part
+from rlgym.ssl.language_model import LanguageModel
+from rlgym.ssl.models.build import learning_rate_for
+from rlgym.ssl.sampling import log_probabilities
+from rlgym.state import load_module
+
+if TYPE_CHECKING:
+    from rlgym.config import FinetuneConfig
+    from rlgym.ssl.models.backbone import Backbone
+
+SHARE_OF_PRETRAINING = 0.35
+"""Of the step size with which a model of this width is pretrained."""
+EVALUATIONS = 10
+"""In a run, where evaluate.every does not say."""
+TRAINING, EVALUATION, ORDER = range(3)
+"""Streams of random numbers."""
+SHOWN = 8
+"""Samples in TensorBoard at each evaluation."""
+
+
+class Rewarded(Finetuning):
+    """The learner: `update()` is one batch of completions and the steps that it is good for."""
+
+    rewarded = True
+    causal = True
+    monitor = ("eval/reward_mean", "max")
+    default_tokens = 60_000
+
+    def __init__(self, config: FinetuneConfig, run: Path | None = None) -> None:
+        super().__init__(config, run)
+        self.reference.to(self.device)
+        self._shared = Shared(lambda: self.reference.state_dict())
+        self.try_reward()
+
+    # ---- what a method says
+
+    @abstractmethod
+    def learn(self, rollouts: Rollouts, reward: Tensor) -> Metrics:
+        """The optimiser steps of one update, from completions and their rewards `[rows]`."""
+
+    @property
+    def n_epochs(self) -> int:
+        return int(self.config.method.n_epochs)
+
+    # ---- prompts, reward, reference
+
+    def prepare(self) -> None:
+        config = self.config
+        method: RewardedMethod = config.method
+        if config.adapt.mode == "head":
+            raise RequestError("adapt.mode=head: a reward trains the model that samples; full, last or lora would do")
+        if config.reward.name == "default":
+            config.reward = PythonSyntaxReward()
+        self.reward = rewards.build_reward(config.reward)
+        self.prompts = prompts.read_prompts(self.run) if self.run else prompts.open_prompts(config)
+        self.sampling = Sampling(method.max_new_tokens, method.temperature, method.top_k, method.top_p)
+        self.train, self.held = self.encoded(self.prompts.train), self.encoded(self.prompts.held_out)
+        self.facts["data"] = self.prompts.facts() | {"tokenizer": self._vocabulary()}
+        self.reference: Backbone = copy.deepcopy(self.start.model).requires_grad_(False).eval()
+        if config.optimizer.learning_rate is None:
+            config.optimizer.learning_rate = SHARE_OF_PRETRAINING * learning_rate_for(self.start.model.width)
+
+    def _vocabulary(self) -> dict[str, Any]:
+        return {"vocab_size": self.tokenizer.vocab_size, "vocabulary": self.tokenizer.vocabulary}
+
+    def encoded(self, texts: list[str]) -> list[tuple[str, list[int]]]:
+        """Prompts with their tokens. One that leaves no room for a completion is an error where a person gave it."""
+        room = self.start.model.block_size - self.config.method.max_new_tokens
+        found = []
+        for text in texts:
+            ids = [self.tokenizer.eos_id, *self.tokenizer.encode(text)]
+            if len(ids) <= room:
+                found.append((text, ids))
+            elif self.config.data.name != "default":
+                raise RequestError(
+                    f"{self.prompts.where.get(text, repr(text[:60]))}: the prompt has {len(ids):,} tokens; with "
+                    f"method.max_new_tokens={self.config.method.max_new_tokens} a block of "
+                    f"{self.start.model.block_size:,} has room for {max(room, 0):,}"
+                )
+        if not found:
+            raise RequestError(
+                f"method.max_new_tokens={self.config.method.max_new_tokens} leaves no room for a prompt in a block of "
+                f"{self.start.model.block_size:,}; fewer would do"
+            )
+        return found
+
+    def try_reward(self) -> None:
+        """A reward that cannot be used is found before the run begins."""
+        name, texts = self.config.reward.name, [text for text, _ in (*self.train, *self.held)]
+        texts = texts if name == "arithmetic" else texts[:2]
+        try:
+            rewards.score(self.reward, name, texts, [" "] * len(texts), [True] * len(texts))
+        except rewards.RewardFault as error:
+            raise RequestError(str(error)) from error
+
+    def default_budget(self) -> int:
+        return self.default_tokens
+
+    def tokens_per_epoch(self) -> int:
+        assert self.config.tokens is not None
+        return max(1, self.config.tokens // EVALUATIONS)
+
+    def tokens_per_update(self) -> int:
+        method: RewardedMethod = self.config.method
+        return method.prompts * method.group_size * method.max_new_tokens
+
+    # ---- completions
+
+    def generator(self, stream: int, number: int) -> torch.Generator:
+        """Of the completions of one update or evaluation: a function of the seed and its number."""
+        words = np.random.SeedSequence([self.config.seed, stream, number]).generate_state(2)
+        return torch.Generator(self.device).manual_seed((int(words[0]) << 31) ^ int(words[1]))
+
+    def complete(self, asked: list[tuple[str, list[int]]], generator: torch.Generator) -> tuple[Rollouts, Tensor]:
+        """A completion of each prompt, and its reward `[rows]`; TrainingError where the reward gives none."""
+        self.model.eval()
+        with self.autocast():
+            backbone = self.model.backbone
+            rollouts = roll_out(backbone, self.tokenizer, [ids for _, ids in asked], self.sampling, generator)
+        texts = [text for text, _ in asked]
+        try:
+            found = rewards.score(self.reward, self.config.reward.name, texts, rollouts.texts, rollouts.ended.tolist())
+        except rewards.RewardFault as error:
+            raise TrainingError(str(error)) from error
+        return rollouts, found.to(self.device)
+
+    def log_probs(self, backbone: Backbone, part: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the completions' tokens in `part` (tokens, mask `[rows, time]`): log-probability and entropy `[rows,
+        time]`, 0 elsewhere, under the distribution that was sampled; and the hidden states `[n, width]` before each of
+        them."""
+        tokens, mask = part["tokens"], part["mask"]
+        row, column = mask.nonzero(as_tuple=True)
+        hidden = backbone(tokens)[row, column - 1]
+        log_prob, entropy = log_probabilities(
+            backbone.logits(hidden)[:, : backbone.tokens],
+            tokens[row, column],
+            self.sampling.temperature,
+            self.sampling.top_k,
+            self.sampling.top_p,
+        )
+        return spread(log_prob, mask), spread(entropy, mask), hidden
+
+    @torch.no_grad()
+    def judged(self, backbone: Backbone, rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor]:
+        """`log_probs` of all completions without gradients, some at a time."""
+        found = []
+        for rows in torch.arange(len(rollouts.tokens), device=self.device).split(self.config.batch_size):
+            with self.autocast():
+                log_prob, entropy, hidden = self.log_probs(backbone, cut(rollouts_batch(rollouts), rows, trim=False))
+            found.append((log_prob, entropy, hidden))
+        log_prob, entropy, hidden = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return log_prob, entropy, hidden
+
+    # ---- an update
+
+    def batch(self, update: int) -> list[Batch]:
+        raise NotImplementedError("completions are sampled by `update`")
+
+    def update(self) -> Metrics:
+        method: RewardedMethod = self.config.method
+        number = self.progress.update
+        metrics: Metrics = self.beginning() if number == 0 else {}
+        drawn = chosen(len(self.train), method.prompts, self.config.seed, number)
+        asked = [self.train[i] for i in drawn.tolist() for _ in range(method.group_size)]
+        rollouts, reward = self.complete(asked, self.generator(TRAINING, number))
+        self.progress.step += int(rollouts.mask.sum())
+        metrics |= self.learn(rollouts, reward)
+        self.progress.update += 1
+        return metrics
+
+    def beginning(self) -> Metrics:
+        """What the model is worth before it learns: the start/ tags of the first row."""
+        found = self.evaluate().metrics
+        self.notices.append(
+            f"start      reward {found['eval/reward_mean']:.4g} on {min(len(self.held), self._judged)} held-out prompts"
+        )
+        return {tag.replace("eval/", "start/"): value for tag, value in found.items()}
+
+    @property
+    def _judged(self) -> int:
+        return int(self.config.method.evaluate_prompts)
+
+    def shaped(self, rollouts: Rollouts, reward: Tensor) -> Tensor:
+        """The reward with what a truncated completion costs, `[rows]`."""
+        method: RewardedMethod = self.config.method
+        if method.truncated != "penalise":
+            return reward
+        return reward - method.truncation_penalty * (~rollouts.ended).float()
+
+    def learnable(self, rollouts: Rollouts) -> Tensor:
+        """The tokens that count in the loss, bool `[rows, time]`."""
+        if self.config.method.truncated != "mask":
+            return rollouts.mask
+        return rollouts.mask & rollouts.ended[:, None]
+
+    def observed(
+        self, rollouts: Rollouts, reward: Tensor, log_prob: Tensor, reference: Tensor, entropy: Tensor
+    ) -> Metrics:
+        """What is logged of an update's completions: what a policy that games its reward would give itself away by."""
+        mask, lengths = rollouts.mask, rollouts.lengths.float()
+        tokens = mask.sum()
+        metrics: Metrics = {
+            "rollout/reward_mean": reward.mean(),
+            "rollout/reward_std": reward.std(correction=0),
+            "rollout/kl": (kl.k3(log_prob, reference) * mask).sum() / tokens,
+            "rollout/kl_completion": (kl.k1(log_prob, reference) * mask).sum(1).mean(),
+            "rollout/entropy": (entropy * mask).sum() / tokens,
+            "rollout/length": lengths.mean(),
+            "rollout/truncated": (~rollouts.ended).float().mean(),
+        }
+        return metrics | {f"rollout/{name}": value for name, value in diversity(rollouts).items()}
+
+    def steps(self, whole: Batch) -> Metrics:
+        """`n_epochs` passes over the rows of `whole`, a step for each `batch_size` of them; means of what is logged."""
+        config, device = self.config, self.device
+        rows, seen = len(whole["tokens"]), []
+        for epoch in range(self.n_epochs):
+            order = np.random.default_rng([config.seed, ORDER, self.progress.update, epoch]).permutation(rows)
+            for at in range(0, rows, config.batch_size):
+                picked = torch.from_numpy(order[at : at + config.batch_size]).to(device)
+                size = -(-len(picked) // config.gradient_accumulation_steps)
+                parts = [cut(whole, some) for some in picked.split(size)]
+                weigh(parts, [self.weight(part) for part in parts])
+                seen.append(self.descend(parts))
+        found: Metrics = {}
+        for tag in seen[0]:
+            values = torch.stack([torch.as_tensor(each[tag], device=device).float() for each in seen])
+            found[tag] = values.sum() if tag == NON_FINITE else values.mean()
+        return found
+
+    def weight(self, part: Batch) -> Tensor:
+        """What the summed loss of a part is divided by, 0-d: the tokens that count."""
+        return part["counts"].sum()
+
+    # ---- judging
+
+    def evaluate(self) -> Evaluation:
+        asked = self.held[: self._judged]
+        rollouts, reward = self.complete(asked, self.generator(EVALUATION, 0))
+        log_prob, entropy, _ = self.judged(self.model.backbone, rollouts)
+        reference, _, _ = self.judged(self.reference, rollouts)
+        found = self.observed(rollouts, reward, log_prob, reference, entropy)
+        metrics = {tag.replace("rollout/", "eval/"): float(value) for tag, value in found.items()}
+        rows = zip([text for text, _ in asked], rollouts.texts, reward.tolist(), rollouts.ended.tolist(), strict=True)
+        samples = [{"prompt": p, "completion": c, "reward": r, "ended": e} for p, c, r, e in rows]
+        return Evaluation(
+            metrics, {"examples": len(samples), "samples": samples}, texts={"samples": shown(samples[:SHOWN])}
+        )
+
+    # ---- the rest of a learner
+
+    def furnish(self, folder: Path) -> dict[str, str]:
+        write_atomic(folder / prompts.FILE, self.prompts.to_json())
+        return super().furnish(folder)
+
+    def state_dict(self) -> dict[str, Section]:
+        return {**super().state_dict(), "reference": {"weights": self._shared}}
+
+    def load_state_dict(self, state: Mapping[str, Section]) -> None:
+        super().load_state_dict(state)
+        kept: Any = state["reference"]["weights"]
+        load_module(self.reference, kept.make())
+        self._shared = kept
+
+    @classmethod
+    def load(
+        cls, config: FinetuneConfig, state: Mapping[str, Section], device: torch.device, folder: Path
+    ) -> LanguageModel:
+        """The language model of the finished run in `folder`, low-rank additions merged."""
+        tokenizer = Tokenizer.of_run(folder)
+        model = language_part(config, state["model"], tokenizer)
+        return LanguageModel(model.to(device).eval(), tokenizer)
+
+
+def rollouts_batch(rollouts: Rollouts) -> Batch:
+    return {"tokens": rollouts.tokens, "mask": rollouts.mask}
+
+
+def spread(values: Tensor, mask: Tensor) -> Tensor:
+    """`values [n]`, one for each True of `mask [rows, time]`, at these places; 0 elsewhere."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+
+
+def cut(whole: Batch, rows: Tensor, trim: bool = True) -> Batch:
+    """Some rows of a batch; its columns up to the end of the longest of them, unless not to `trim`."""
+    part = {name: tensor[rows] for name, tensor in whole.items()}
+    if not trim:
+        return part
+    columns = part["mask"].any(0).nonzero()
+    end = int(columns[-1]) + 1
+    return {name: tensor[:, :end] if tensor.ndim == 2 else tensor for name, tensor in part.items()}
+
+
+def weigh(parts: list[Batch], weights: list[Tensor]) -> None:
+    """Give the first part the weight of the whole batch, at least 1 so that nothing to learn from is no division by 0;
+    and each the factor `per_token` that turns a sum over tokens into a share of their mean once it is divided."""
+    total = torch.stack(weights).sum().float().clamp(min=1.0)
+    tokens = torch.stack([part["counts"].sum() for part in parts]).sum().float().clamp(min=1.0)
+    for number, part in enumerate(parts):
+        part["weight"] = total if number == 0 else torch.zeros_like(total)
+        part["per_token"] = total / tokens
+
+
+def surrogate_statistics(
+    part: Batch, surrogate: Tensor, log_ratio: Tensor, low: float, high: float
+) -> dict[str, Tensor]:
+    """Sums of what is logged about a clipped surrogate `[rows, time]`."""
+    counts, scale = part["counts"], part["per_token"]
+    with torch.no_grad():
+        ratio = log_ratio.exp()
+        clipped = ((ratio < 1 - low) | (ratio > 1 + high)).float()
+        tokens = counts.sum()
+        return {
+            "train/policy_gradient_loss": (surrogate * counts).sum() * scale,
+            "train/clip_fraction": (clipped * counts).sum() * scale,
+            "train/approx_kl": approximate_kl(log_ratio[counts]) * tokens * scale if tokens else tokens * scale,
+        }
+
+
+def shown(samples: list[dict[str, Any]]) -> str:
+    """Markdown: each prompt and its completion, with its reward."""
+    texts = []
+    for sample in samples:
+        end = "" if sample["ended"] else " (truncated)"
+        text = (sample["prompt"] + "⟦" + sample["completion"] + "⟧").replace("```", "'''")
+        texts.append(f"reward {sample['reward']:.4g}{end}\n\n```\n{text}\n```")
+    return "\n\n".join(texts)

@@ -1,0 +1,225 @@
+"""What a completion is worth: each reward is a function of prompts and completions as text, and of which came to an
+end.
+
+A reward is made from its knobs and has `score(prompts, completions, ended) -> Tensor [n]`, float32. Whether someone
+else's function keeps to that is checked at each call.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rlgym import registry
+from rlgym.config_file import config_class
+from rlgym.errors import RequestError
+from rlgym.typed import build
+
+if TYPE_CHECKING:
+    from rlgym.ssl.finetune.config import LengthReward, ModelReward, RegexReward, SumReward
+
+
+class RewardFault(Exception):
+    """A reward raised an exception or gave no number for each completion; says which and why, in one line."""
+
+
+class Reward(Protocol):
+    def score(self, prompts: Sequence[str], completions: Sequence[str], ended: Sequence[bool]) -> Tensor:
+        """`[n]` of n completions. `ended`: which of them the model ended itself, by its end of text."""
+        ...
+
+
+def build_reward(config: Any) -> Reward:
+    """The reward of these knobs; RequestError where they cannot be used. Imports what they name by module:function:
+    `load_config` has refused that in a config from elsewhere."""
+    entry = registry.entry("reward", config.name)
+    if entry.config == registry.OWN_CONFIG["reward"]:
+        return OwnFunction(config.name, registry.resolve(entry.target))
+    made: Reward = registry.resolve(entry.target)(config)
+    return made
+
+
+def score(
+    reward: Reward, name: str, prompts: Sequence[str], completions: Sequence[str], ended: Sequence[bool]
+) -> Tensor:
+    """`reward.score`, held to its word: RewardFault where it raises, or does not give a finite number for each."""
+    try:
+        found = torch.as_tensor(reward.score(prompts, completions, ended)).detach().cpu().float()
+    except RewardFault:
+        raise
+    except Exception as error:  # a person's function may raise anything
+        said = " ".join(str(error).split())
+        raise RewardFault(f"reward={name} raised {type(error).__name__}{': ' if said else ''}{said}") from error
+    if found.shape != (len(completions),):
+        raise RewardFault(
+            f"reward={name} gave {_shape(found)} for {len(completions)} completions; one number for each is wanted"
+        )
+    if not bool(found.isfinite().all()):
+        row = int((~found.isfinite()).nonzero()[0])
+        raise RewardFault(f"reward={name} gave {float(found[row])} for {prompts[row] + completions[row]!r:.200}")
+    return found
+
+
+def _shape(found: Tensor) -> str:
+    return "a single number" if found.ndim == 0 else f"numbers of shape {list(found.shape)}"
+
+
+# ---- the rewards
+
+
+class PythonSyntax:
+    """1 where prompt and completion together are Python whose function does something, else 0.
+
+    Parsed, never run. The body of what the prompt begins (a function or a class; without one, the whole text) holds at
+    least one statement that is neither `pass` nor a bare constant (a docstring, `...`). A completion that the model did
+    not end is worth 0.
+    """
+
+    def __init__(self, config: Any) -> None:
+        pass
+
+    def score(self, prompts: Sequence[str], completions: Sequence[str], ended: Sequence[bool]) -> Tensor:
+        rows = zip(prompts, completions, ended, strict=True)
+        return torch.tensor([float(end and does_something(prompt + text)) for prompt, text, end in rows])
+
+
+def does_something(source: str) -> bool:
+    """Whether `source` parses, and the body of its first statement, if it has one, is more than placeholders."""
+    try:
+        with warnings.catch_warnings():  # invalid escapes
+            warnings.simplefilter("ignore")
+            statements = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the parser's ways of giving up
+        return False
+    if statements and isinstance(statements[0], ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        statements = statements[0].body
+    return any(not _placeholder(statement) for statement in statements)
+
+
+def _placeholder(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Pass) or (
+        isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    )
+
+
+class Arithmetic:
+    """1 where the completion is exactly the value of the sum at the prompt's end (`12+34=`), and ends there, else 0."""
+
+    def __init__(self, config: Any) -> None:
+        pass
+
+    def score(self, prompts: Sequence[str], completions: Sequence[str], ended: Sequence[bool]) -> Tensor:
+        rows = zip(prompts, completions, ended, strict=True)
+        return torch.tensor([float(end and text.strip() == answer(prompt)) for prompt, text, end in rows])
+
+
+EXERCISE = re.compile(r"(-?\d{1,30}(?:\s*[-+*]\s*\d{1,30})*)\s*=\s*$")
+
+
+def answer(prompt: str) -> str:
+    """The value of the last `a+b=` of a prompt (+, -, * of whole numbers, * first). ValueError without one."""
+    found = EXERCISE.search(prompt)
+    if found is None:
+        raise ValueError(f"the prompt {prompt!r:.80} does not end with an exercise like 12+34=")
+    text = re.sub(r"\s", "", found[1])
+    terms = re.findall(r"(^-?|[-+])(\d+(?:\*\d+)*)", text)
+    total = 0
+    for sign, product in terms:
+        value = 1
+        for factor in product.split("*"):
+            value *= int(factor)
+        total += -value if sign == "-" else value
+    return str(total)
+
+
+class Regex:
+    """1 where the pattern is found in the completion (or is all of it), else 0."""
+
+    def __init__(self, config: RegexReward) -> None:
+        if not config.pattern:
+            raise RequestError('reward.pattern is empty: say what a completion is to hold, as in reward.pattern="\\d+"')
+        try:
+            pattern = re.compile(config.pattern, re.DOTALL)
+        except re.error as error:
+            raise RequestError(f"reward.pattern={config.pattern}: no regular expression ({error})") from error
+        self.matches: Callable[[str], object] = pattern.fullmatch if config.whole else pattern.search
+
+    def score(self, prompts: Sequence[str], completions: Sequence[str], ended: Sequence[bool]) -> Tensor:
+        return torch.tensor([float(self.matches(text) is not None) for text in completions])
+
+
+class Length:
+    """1 for a completion of `target` characters, along a line down to 0 for none or twice as many."""
+
+    def __init__(self, config: LengthReward) -> None:
+        self.target = config.target
+
+    def score(self, prompts: Sequence[str], completions: Sequence[str], ended: Sequence[bool]) -> Tensor:
+        return torch.tensor([max(0.0, 1 - abs(len(text) - self.target) / self.target) for text in completions])
+
+
+class Model:
+    """What a run of method=reward_model says."""
+
+    def __init__(self, config: ModelReward) -> None:
+        from rlgym.loading import load
+
+        if not config.run:
+            raise RequestError("reward.run is empty: name a run of finetune method=reward_model")
+        self.model = load(config.run)
+        if not hasattr(self.model, "score"):
+            raise RequestError(f"reward.run={config.run} is no reward model; finetune method=reward_model makes one")
+
+    def score(self, prompts: Sequence[str], completions: Sequence[str], ended: Sequence[bool]) -> Tensor:
+        found: Tensor = self.model.score(list(prompts), list(completions), list(ended))
+        return found
+
+
+class Sum:
+    """A weighted sum of others."""
+
+    def __init__(self, config: SumReward) -> None:
+        if not config.terms:
+            raise RequestError(
+                "reward.terms is empty: list what is added up, as in "
+                "'reward.terms=[{name:python_syntax,weight:1},{name:length,weight:0.2,target:80}]'"
+            )
+        self.terms: list[tuple[float, str, Reward]] = []
+        for number, term in enumerate(config.terms):
+            path = f"reward.terms[{number}]"
+            knobs: dict[str, Any] = dict(term) if isinstance(term, dict) else {}
+            if not isinstance(knobs.get("name"), str):
+                raise RequestError(f"{path}: must be a name, a weight and knobs, like {{name:length,weight:0.2}}")
+            try:
+                weight = float(knobs.pop("weight", 1.0))
+            except (TypeError, ValueError):
+                raise RequestError(f"{path}.weight={config.terms[number]['weight']}: must be a number") from None
+            name = knobs["name"]
+            if name in ("sum", "default"):
+                raise RequestError(f"{path}.name={name}: must be a reward of its own")
+            typed: Any = build(config_class("reward", name), knobs, path)
+            self.terms.append((weight, name, build_reward(typed)))
+
+    def score(self, prompts: Sequence[str], completions: Sequence[str], ended: Sequence[bool]) -> Tensor:
+        total = torch.zeros(len(completions))
+        for weight, name, reward in self.terms:
+            total += weight * score(reward, name, prompts, completions, ended)
+        return total
+
+
+class OwnFunction:
+    """A person's `function(prompts, completions)`, two lists of text: a number for each."""
+
+    def __init__(self, name: str, function: Any) -> None:
+        if not callable(function):
+            raise RequestError(f"reward={name}: is no function of prompts and completions")
+        self.function = function
+
+    def score(self, prompts: Sequence[str], completions: Sequence[str], ended: Sequence[bool]) -> Tensor:
+        return torch.as_tensor(self.function(list(prompts), list(completions)))

@@ -1,0 +1,113 @@
+"""From prompts to completions, sampled in batches with a cache of keys and values, and what their tokens look like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rlgym.ssl.language_model import continued
+from rlgym.ssl.sampling import sample
+
+if TYPE_CHECKING:
+    from rlgym.ssl.data.tokenizer import Tokenizer
+    from rlgym.ssl.models.backbone import Backbone
+
+ROWS = 128
+"""Sampled at once. Prompts of about one length share a batch, so that little of it is padding."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The distribution that is sampled from, as a method's knobs say."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+
+@dataclass
+class Rollouts:
+    """Completions behind their prompts."""
+
+    tokens: Tensor
+    """int64 `[rows, time]`, prompt and completion, padded at the right."""
+    mask: Tensor
+    """bool `[rows, time]`: the completion's tokens, the end of text included."""
+    ended: Tensor
+    """bool `[rows]`: came to an end of text; the others are truncated."""
+    texts: list[str]
+    """The completions, without the end of text."""
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each completion, `[rows]`."""
+        return self.mask.sum(1)
+
+
+def roll_out(
+    model: Backbone, tokenizer: Tokenizer, prompts: list[list[int]], sampling: Sampling, generator: torch.Generator
+) -> Rollouts:
+    """A completion of each prompt (token ids, of any lengths), in the order of the prompts."""
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    new: list[list[int]] = [[] for _ in prompts]
+    for at in range(0, len(order), ROWS):
+        rows = order[at : at + ROWS]
+        found = sample(
+            model,
+            [prompts[row] for row in rows],
+            sampling.max_new_tokens,
+            sampling.temperature,
+            sampling.top_k,
+            sampling.top_p,
+            generator,
+            stop=tokenizer.eos_id,
+            pad=tokenizer.pad_id,
+        )
+        for row, tokens in zip(rows, found, strict=True):
+            new[row] = tokens
+    return behind(tokenizer, prompts, new, model.embedding().device)
+
+
+def behind(tokenizer: Tokenizer, prompts: list[list[int]], new: list[list[int]], device: torch.device) -> Rollouts:
+    """Prompts and their completions (token ids) as tensors."""
+    longest = max(len(prompt) + len(tokens) for prompt, tokens in zip(prompts, new, strict=True))
+    whole = torch.full((len(prompts), longest), tokenizer.pad_id)
+    mask = torch.zeros(whole.shape, dtype=torch.bool)
+    for row, (prompt, tokens) in enumerate(zip(prompts, new, strict=True)):
+        end = len(prompt) + len(tokens)
+        whole[row, :end] = torch.tensor(prompt + tokens)
+        mask[row, len(prompt) : end] = True
+    ended = torch.tensor([tokens[-1:] == [tokenizer.eos_id] for tokens in new])
+    texts = [continued(tokenizer, prompt, tokens) for prompt, tokens in zip(prompts, new, strict=True)]
+    return Rollouts(whole.to(device), mask.to(device), ended.to(device), texts)
+
+
+def distinct(completions: list[list[int]], n: int) -> float:
+    """Different n-grams of tokens as a share of all, over all completions together (Li et al. 2016, arXiv:1510.03055).
+
+    It falls as text becomes all alike, and with the number of tokens: compare equal numbers of completions.
+    """
+    grams = [tuple(row[at : at + n]) for row in completions for at in range(len(row) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 1.0
+
+
+def repetition(completions: list[list[int]], n: int = 4) -> float:
+    """Share of a completion's n-grams that it has said before, mean over those that have any (Welleck et al. 2020,
+    arXiv:1908.04319, seq-rep-n)."""
+    shares = []
+    for row in completions:
+        grams = [tuple(row[at : at + n]) for at in range(len(row) - n + 1)]
+        if grams:
+            shares.append(1 - len(set(grams)) / len(grams))
+    return sum(shares) / len(shares) if shares else 0.0
+
+
+def diversity(rollouts: Rollouts) -> dict[str, float]:
+    """distinct_1, distinct_2 and repetition of the completions."""
+    tokens, mask = rollouts.tokens.cpu(), rollouts.mask.cpu()
+    rows = [row[real].tolist() for row, real in zip(tokens, mask, strict=True)]
+    return {"distinct_1": distinct(rows, 1), "distinct_2": distinct(rows, 2), "repetition": repetition(rows)}

@@ -1,0 +1,100 @@
+"""Where fine-tuning starts: the model and tokenizer of a finished run, or of a Hugging Face folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlgym.config import FinetuneConfig, PretrainConfig
+from rlgym.config_file import config_class, load_config
+from rlgym.errors import RequestError
+from rlgym.loading import open_checkpoint
+from rlgym.run import Run, find_run, is_run
+from rlgym.ssl.data.tokenizer import Tokenizer
+from rlgym.ssl.finetune.adapt import add_lora, merge_lora
+from rlgym.ssl.finetune.folder import CONFIG, open_folder
+from rlgym.ssl.language_model import load_weights
+from rlgym.ssl.models.backbone import Backbone
+from rlgym.ssl.models.build import build_model
+from rlgym.state import load_module
+from rlgym.typed import build, to_dict
+
+BACKBONE = "backbone."
+"""What the names of the language model's parameters begin with in a fine-tuned model."""
+
+
+@dataclass
+class Start:
+    model: Backbone
+    tokenizer: Tokenizer
+    knobs: dict[str, Any]
+    """The model's knobs as plain data, from which `rebuild` makes it again."""
+    parent: dict[str, Any]
+    """Lineage for the manifest: {"run" or "folder", "dir", "root", "step", "data": the parent's data facts, "parent":
+    its own}."""
+
+
+def open_start(init_from: str, seed: int, trust: bool = False) -> Start:
+    """RequestError where `init_from` names neither a run that learned from text nor a Hugging Face folder."""
+    if not init_from:
+        raise RequestError("init_from is empty: name a run of pretrain (a folder, a short name, last), or a folder")
+    path = Path(init_from).expanduser()
+    if (path / CONFIG).is_file() and not is_run(path):
+        model, tokenizer, knobs = open_folder(path)
+        return Start(model, tokenizer, knobs, {"folder": str(path.resolve()), "root": "folder"})
+    return _of_run(find_run(init_from), trust)
+
+
+def _of_run(run: Run, trust: bool) -> Start:
+    config = load_config(run.dir, trust=trust)
+    if config.root == "train":
+        raise RequestError(
+            f"init_from={run.dir}: a run of train has no language model; name one of pretrain or finetune"
+        )
+    state, _ = open_checkpoint(run, "best")
+    tokenizer = Tokenizer.of_run(run.dir)
+    knobs: dict[str, Any]
+    if isinstance(config, PretrainConfig):
+        knobs = to_dict(config.model)
+        model = rebuild(knobs, config.objective.name != "masked", tokenizer, config.seed)
+        load_module(model, load_weights(config, state))
+    else:
+        knobs = config.model
+        model = language_part(config, state["model"], tokenizer)
+    manifest = run.manifest
+    parent = {"run": run.name, "dir": str(run.dir.resolve()), "root": config.root, "step": state["progress"]["step"]}
+    parent |= {name: manifest[name] for name in ("data", "parent") if name in manifest}
+    return Start(model, tokenizer, knobs, parent)
+
+
+def fresh(start: Start, seed: int) -> Start:
+    """The same shape and tokenizer with weights that have learnt nothing."""
+    model = rebuild(start.knobs, start.model.causal, start.tokenizer, seed)
+    return Start(model, start.tokenizer, start.knobs, start.parent | {"weights": "random"})
+
+
+def language_part(config: FinetuneConfig, weights: Any, tokenizer: Tokenizer, merged: bool = True) -> Backbone:
+    """The language model of a fine-tuned run, from the `model` section of its checkpoint. Low-rank additions are added
+    to their matrices; with `merged` false they stay beside them."""
+    assert config.causal is not None
+    model = rebuild(config.model, config.causal, tokenizer, config.seed)
+    if config.adapt.mode == "lora":
+        add_lora(model, config.adapt, config.seed)
+    load_module(model, language_weights(weights))
+    if config.adapt.mode == "lora" and merged:
+        merge_lora(model)
+    return model
+
+
+def rebuild(knobs: dict[str, Any], causal: bool, tokenizer: Tokenizer, seed: int) -> Backbone:
+    """The model of these knobs, freshly initialised; whoever rebuilds one loads its weights."""
+    typed: Any = build(config_class("model", str(knobs["architecture"]), "architecture"), knobs, "model")
+    return build_model(typed, tokenizer.vocab_size, seed, causal)
+
+
+def language_weights(weights: Any) -> dict[str, torch.Tensor]:
+    """The language model's part of a fine-tuned model's weights, by its own names."""
+    return {name.removeprefix(BACKBONE): tensor for name, tensor in weights.items() if name.startswith(BACKBONE)}
