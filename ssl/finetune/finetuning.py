@@ -58,7 +58,7 @@ class Finetuned(nn.Module):
 
 
 class Finetuning(ABC):
-    """The learner: `update()` is one optimiser step. A subclass says what its examples are and what they cost."""
+    """The learner: `update()` is one optimiser step. A subclass says what it learns from and what that costs."""
 
     unit: Literal["steps", "moves", "tokens"] = "tokens"
     monitor: tuple[str, Literal["max", "min"]] = ("validation/loss", "min")
@@ -165,14 +165,11 @@ class Finetuning(ABC):
         return None
 
     @abstractmethod
-    def batch(self, update: int) -> list[Batch]:
-        """The parts of update number `update` on the device. Each has `tokens`, and `weight` (0-d): its share's
-        numerator; where padding is not to count, `count` (0-d, on the CPU): its real tokens. A pure function of seed
-        and `update`."""
-
-    @abstractmethod
     def loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The summed loss of a part and sums of what is to be logged, all 0-d; divided by the whole batch's weight."""
+
+    @abstractmethod
+    def update(self) -> Metrics: ...
 
     @abstractmethod
     def evaluate(self) -> Evaluation: ...
@@ -181,16 +178,6 @@ class Finetuning(ABC):
 
     def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, self.dtype) if self.dtype == torch.bfloat16 else nullcontext()
-
-    def update(self) -> Metrics:
-        config, progress = self.config, self.progress
-        parts = self.batch(progress.update)
-        seed(self.device, (config.seed << 32) + progress.update)  # dropout
-        self.model.train()
-        metrics = self.descend(parts)
-        progress.step += sum(int(part["count"] if "count" in part else part["tokens"].numel()) for part in parts)
-        progress.update += 1
-        return metrics
 
     def descend(self, parts: list[Batch]) -> Metrics:
         """One optimiser step on the parts of a batch: every part's summed loss by the weight of the whole batch."""
@@ -251,6 +238,26 @@ class Finetuning(ABC):
 
     def close(self) -> None:  # noqa: B027  nothing to release is a fine default
         """Release threads and files."""
+
+
+class Supervised(Finetuning):
+    """Learns from examples that are there: an update is one optimiser step on a batch of them."""
+
+    @abstractmethod
+    def batch(self, update: int) -> list[Batch]:
+        """The parts of update number `update` on the device. Each has `tokens`, and `weight` (0-d): its share's
+        numerator; where padding is not to count, `count` (0-d, on the CPU): its real tokens. A pure function of seed
+        and `update`."""
+
+    def update(self) -> Metrics:
+        config, progress = self.config, self.progress
+        parts = self.batch(progress.update)
+        seed(self.device, (config.seed << 32) + progress.update)  # dropout
+        self.model.train()
+        metrics = self.descend(parts)
+        progress.step += sum(int(part["count"] if "count" in part else part["tokens"].numel()) for part in parts)
+        progress.update += 1
+        return metrics
 
 
 def chosen(examples: int, batch_size: int, seed: int, update: int) -> np.ndarray:

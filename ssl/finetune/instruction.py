@@ -19,7 +19,7 @@ from rlgym.learner import Evaluation
 from rlgym.ssl.data.documents import Row, unknown_column
 from rlgym.ssl.data.tokenizer import SETTINGS, Tokenizer
 from rlgym.ssl.finetune import examples, library, template
-from rlgym.ssl.finetune.finetuning import Batch, Finetuning, chosen
+from rlgym.ssl.finetune.finetuning import Batch, Supervised, chosen
 from rlgym.ssl.finetune.labelled import TIMES, by_length, passes, settle_length
 from rlgym.ssl.finetune.start import language_part
 from rlgym.ssl.language_model import LanguageModel, continued
@@ -41,7 +41,7 @@ ROWS = 16
 """Judged at once."""
 
 
-class Instruction(Finetuning):
+class Instruction(Supervised):
     monitor = ("validation/loss", "min")
     causal = True
 

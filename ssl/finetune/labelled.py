@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rlgym.errors import RequestError
 from rlgym.ssl.finetune import examples
-from rlgym.ssl.finetune.finetuning import Batch, Finetuning, chosen, padded
+from rlgym.ssl.finetune.finetuning import Batch, Supervised, chosen, padded
 from rlgym.ssl.finetune.heads import Head, pool, settle_pooling
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ TIMES = 10
 """So often at most a run is judged and saved, where its config does not say."""
 
 
-class Labelled(Finetuning):
+class Labelled(Supervised):
     target_key: ClassVar[str]
     """The knob that names the column of the target."""
     target_names: ClassVar[Sequence[str]] = examples.LABEL_NAMES

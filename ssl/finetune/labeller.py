@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from rlgym.config import FinetuneConfig
 
 
-class Labeller:
+class Labeller(ABC):
     """A language model with a head. Texts are read exactly as in training: same tokens, same length."""
 
     def __init__(self, model: Backbone, head: Head, tokenizer: Tokenizer, pooling: str, max_length: int) -> None:
@@ -44,9 +45,9 @@ class Labeller:
             found[part] = forward(self.model, self.head, tokens, real, self.pooling).float().cpu()
         return found
 
+    @abstractmethod
     def describe(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         """New columns for each text, for `predict`."""
-        raise NotImplementedError
 
 
 class Classifier(Labeller):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from rlgym.ssl.finetune.finetuning import Batch, Finetuning, chosen, padded
+from rlgym.ssl.finetune.finetuning import Batch, Supervised, chosen, padded
 from rlgym.ssl.finetune.labelled import by_length, settle_length
 from rlgym.ssl.finetune.preferences import Tokens, open_pairs
 
@@ -25,7 +25,7 @@ TIMES = 10
 """So often a run is judged and saved, where its config does not say."""
 
 
-class Paired(Finetuning):
+class Paired(Supervised):
     def prepare(self) -> None:
         method: PreferenceMethod = self.config.method
         longest = settle_length(method, self.start.model)

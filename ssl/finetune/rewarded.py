@@ -182,9 +182,6 @@ class Rewarded(Finetuning):
 
     # ---- an update
 
-    def batch(self, update: int) -> list[Batch]:
-        raise NotImplementedError("completions are sampled by `update`")
-
     def update(self) -> Metrics:
         method: RewardedMethod = self.config.method
         number = self.progress.update
