@@ -75,10 +75,10 @@ class StdlibData(DataConfig):
 
     name: str = knob("stdlib", "the corpus's name in the registry")
     documents: str = knob(
-        "mixed",
+        "files",
         "one document a file, a function, or half of the files cut into their functions (mixed): single functions "
         "that end are what reward=python_syntax goes on from",
-        choices=("mixed", "files", "functions"),
+        choices=("files", "functions", "mixed"),
     )
     licence: str = knob("PSF-2.0", "the corpus's licence, for the data card and the model card")
 

@@ -106,7 +106,7 @@ WRONG = {
     "env=CartPoel-v1": "CartPole-v1",
     "nowhere": "no sweep 'nowhere' under runs/",
     "last": "no sweep 'last' under runs/",
-    "-m trials=2": "-m is for train and pretrain: sweep takes one run",
+    "-m trials=2": "-m is for train, pretrain, finetune; sweep takes one run",
 }
 
 

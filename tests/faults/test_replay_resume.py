@@ -25,7 +25,10 @@ CASES = {
     "dqn": ["agent=dqn", "env=CartPole-v1", "agent.prioritized=true", "agent.n_step=3"],
     "rainbow": ["agent=rainbow", "env=CartPole-v1"],
     "sac": ["agent=sac", "env=Pendulum-v1", "agent.train_freq=2", "agent.gradient_steps=1"],
-    "td3": ["agent=td3", "env=Pendulum-v1", "agent.train_freq=2", "agent.gradient_steps=1"],
+    "td3": [
+        *("agent=td3", "env=Pendulum-v1", "agent.train_freq=2", "agent.gradient_steps=1"),
+        *("agent.n_step=3", "env.normalize_observation=true"),
+    ],
 }
 
 

@@ -349,21 +349,21 @@ def test_every_function_document_of_the_library_parses(
         assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
 
 
-def test_half_of_the_files_are_cut_by_default(tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mixed_cuts_half_of_the_files(tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each file is whole or in functions, never both: no text is on two sides of the split. The names do not matter."""
     folder = library(tmp_path, monkeypatch)
     sources = [f"x = {i}\n\n\ndef f{i}():\n    return {i}\n\n\ndef g{i}():\n    pass\n" for i in range(40)]
     for number, source in enumerate(sources):
         write(folder / f"{number:02d}.py", source)
     write(folder / "plain.py", "y = 1\n")
-    found = texts(build(StdlibData(cache=cache)))
+    found = texts(build(StdlibData(documents="mixed", cache=cache)))
     whole = {source for source in sources if source in found}
     assert 10 <= len(whole) <= 30 and "y = 1\n" in found
     cut = [text for text in found if text.startswith("def ")]
     assert sorted(cut) == sorted(function for source in set(sources) - whole for function in functions(source))
     assert len(found) == len(whole) + len(cut) + 1
     (folder / "00.py").rename(folder / "renamed.py")
-    assert sorted(texts(build(StdlibData(cache=cache)))) == sorted(found)
+    assert sorted(texts(build(StdlibData(documents="mixed", cache=cache)))) == sorted(found)
     assert texts(build(StdlibData(documents="files", cache=cache))).count("y = 1\n") == 1
 
 
@@ -371,7 +371,7 @@ def test_additions(cache: str) -> None:
     corpus = build(AdditionsData(cache=cache))
     found = texts(corpus)
     assert len(set(found)) == len(found) == 90 * 90 and found[0] == "10+10=20" and found[-1] == "99+99=198"
-    assert all(str(eval(text.split("=")[0])) == text.split("=")[1] for text in found)
+    assert all(str(sum(map(int, text.split("=")[0].split("+")))) == text.split("=")[1] for text in found)
     assert 0.04 < corpus.held_out.mean() < 0.06
     assert len(texts(build(AdditionsData(digits=1, cache=cache)))) == 81
 
