@@ -37,8 +37,8 @@ from rlgym.ssl.data.split import cut_at, held_out
 
 __all__ = ["Corpus", "build_corpus", "cache_folder"]
 
-LAYOUT = 1
-"""Of the files in the cache; another number makes other folders."""
+LAYOUT = 2
+"""Of the files in the cache, and of what a source makes of its files; another number makes all of them anew."""
 
 SETTLED = 2.0
 """Seconds: a file changed more recently may change again within the same tick of its clock, so it is read anew."""

@@ -206,6 +206,12 @@ class RewardedMethod:
     prompt: str = knob("", "column of the prompt, with data=jsonl, csv, ...; empty: found by its name or content")
     held_out: float = knob(0.1, "share of the prompts that evaluations use, duplicates on one side", gt=0, lt=1)
     evaluate_prompts: int = knob(256, "held-out prompts of one evaluation at most, the same ones each time", gt=0)
+    min_distinct: float = knob(
+        0.7,
+        "collapsed, and never the best: completions whose distinct_2 is below this share of the start's",
+        ge=0,
+        le=1,
+    )
 
 
 @dataclass

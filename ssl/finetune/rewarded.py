@@ -45,6 +45,8 @@ TRAINING, EVALUATION, ORDER = range(3)
 """Streams of random numbers."""
 SHOWN = 8
 """Samples in TensorBoard at each evaluation."""
+DIVERSE = "eval/diverse_reward"
+"""eval/reward_mean where the completions have not collapsed into a few; otherwise missing."""
 
 
 class Rewarded(Finetuning):
@@ -52,13 +54,14 @@ class Rewarded(Finetuning):
 
     rewarded = True
     causal = True
-    monitor = ("eval/reward_mean", "max")
+    monitor = (DIVERSE, "max")
     default_tokens = 60_000
 
     def __init__(self, config: FinetuneConfig, run: Path | None = None) -> None:
         super().__init__(config, run)
         self.reference.to(self.device)
         self._shared = Shared(lambda: self.reference.state_dict())
+        self.start_distinct = 0.0  # of the model before it learns, once it was judged
         self.try_reward()
 
     # ---- what a method says
@@ -197,6 +200,7 @@ class Rewarded(Finetuning):
     def beginning(self) -> Metrics:
         """What the model is worth before it learns: the start/ tags of the first row."""
         found = self.evaluate().metrics
+        self.start_distinct = found["eval/distinct_2"]
         self.notices.append(
             f"start      reward {found['eval/reward_mean']:.4g} on {min(len(self.held), self._judged)} held-out prompts"
         )
@@ -267,10 +271,21 @@ class Rewarded(Finetuning):
         reference, _, _ = self.judged(self.reference, rollouts)
         found = self.observed(rollouts, reward, log_prob, reference, entropy)
         metrics = {tag.replace("rollout/", "eval/"): float(value) for tag, value in found.items()}
+        lines = []
+        if metrics["eval/distinct_2"] >= self.config.method.min_distinct * self.start_distinct:
+            metrics[DIVERSE] = metrics["eval/reward_mean"]
+        else:
+            lines = [
+                f"The completions have collapsed: distinct_2 {metrics['eval/distinct_2']:.2f}, at the start "
+                f"{self.start_distinct:.2f}. A larger method.kl_coef or fewer tokens would do."
+            ]
         rows = zip([text for text, _ in asked], rollouts.texts, reward.tolist(), rollouts.ended.tolist(), strict=True)
         samples = [{"prompt": p, "completion": c, "reward": r, "ended": e} for p, c, r, e in rows]
         return Evaluation(
-            metrics, {"examples": len(samples), "samples": samples}, texts={"samples": shown(samples[:SHOWN])}
+            metrics,
+            {"examples": len(samples), "samples": samples},
+            texts={"samples": shown(samples[:SHOWN])},
+            lines=lines,
         )
 
     # ---- the rest of a learner
@@ -280,13 +295,14 @@ class Rewarded(Finetuning):
         return super().furnish(folder)
 
     def state_dict(self) -> dict[str, Section]:
-        return {**super().state_dict(), "reference": {"weights": self._shared}}
+        return {**super().state_dict(), "reference": {"weights": self._shared, "distinct_2": self.start_distinct}}
 
     def load_state_dict(self, state: Mapping[str, Section]) -> None:
         super().load_state_dict(state)
         kept: Any = state["reference"]["weights"]
         load_module(self.reference, kept.make())
         self._shared = kept
+        self.start_distinct = float(state["reference"]["distinct_2"])
 
     @classmethod
     def load(

@@ -335,6 +335,33 @@ def test_functions_are_moved_to_the_margin() -> None:
     assert list(functions("def broken(:\n")) == [] and list(functions("\0")) == []
 
 
+def test_functions_without_their_docstrings() -> None:
+    source = textwrap.dedent("""
+        class A:
+            def long(self):
+                '''Two
+                lines.'''
+                # what follows
+                return 1
+
+        def nothing_else():
+            "Says what, does nothing."
+
+        def beside(): "On the line of the def."; return 2
+
+        def crowded():
+            "Before code."; return 3
+
+        def none(): return "text"
+    """)
+    assert list(functions(source, docstrings=False)) == [
+        "def long(self):\n    # what follows\n    return 1\n",
+        'def beside(): "On the line of the def."; return 2\n',
+        'def crowded():\n    "Before code."; return 3\n',
+        'def none(): return "text"\n',
+    ]
+
+
 def test_every_function_document_of_the_library_parses(
     tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

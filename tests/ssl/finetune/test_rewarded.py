@@ -82,6 +82,22 @@ def test_equal_rewards_move_nothing(method: str, parent: Path, monkeypatch: pyte
         assert torch.equal(tensor, before[name]), name
 
 
+def test_a_collapsed_model_is_never_the_best(parent: Path) -> None:
+    found = learner(parent)
+    start = found.update()
+    assert found.start_distinct == start["start/distinct_2"] > 0
+    fine = found.evaluate()
+    assert fine.metrics["eval/diverse_reward"] == fine.metrics["eval/reward_mean"] and not fine.lines
+    found.start_distinct = 2 * fine.metrics["eval/distinct_2"]
+    collapsed = found.evaluate()
+    assert "eval/diverse_reward" not in collapsed.metrics and "collapsed" in collapsed.lines[0]
+    again = learner(parent)
+    again.load_state_dict(found.state_dict())
+    assert again.start_distinct == found.start_distinct
+    again.config.method.min_distinct = 0.0
+    assert "eval/diverse_reward" in again.evaluate().metrics
+
+
 def test_truncated_completions(parent: Path) -> None:
     """Scored, left out of the loss, or fined; counted in any case."""
     found: dict[str, GRPO] = {how: learner(parent, f"method.truncated={how}") for how in ("score", "mask", "penalise")}
