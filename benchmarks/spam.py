@@ -55,7 +55,7 @@ def judged(folder: Path) -> dict[str, Any]:
 
 def training_texts(file: Path, seed: int, out: Path) -> None:
     """Write the texts that `finetune seed=...` learns from, as JSON lines without labels."""
-    rows = read_table(CsvData(path=str(file), columns=["label", "text"], quoting=False)).rows
+    rows = read_table(CsvData(path=[str(file)], columns=["label", "text"], quoting=False)).rows
     texts, labels = ([str(row.values[name]) for row in rows] for name in ("text", "label"))
     held = split([same_text(text) for text in texts], 0.2, seed, labels)
     lines = [json.dumps({"text": text}) for text, away in zip(texts, held, strict=True) if not away]

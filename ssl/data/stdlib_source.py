@@ -8,6 +8,7 @@ import sysconfig
 import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from rlgym.errors import RequestError
@@ -17,8 +18,8 @@ from rlgym.ssl.data.reading import pieces
 
 OTHERS = {"site-packages", "dist-packages", "__pycache__"}
 """Folders of what is installed beside the library, or made from it."""
-CUT = 8
-"""Of documents=mixed, every so manieth file is cut. A file has some thirty functions: even so most documents are one."""
+CUT = 4
+"""Of documents=mixed, one file in so many is cut. A file has some thirty functions: even so most documents are one."""
 
 
 def open_stdlib(config: StdlibData) -> Source:
@@ -50,7 +51,7 @@ def _items(folder: Path, files: list[Path], documents: str, meter: Meter) -> Ite
             yield Bad(path.relative_to(folder).as_posix(), str(error))
             continue
         cut = documents == "functions" or (documents == "mixed" and is_cut(text))
-        found = list(functions(text, docstrings=False)) if cut else []
+        found = list(plain_functions(text)) if cut else []
         if found or documents == "functions":
             for function in found:
                 yield function, True
@@ -59,33 +60,41 @@ def _items(folder: Path, files: list[Path], documents: str, meter: Meter) -> Ite
 
 
 def is_cut(text: str) -> bool:
-    """Whether documents=mixed cuts this file into its functions: one in eight, which follows from its content alone."""
+    """Whether documents=mixed cuts this file into its functions, which follows from its content alone."""
     return zlib.crc32(text.encode()) % CUT == 0
 
 
-def functions(source: str, docstrings: bool = True) -> Iterator[str]:
+def functions(source: str) -> Iterator[str]:
     """The source of each function at the top level or in a class there, decorators included, moved to the left margin.
 
-    Nothing when the source does not parse. Without docstrings: what is left of each function, where code is.
+    Nothing when the source does not parse.
     """
+    numbered = source.replace("\r\n", "\n").replace("\r", "\n").split("\n")  # the lines as the parser counts them
+    for node in _parsed(source):
+        first = min(part.lineno for part in (node, *node.decorator_list))
+        margin = " " * node.col_offset
+        taken = numbered[first - 1 : node.end_lineno]
+        yield "\n".join(line.removeprefix(margin) for line in taken) + "\n"
+
+
+def plain_functions(source: str) -> Iterator[str]:
+    """The same functions as `ast` writes them: without comments and docstring, a statement a line."""
+    for node in _parsed(source):
+        if ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
+        if node.body:
+            with suppress(RecursionError):  # an expression that is nested too deep to be written
+                yield ast.unparse(node) + "\n"
+
+
+def _parsed(source: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     try:
         with warnings.catch_warnings():  # invalid escapes in old code
             warnings.simplefilter("ignore")
             module = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # the parser's ways of giving up
         return
-    numbered = source.replace("\r\n", "\n").replace("\r", "\n").split("\n")  # the lines as the parser counts them
-    for node in _functions(module):
-        first = min(part.lineno for part in (node, *node.decorator_list))
-        margin = " " * node.col_offset
-        taken = numbered[first - 1 : node.end_lineno]
-        if not docstrings and ast.get_docstring(node, clean=False) is not None:
-            begin, end = node.body[0].lineno, node.body[0].end_lineno or 0
-            if len(node.body) == 1:
-                continue
-            if begin > node.lineno and end < node.body[1].lineno:  # else it shares a line with code: it stays
-                del taken[begin - first : end - first + 1]
-        yield "\n".join(line.removeprefix(margin) for line in taken) + "\n"
+    yield from _functions(module)
 
 
 def _functions(parent: ast.Module | ast.ClassDef) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

@@ -204,7 +204,7 @@ class Rewarded(Finetuning):
         self.notices.append(
             f"start      reward {found['eval/reward_mean']:.4g} on {min(len(self.held), self._judged)} held-out prompts"
         )
-        return {tag.replace("eval/", "start/"): value for tag, value in found.items()}
+        return {tag.replace("eval/", "start/"): value for tag, value in found.items() if tag != DIVERSE}
 
     @property
     def _judged(self) -> int:

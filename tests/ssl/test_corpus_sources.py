@@ -18,7 +18,7 @@ import pytest
 from rlgym.errors import RequestError
 from rlgym.ssl.config import AdditionsData, CsvData, DataConfig, HubData, JsonlData, ParquetData, StdlibData, TextData
 from rlgym.ssl.data import csv_source
-from rlgym.ssl.data.stdlib_source import functions
+from rlgym.ssl.data.stdlib_source import functions, plain_functions
 from tests.ssl.corpora import build, texts, write
 
 
@@ -335,31 +335,27 @@ def test_functions_are_moved_to_the_margin() -> None:
     assert list(functions("def broken(:\n")) == [] and list(functions("\0")) == []
 
 
-def test_functions_without_their_docstrings() -> None:
+def test_plain_functions_have_a_statement_a_line_and_neither_comments_nor_docstring() -> None:
     source = textwrap.dedent("""
         class A:
+            @wrap
             def long(self):
                 '''Two
                 lines.'''
                 # what follows
-                return 1
+                return f(1,  # one
+                         2)
 
         def nothing_else():
             "Says what, does nothing."
 
-        def beside(): "On the line of the def."; return 2
-
-        def crowded():
-            "Before code."; return 3
-
-        def none(): return "text"
+        async def beside(): "On the line of the def."; return "text"
     """)
-    assert list(functions(source, docstrings=False)) == [
-        "def long(self):\n    # what follows\n    return 1\n",
-        'def beside(): "On the line of the def."; return 2\n',
-        'def crowded():\n    "Before code."; return 3\n',
-        'def none(): return "text"\n',
+    assert list(plain_functions(source)) == [
+        "@wrap\ndef long(self):\n    return f(1, 2)\n",
+        "async def beside():\n    return 'text'\n",
     ]
+    assert list(plain_functions("def broken(:\n")) == []
 
 
 def test_every_function_document_of_the_library_parses(
@@ -376,7 +372,7 @@ def test_every_function_document_of_the_library_parses(
         assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
 
 
-def test_mixed_cuts_half_of_the_files(tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mixed_cuts_a_quarter_of_the_files(tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each file is whole or in functions, never both: no text is on two sides of the split. The names do not matter."""
     folder = library(tmp_path, monkeypatch)
     sources = [f"x = {i}\n\n\ndef f{i}():\n    return {i}\n\n\ndef g{i}():\n    pass\n" for i in range(40)]
@@ -385,9 +381,9 @@ def test_mixed_cuts_half_of_the_files(tmp_path: Path, cache: str, monkeypatch: p
     write(folder / "plain.py", "y = 1\n")
     found = texts(build(StdlibData(documents="mixed", cache=cache)))
     whole = {source for source in sources if source in found}
-    assert 10 <= len(whole) <= 30 and "y = 1\n" in found
+    assert 22 <= len(whole) <= 38 and "y = 1\n" in found
     cut = [text for text in found if text.startswith("def ")]
-    assert sorted(cut) == sorted(function for source in set(sources) - whole for function in functions(source))
+    assert sorted(cut) == sorted(function for source in set(sources) - whole for function in plain_functions(source))
     assert len(found) == len(whole) + len(cut) + 1
     (folder / "00.py").rename(folder / "renamed.py")
     assert sorted(texts(build(StdlibData(documents="mixed", cache=cache)))) == sorted(found)
