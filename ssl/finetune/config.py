@@ -252,7 +252,7 @@ class GRPOMethod(SurrogateMethod):
     """Advantages against the group's mean."""
 
     name: str = knob("grpo", "the method's name in the registry")
-    kl_coef: float = knob(0.15, "weight of the KL to the reference in the loss", ge=0)
+    kl_coef: float = knob(0.05, "weight of the KL to the reference in the loss", ge=0)
     kl_estimator: str = knob(
         "k3",
         "as published (k3); with the exact gradient: k2, or k3 times the ratio (k1 would have none)",

@@ -31,7 +31,8 @@ def run(command: str, folder: Path, *words: str) -> list[dict[str, Any]]:
 
 def lifted(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Reward at the start, the best one while diverse, and there: KL a token, distinct_2 as a share of the start's."""
-    start, judged = rows[0], [row for row in rows if "eval/diverse_reward" in row]
+    start = next(row for row in rows if "start/reward_mean" in row)
+    judged = [row for row in rows if "eval/diverse_reward" in row]
     best = max(judged, key=lambda row: float(row["eval/diverse_reward"]))
     return {
         "start": start["start/reward_mean"],
