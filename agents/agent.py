@@ -20,7 +20,7 @@ from rlgym.envs.episodes import evaluate_policy, fresh_seed
 from rlgym.envs.make import make_env
 from rlgym.envs.video import record, require_frames
 from rlgym.errors import RequestError
-from rlgym.learner import Evaluation, Progress, Section
+from rlgym.learner import Evaluation, Progress, Section, weights_and_gradients
 from rlgym.state import load_module
 
 if TYPE_CHECKING:
@@ -96,10 +96,7 @@ class Agent:
     def histograms(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for prefix, module in self.modules.items():
-            for name, parameter in module.named_parameters():
-                found[f"parameters/{prefix}{name}"] = parameter.detach()
-                if parameter.grad is not None:
-                    found[f"gradients/{prefix}{name}"] = parameter.grad
+            found |= weights_and_gradients(module, prefix)
         return found
 
     def standing(self) -> dict[str, Section]:

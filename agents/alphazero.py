@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlgym.agents import saved_replay
 from rlgym.agents.agent import seeded
 from rlgym.agents.board_networks import BoardNetwork
 from rlgym.agents.flat_adam import FlatAdam
@@ -39,7 +40,7 @@ from rlgym.games.judging import judge
 from rlgym.games.match import versus
 from rlgym.games.opponents import make_players
 from rlgym.games.ratings import Ladder
-from rlgym.learner import NON_FINITE, REPLAY, Evaluation, Metrics, Progress, Section
+from rlgym.learner import NON_FINITE, REPLAY, Evaluation, Metrics, Progress, Section, weights_and_gradients
 from rlgym.random_state import generator_state, load_generator_state
 from rlgym.schedules import factor
 from rlgym.state import load_module
@@ -113,9 +114,7 @@ class AlphaZero:
         on_cpu = self.device.type == "cpu"
         self.exactness = {
             "environment": "exact: games are plain tensors",
-            "replay": "exact"
-            if knobs.save_replay
-            else f"left out by agent.save_replay=false: {self.cost_of_no_replay}",
+            "replay": saved_replay.promise(knobs.save_replay, knobs.learning_starts, "positions"),
             "arithmetic": "exact, with the recorded thread count" if on_cpu else "to rounding: GPUs add in any order",
         }
 
@@ -343,23 +342,12 @@ class AlphaZero:
         return {"eval/policy_loss": float(policy), "eval/value_loss": float(value), "eval/kl": float(kl)}
 
     def histograms(self) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        for name, parameter in self.network.named_parameters():
-            found[f"parameters/{name}"] = parameter.detach()
-            assert parameter.grad is not None
-            found[f"gradients/{name}"] = parameter.grad
+        found = weights_and_gradients(self.network)
         if self.recent:
             found["rollout/first_move"] = torch.tensor([float(first) for first, _, _ in self.recent])
         return found
 
     # ---- checkpoints
-
-    @property
-    def cost_of_no_replay(self) -> str:
-        return (
-            f"a resume learns nothing until it has {self.knobs.learning_starts:,} positions anew, then from these "
-            "alone, and differs from a run that went on"
-        )
 
     def state_dict(self) -> dict[str, Section]:
         state: dict[str, Section] = {
@@ -419,7 +407,7 @@ class AlphaZero:
         if REPLAY in state:
             self.replay.load_state_dict(state[REPLAY])
         else:
-            self.notices.append(f"without the replay of the checkpoint: {self.cost_of_no_replay}")
+            self.notices.append(saved_replay.missing(self.knobs.learning_starts, "positions"))
 
     @classmethod
     def load(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import gymnasium as gym
 import torch
@@ -67,7 +67,7 @@ class DQN(OffPolicy):
                 f"agent.buffer_size={knobs.buffer_size} holds no agent.n_step={knobs.n_step} transitions of each of "
                 f"env.num_envs={self.env.num_envs} environments; raise it"
             )
-        policy = build_policy(config, self.env, self.device)
+        policy = self.policy_for(config, self.env, self.device)
         self.network = policy.network
         self.target = deepcopy(self.network).requires_grad_(False)
         self.target.encoder.norms = self.network.encoder.norms  # both see observations at one scale
@@ -237,26 +237,29 @@ class DQN(OffPolicy):
 
     @classmethod
     def policy_for(cls, config: TrainConfig, env: BatchEnv, device: torch.device) -> QPolicy:
-        return build_policy(config, env, device)
-
-
-def build_policy(config: TrainConfig, env: BatchEnv, device: torch.device) -> QPolicy:
-    """A freshly initialised policy for `env`, seeded by the run's seed without touching torch's global generator."""
-    knobs: DQNConfig = config.agent
-    actions = number_of_actions(env, knobs.name)
-    with seeded(config.seed):
-        network = QNetwork(
-            env.leaves,
-            actions,
-            list(knobs.net_arch),
-            knobs.activation,
-            knobs.dueling,
+        knobs: DQNConfig = config.agent
+        return q_policy(
+            config,
+            env,
+            device,
+            dueling=knobs.dueling,
             noisy_std=knobs.noisy_std if knobs.noisy else None,
             support=torch.linspace(knobs.v_min, knobs.v_max, knobs.atoms) if knobs.distributional == "c51" else None,
             quantiles=knobs.quantiles if knobs.distributional == "qr" else None,
-            normalize=config.env.normalize_observation,
         )
-    return QPolicy(network.to(device), EpsilonGreedy(actions, knobs.exploration_final_eps), env.action_space)
+
+
+def q_policy(config: TrainConfig, env: BatchEnv, device: torch.device, **network: Any) -> QPolicy:
+    """A freshly initialised policy for `env`, seeded by the run's seed without touching torch's global generator.
+
+    `network`: what QNetwork is told besides.
+    """
+    knobs = config.agent
+    actions = number_of_actions(env, knobs.name)
+    hidden, normalize = list(knobs.net_arch), config.env.normalize_observation
+    with seeded(config.seed):
+        made = QNetwork(env.leaves, actions, hidden, knobs.activation, normalize=normalize, **network)
+    return QPolicy(made.to(device), EpsilonGreedy(actions, knobs.exploration_final_eps), env.action_space)
 
 
 def number_of_actions(env: BatchEnv, agent: str) -> int:

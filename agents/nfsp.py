@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlgym.agents import saved_replay
 from rlgym.agents.agent import seeded
 from rlgym.agents.distributions import mask_logits
 from rlgym.agents.epsilon_greedy import annealed_epsilon
@@ -42,7 +43,7 @@ from rlgym.games.game import DONE, TURN, random_moves, rewards
 from rlgym.games.judging import judge
 from rlgym.games.opponents import usual
 from rlgym.games.tree import levels
-from rlgym.learner import NON_FINITE, REPLAY, Evaluation, Metrics, Progress, Section
+from rlgym.learner import NON_FINITE, REPLAY, Evaluation, Metrics, Progress, Section, weights_and_gradients
 from rlgym.random_state import generator_state, load_generator_state
 from rlgym.state import load_module
 
@@ -124,9 +125,7 @@ class NFSP:
         on_cpu = self.device.type == "cpu"
         self.exactness = {
             "environment": "exact: games are plain tensors",
-            "replay": "exact"
-            if knobs.save_replay
-            else f"left out by agent.save_replay=false: {self.cost_of_no_replay}",
+            "replay": saved_replay.promise(knobs.save_replay, saved_replay.refill(knobs), "moves"),
             "arithmetic": "exact, with the recorded thread count" if on_cpu else "to rounding: GPUs add in any order",
         }
 
@@ -283,25 +282,9 @@ class NFSP:
         return found
 
     def histograms(self) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        for name, parameter in self.networks.named_parameters():
-            found[f"parameters/{name}"] = parameter.detach()
-            if parameter.grad is not None:
-                found[f"gradients/{name}"] = parameter.grad
-        return found
+        return weights_and_gradients(self.networks)
 
     # ---- checkpoints
-
-    @property
-    def cost_of_no_replay(self) -> str:
-        return (
-            f"a resume learns nothing until it has made {self.refill:,} moves anew, then from these alone, and differs "
-            "from a run that went on"
-        )
-
-    @property
-    def refill(self) -> int:
-        return max(self.knobs.learning_starts, self.knobs.batch_size)
 
     def state_dict(self) -> dict[str, Section]:
         state: dict[str, Section] = {
@@ -351,8 +334,9 @@ class NFSP:
         if REPLAY in state:
             self.replay.load_state_dict(state[REPLAY])
         else:
-            self.learns_from = max(self.learns_from, self.progress.step + self.refill)
-            self.notices.append(f"without the replay of the checkpoint: {self.cost_of_no_replay}")
+            refill = saved_replay.refill(self.knobs)
+            self.learns_from = max(self.learns_from, self.progress.step + refill)
+            self.notices.append(saved_replay.missing(refill, "moves"))
 
     @classmethod
     def load(

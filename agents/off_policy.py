@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from rlgym.agents import saved_replay
 from rlgym.agents.agent import Agent
 from rlgym.agents.prioritized import Priorities
 from rlgym.agents.replay import Batch, Replay
@@ -66,8 +67,7 @@ class OffPolicy(Agent):
         self.earned = 0.0
         self.learns_from: int = knobs.learning_starts
         """Step after which gradient steps are taken; a resume without its replay moves it on."""
-        held = "exact" if knobs.save_replay else f"left out by agent.save_replay=false: {self.cost_of_no_replay}"
-        self.exactness["replay"] = held
+        self.exactness["replay"] = saved_replay.promise(knobs.save_replay, saved_replay.refill(knobs))
         self.explorer = np.random.default_rng(config.seed + 1)
         self.drawer = torch.Generator(self.device).manual_seed(config.seed + 2)
         self.obs: Obs = self.env.reset(config.seed)
@@ -169,18 +169,6 @@ class OffPolicy(Agent):
 
     # ---- checkpoints
 
-    @property
-    def refill(self) -> int:
-        """Transitions that an empty replay gathers before learning goes on."""
-        return int(max(self.knobs.learning_starts, self.knobs.batch_size))
-
-    @property
-    def cost_of_no_replay(self) -> str:
-        return (
-            f"a resume learns nothing until it has gathered {self.refill:,} transitions anew, then from these alone, "
-            "and differs from a run that went on"
-        )
-
     def state_dict(self) -> dict[str, Section]:
         state = {
             **self.networks(),
@@ -210,5 +198,6 @@ class OffPolicy(Agent):
                 self.replay.interrupt(self.obs, self.mask)
         else:
             self.replay.start(self.obs, self.mask)
-            self.learns_from = max(self.learns_from, self.progress.step + self.refill)
-            self.notices.append(f"without the replay of the checkpoint: {self.cost_of_no_replay}")
+            refill = saved_replay.refill(self.knobs)
+            self.learns_from = max(self.learns_from, self.progress.step + refill)
+            self.notices.append(saved_replay.missing(refill))

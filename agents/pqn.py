@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from rlgym.agents.agent import seeded
 from rlgym.agents.distributions import mask_logits
-from rlgym.agents.dqn import number_of_actions
+from rlgym.agents.dqn import q_policy
 from rlgym.agents.epsilon_greedy import EpsilonGreedy, annealed_epsilon
 from rlgym.agents.flat_adam import FlatAdam
 from rlgym.agents.on_policy import OnPolicy, Optimizer
@@ -53,7 +52,7 @@ class PQN(OnPolicy):
             )
 
     def build(self) -> QPolicy:
-        return build_policy(self.config, self.env, self.device)
+        return self.policy_for(self.config, self.env, self.device)
 
     def build_optimizer(self) -> Optimizer:
         return FlatAdam(self.network, self.knobs.max_grad_norm, self.knobs.adam_eps)
@@ -133,20 +132,4 @@ class PQN(OnPolicy):
 
     @classmethod
     def policy_for(cls, config: TrainConfig, env: BatchEnv, device: torch.device) -> QPolicy:
-        return build_policy(config, env, device)
-
-
-def build_policy(config: TrainConfig, env: BatchEnv, device: torch.device) -> QPolicy:
-    """A freshly initialised policy for `env`, seeded by the run's seed without touching torch's global generator."""
-    knobs: PQNConfig = config.agent
-    actions = number_of_actions(env, knobs.name)
-    with seeded(config.seed):
-        network = QNetwork(
-            env.leaves,
-            actions,
-            list(knobs.net_arch),
-            knobs.activation,
-            layer_norm=True,
-            normalize=config.env.normalize_observation,
-        )
-    return QPolicy(network.to(device), EpsilonGreedy(actions, knobs.exploration_final_eps), env.action_space)
+        return q_policy(config, env, device, layer_norm=True)

@@ -24,7 +24,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from turns import Held, machine, run_rlgym, run_sb3, serve, take_turns  # type: ignore[import-not-found]  # beside this
+from turns import (  # type: ignore[import-not-found]  # beside this
+    Held,
+    machine,
+    run_rlgym,
+    run_sb3,
+    serve,
+    take_turns,
+    timed,
+)
 
 # rl-baselines3-zoo, hyperparams/dqn.yml, CartPole-v1. Its 5e4 steps are the first of ten million here, so that no turn
 # lacks steps; exploration comes down over the same 8,000.
@@ -105,15 +113,6 @@ def parts(given: argparse.Namespace) -> None:
     learner: Any = build_learner(compose([*WORDS, "threads=1", "device=cpu", "display=quiet"], "train"))
     spent: dict[str, float] = {}
 
-    def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            began = time.perf_counter()
-            answer = call(*args, **kwargs)
-            spent[name] = spent.get(name, 0.0) + time.perf_counter() - began
-            return answer
-
-        return run
-
     owners = {
         "act": (learner, "explore"),
         "environment": (learner.env, "step"),
@@ -122,7 +121,7 @@ def parts(given: argparse.Namespace) -> None:
         "gradient steps": (learner, "learn"),
     }
     for name, (owner, attribute) in owners.items():
-        setattr(owner, attribute, timed(name, getattr(owner, attribute)))
+        setattr(owner, attribute, timed(spent, name, getattr(owner, attribute)))
     rows: dict[str, list[float]] = {}
     while learner.progress.step < WARM:
         learner.update()

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from turns import timed  # type: ignore[import-not-found]  # beside this
 
 from rlgym.agents.config import PPOConfig
 from rlgym.agents.ppo import PPO
@@ -34,15 +35,6 @@ def main() -> None:
     learner = PPO(TrainConfig(steps=10**9, compile="off", env=EnvConfig("CartPole-v1", given.num_envs), agent=knobs))
     spent: dict[str, float] = {}
 
-    def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            began = time.perf_counter()
-            answer = call(*args, **kwargs)
-            spent[name] = spent.get(name, 0.0) + time.perf_counter() - began
-            return answer
-
-        return run
-
     parts = {
         "rollout": (learner.rollout, "collect"),
         "  acting (NumPy network, sampling)": (learner.policy, "choose"),
@@ -53,7 +45,7 @@ def main() -> None:
         "  backward, clipping, Adam": (learner.optimizer, "step"),
     }
     for name, (owner, attribute) in parts.items():
-        setattr(owner, attribute, timed(name, getattr(owner, attribute)))
+        setattr(owner, attribute, timed(spent, name, getattr(owner, attribute)))
     rows: dict[str, list[float]] = {}
     for _ in range(UPDATES):
         spent.clear()

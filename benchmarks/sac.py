@@ -11,12 +11,9 @@ and logging included; Stable-Baselines3 its own `learn`. Programs take turns (be
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable
 from typing import Any
 
-from turns import Held, machine, run_rlgym, run_sb3, serve, take_turns  # type: ignore[import-not-found]  # beside this
+from turns import Held, beside_sb3, run_rlgym, run_sb3  # type: ignore[import-not-found]  # beside this
 
 # rl-baselines3-zoo, hyperparams/sac.yml, Pendulum-v1; what it leaves out is Stable-Baselines3's default.
 STEPS, WARM = 10_000_000, 1_000
@@ -51,22 +48,5 @@ def sb3(folder: str) -> None:
     run_sb3(model, model.actor, STEPS, Held(WARM))
 
 
-PROGRAMS: dict[str, Callable[[str], None]] = {"rlgym": ours, "sb3": sb3}
-
-
-def main() -> None:
-    if serve(sys.argv[1:], PROGRAMS):
-        return
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each program")
-    parser.add_argument("--steps", type=int, default=500, help="environment steps of a turn")
-    given = parser.parse_args()
-    print(machine(), end="\n\n", flush=True)
-    found = take_turns(__file__, list(PROGRAMS), given.rounds, given.steps)
-    found.table()
-    assert len({turns[-1]["parameters"] for turns in found.turns.values()}) == 1, "not the same actor"
-    print(f"\nStable-Baselines3 takes {found.ratio('sb3', 'rlgym')} the time of this program")
-
-
 if __name__ == "__main__":
-    main()
+    beside_sb3(__file__, __doc__, {"rlgym": ours, "sb3": sb3}, rounds=15, steps=500)

@@ -7,6 +7,7 @@ pairs, with the 95 % bootstrap interval of that median.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -210,3 +211,33 @@ def machine() -> str:
     found = ", ".join(f"{name} {version(name)}" for name in ("torch", "gymnasium", "stable-baselines3"))
     processor = platform.processor() or platform.machine()
     return f"{processor}, {os.cpu_count()} cores{load}, Python {platform.python_version()}, {found}"
+
+
+def beside_sb3(script: str, doc: str, programs: dict[str, Callable[[str], None]], rounds: int, steps: int) -> None:
+    """The whole of a script that times "rlgym" beside "sb3"; `rounds` of `steps` where its words do not say."""
+    if serve(sys.argv[1:], programs):
+        return
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=rounds, help="turns of each program")
+    parser.add_argument("--steps", type=int, default=steps, help="environment steps of a turn")
+    given = parser.parse_args()
+    print(machine(), end="\n\n", flush=True)
+    found = take_turns(script, list(programs), given.rounds, given.steps)
+    found.table()
+    assert len({turns[-1]["parameters"] for turns in found.turns.values()}) == 1, "not the same network"
+    print(f"\nStable-Baselines3 takes {found.ratio('sb3', 'rlgym')} the time of this program")
+
+
+# ---- part by part
+
+
+def timed(spent: dict[str, float], name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    """`call`, whose seconds are added to `spent[name]`."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        answer = call(*args, **kwargs)
+        spent[name] = spent.get(name, 0.0) + time.perf_counter() - began
+        return answer
+
+    return run

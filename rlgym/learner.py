@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+    from torch.nn import Module
 
 type_json = (
     Any  # anything `json` round-trips exactly: None, bool, int of any size, float, str, list, dict with str keys
@@ -119,3 +120,13 @@ class Learner(Protocol):
     def close(self) -> None:
         """Release workers and files."""
         ...
+
+
+def weights_and_gradients(module: Module, prefix: str = "") -> dict[str, Tensor]:
+    """For histograms: `parameters/...` and, where there are any, `gradients/...`."""
+    found: dict[str, Tensor] = {}
+    for name, parameter in module.named_parameters():
+        found[f"parameters/{prefix}{name}"] = parameter.detach()
+        if parameter.grad is not None:
+            found[f"gradients/{prefix}{name}"] = parameter.grad
+    return found

@@ -22,7 +22,7 @@ from rlgym import registry
 from rlgym.device import pick_device, seed, settle
 from rlgym.errors import RequestError
 from rlgym.files import write_atomic
-from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section
+from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section, weights_and_gradients
 from rlgym.schedules import factor
 from rlgym.ssl import samples
 from rlgym.ssl.data.blocks import Batches, Blocks
@@ -245,12 +245,7 @@ class Pretraining:
         return Evaluation(metrics, counts, texts=texts, embeddings={"embedding": embedding})
 
     def histograms(self) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        for name, parameter in self.model.named_parameters():
-            found[f"parameters/{name}"] = parameter.detach()
-            if parameter.grad is not None:
-                found[f"gradients/{name}"] = parameter.grad
-        return found
+        return weights_and_gradients(self.model)
 
     # ---- checkpoints
 

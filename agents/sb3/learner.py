@@ -28,6 +28,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeImage
 from torch import nn
 
+from rlgym.agents import saved_replay
 from rlgym.agents.agent import Agent, seeded
 from rlgym.agents.sb3.env import BatchVecEnv, View
 from rlgym.agents.sb3.policy import SB3Policy
@@ -120,8 +121,7 @@ class SB3(Agent):
             self.learns_from = self.model.learning_starts
             assert self.model.replay_buffer is not None
             self.replay = ReplayRecord(self.model.replay_buffer)
-            held = "exact" if knobs.save_replay else f"left out by agent.save_replay=false: {self.cost_of_no_replay}"
-            self.exactness[REPLAY] = held
+            self.exactness[REPLAY] = saved_replay.promise(knobs.save_replay, saved_replay.refill(knobs))
         self.exactness["random"] = "exact: the states of torch's and NumPy's global generators and of the action space"
         self._lately: dict[str, float] = {}
 
@@ -201,18 +201,6 @@ class SB3(Agent):
 
     # ---- checkpoints
 
-    @property
-    def refill(self) -> int:
-        """Transitions that an empty replay gathers before learning goes on."""
-        return int(max(self.knobs.learning_starts, self.knobs.batch_size))
-
-    @property
-    def cost_of_no_replay(self) -> str:
-        return (
-            f"a resume learns nothing until it has gathered {self.refill:,} transitions anew, then from these alone, "
-            "and differs from a run that went on"
-        )
-
     def state_dict(self) -> dict[str, Section]:
         model = self.model
         weights = model.policy.state_dict()
@@ -267,8 +255,9 @@ class SB3(Agent):
             load_normalizer(self.normalizer, state["normalizer"])  # the reset cleared its running returns
             model._last_original_obs = cast(Any, self.normalizer.get_original_obs())
         if self.replay is not None and REPLAY not in state:
-            self.learns_from = max(self.learns_from, self.progress.step + self.refill)
-            self.notices.append(f"without the replay of the checkpoint: {self.cost_of_no_replay}")
+            refill = saved_replay.refill(self.knobs)
+            self.learns_from = max(self.learns_from, self.progress.step + refill)
+            self.notices.append(saved_replay.missing(refill))
         elif self.replay is not None and self.env.restore_report:
             self.replay.interrupt()
 

@@ -22,7 +22,7 @@ from rlgym import registry
 from rlgym.device import pick_device, seed, settle
 from rlgym.errors import RequestError
 from rlgym.files import to_json, write_atomic
-from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section
+from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section, weights_and_gradients
 from rlgym.schedules import factor
 from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.finetune.adapt import adapt
@@ -216,12 +216,7 @@ class Finetuning(ABC):
         return {}
 
     def histograms(self) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        for name, parameter in self.model.named_parameters():
-            found[f"parameters/{name}"] = parameter.detach()
-            if parameter.grad is not None:
-                found[f"gradients/{name}"] = parameter.grad
-        return found
+        return weights_and_gradients(self.model)
 
     def state_dict(self) -> dict[str, Section]:
         return {

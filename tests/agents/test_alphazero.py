@@ -86,7 +86,7 @@ def test_without_its_replay_a_resume_gathers_anew(tmp_path: Path) -> None:
     assert REPLAY not in state
     resumed = learner(save_replay=False)
     resumed.load_state_dict(state)
-    assert "learns nothing until it has 40 positions anew" in resumed.notices[0]
+    assert "learns nothing until it has gathered 40 positions anew" in resumed.notices[0]
     rows = run(resumed, 10)
     assert "train/loss" not in rows[0] and "train/loss" in rows[-1]
 

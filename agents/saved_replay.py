@@ -1,0 +1,27 @@
+"""A replay may be left out of checkpoints (agent.save_replay=false): what manifest and resume then say of the cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def refill(knobs: Any) -> int:
+    """Transitions that an empty replay gathers before learning goes on."""
+    return int(max(knobs.learning_starts, knobs.batch_size))
+
+
+def promise(saved: bool, count: int, unit: str = "transitions") -> str:
+    """What a resume restores of the replay; an empty one learns from `count` units on."""
+    return "exact" if saved else f"left out by agent.save_replay=false: {_cost(count, unit)}"
+
+
+def missing(count: int, unit: str = "transitions") -> str:
+    """The notice of a resume whose checkpoint has no replay."""
+    return f"without the replay of the checkpoint: {_cost(count, unit)}"
+
+
+def _cost(count: int, unit: str) -> str:
+    return (
+        f"a resume learns nothing until it has gathered {count:,} {unit} anew, then from these alone, and differs from "
+        "a run that went on"
+    )
