@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from rlgym.agents.distributions import Gaussian, MultiCategorical, NoisyTanh, SquashedGaussian, mask_logits
 from rlgym.agents.epsilon_greedy import EpsilonGreedy
+from rlgym.agents.game_policy import game_policy
 from rlgym.agents.policy import Policy, to_bounds
 from rlgym.agents.recurrent import Memory, RecurrentPolicy
 from rlgym.config_file import load_config
@@ -55,6 +56,12 @@ TIES = 0.01
 ROWS, IMAGE_ROWS = 256, 16
 """Random observations that are compared."""
 
+BESIDES = {
+    "alphazero": ["The search that the run plays with is not inside: this is the network alone."],
+    "nfsp": ["The run draws its moves from softmax(outputs); `action` is the likeliest."],
+}
+"""What the README of some agents' exports says more."""
+
 Call = Callable[[Obs, dict[str, Array]], dict[str, Array]]
 """A file's function: observations as the environment gives them, leaf name -> [batch, *leaf.given], and the inputs
 besides, to its outputs."""
@@ -70,10 +77,12 @@ def export(folder: Path, words: dict[str, Any]) -> Path:
     config: TrainConfig = load_config(folder, trust=words["trust"])
     target = export_folder(words["path"], folder, "policy.json")
     policy = load(run, words["checkpoint"], trust=words["trust"])
-    require_function(policy, config.agent.name)
     env = make_env(alone(config.env), num_envs=1)
     try:
         env.reset(config.seed)
+        if not isinstance(policy, Policy) and isinstance(getattr(policy, "network", None), nn.Module):
+            policy = game_policy(policy.network, env)
+        require_function(policy, config.agent.name)
         space, masked = env.observation_space, env.action_mask is not None
     finally:
         env.close()
@@ -414,6 +423,7 @@ def read_me(config: TrainConfig, policy: Policy, described: Mapping[str, Any]) -
         "`step` takes them. Scaling, one-hot choices and bounds are inside. `policy.onnx` and `policy.pt2` are one and",
         f"the same; read back, they equalled the run's policy to {checked['largest_difference']:.1g} on",
         f"{checked['observations']} random observations.",
+        *BESIDES.get(config.agent.name, []),
         "",
         "```python",
         "import numpy as np",

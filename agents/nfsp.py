@@ -363,6 +363,11 @@ class NetworkPlayer:
     def __init__(self, game: Game, networks: nn.ModuleDict) -> None:
         self.game, self.networks = game, networks
 
+    @property
+    def network(self) -> nn.Module:
+        """Of the average policy; without one, of the best response."""
+        return self.networks["average" if "average" in self.networks else "best_response"]
+
     @torch.no_grad()
     def chances(self, observation: Tensor, legal: Tensor) -> Tensor:
         """Probabilities of moves `[n, actions]`, for `observation [n, *shape]` and `legal [n, actions]`."""

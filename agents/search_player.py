@@ -51,6 +51,10 @@ class SearchPlayer:
         self.settings = replace(settings, noise=explores)
 
     @property
+    def network(self) -> BoardNetwork:
+        return self.evaluate.network
+
+    @property
     def alone(self) -> NetworkPlayer:
         """Its network, which does not search."""
         return NetworkPlayer(self.game, self.evaluate)

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-from turns import ONE_THREAD, ROOT, machine  # type: ignore[import-not-found]  # beside this
+from kept_runs import summary  # type: ignore[import-not-found]  # beside this
+from turns import ONE_THREAD, machine  # type: ignore[import-not-found]
 
 from rlgym.statistics import improvement_interval, interval, iqm, probability_of_improvement
 
@@ -48,9 +47,7 @@ VARIANTS = {
 
 def evaluations(words: list[str], folder: Path) -> list[float]:
     """The mean rewards of a run's evaluations in order; trains it where it is not there."""
-    if not (folder / "summary.json").is_file():
-        command = [sys.executable, "-W", "ignore", "-m", "rlgym", *words, f"run.dir={folder}"]
-        subprocess.run(command, cwd=ROOT, env={**os.environ, **ONE_THREAD}, check=True)
+    summary(words, folder, **ONE_THREAD)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [row["eval/mean_reward"] for row in rows if "eval/mean_reward" in row]
 

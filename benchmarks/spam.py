@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from turns import ROOT, machine  # type: ignore[import-not-found]  # beside this
+from kept_runs import summary  # type: ignore[import-not-found]  # beside this
+from turns import machine  # type: ignore[import-not-found]
 
 from rlgym.ssl.config import CsvData
 from rlgym.ssl.finetune.examples import read_table, same_text, split
@@ -36,14 +36,6 @@ KINDS = {
     "pretrained, 5 %": ["method.label_share=0.05"],
     "random, 5 %": ["method.label_share=0.05", "adapt.init=random"],
 }
-
-
-def command(words: list[str], folder: Path) -> dict[str, Any]:
-    """The summary of a run; it is made where it is not there."""
-    if not (folder / "summary.json").is_file():
-        subprocess.run([sys.executable, "-m", "rlgym", *words, *QUIET, f"run.dir={folder}"], cwd=ROOT, check=True)
-    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-    return found
 
 
 def judged(folder: Path) -> dict[str, Any]:
@@ -80,12 +72,12 @@ def main() -> None:
         texts = folder / f"texts_{seed}.jsonl"
         training_texts(file, seed, texts)
         parent = folder / f"parent_{seed}"
-        found = command([*PRETRAIN, f"data.path={texts}", f"seed={seed}"], parent)
+        found = summary([*PRETRAIN, f"data.path={texts}", f"seed={seed}", *QUIET], parent)
         seconds["pretraining"].append(found["wall_time_s"])
         for kind, words in KINDS.items():
             run = folder / f"{kind.replace(', ', '_').replace(' %', '')}_{seed}"
-            begin = ["finetune", f"init_from={parent}", *TABLE, f"data.path={file}", f"seed={seed}", *words]
-            seconds[kind].append(command(begin, run)["wall_time_s"])
+            begin = ["finetune", f"init_from={parent}", *TABLE, f"data.path={file}", f"seed={seed}", *words, *QUIET]
+            seconds[kind].append(summary(begin, run)["wall_time_s"])
             rows[kind].append(judged(run))
             print(f"seed {seed}, {kind}: {100 * rows[kind][-1]['validation/accuracy']:.2f}", file=sys.stderr)
     print(f"{machine()}\n\nseeds {given.seeds}; means (least-most)\n")

@@ -14,9 +14,11 @@ import pytest
 import torch
 from gymnasium import spaces
 
+import rlgym
 from rlgym.agents.export import ROWS, TOLERANCE, Call, as_given, difference, one_step, require_function, write_policy
 from rlgym.agents.policy import Policy
 from rlgym.agents.recurrent import Memory
+from rlgym.cli import main
 from rlgym.config import EnvConfig, TrainConfig
 from rlgym.envs.spaces import Array, Obs, part
 from rlgym.errors import RequestError
@@ -185,6 +187,27 @@ def test_only_legal_actions_where_the_environment_tells_them(tmp_path: Path) -> 
         np.testing.assert_array_equal(action, [legal[:3].argmax(), legal[3:].argmax()])
         np.testing.assert_array_equal(action, trained.policy.predict(observation, mask))
         observation, _, _, _, info = env.step(action)  # raises on an illegal one
+
+
+@pytest.mark.parametrize(
+    ("agent", "game", "knobs"), [("alphazero", "tic_tac_toe", ["agent.width=16"]), ("nfsp", "kuhn_poker", [])]
+)
+def test_the_network_of_a_game_plays_on_by_itself(agent: str, game: str, knobs: list[str], tmp_path: Path) -> None:
+    words = [f"agent={agent}", f"env={game}", "steps=512", "agent.games=64", "threads=1", "display=quiet", *knobs]
+    assert main(["train", *words, "evaluate.every=0", f"run.dir={tmp_path / 'run'}"]) == 0
+    assert main(["export", str(tmp_path / "run")]) == 0
+    session = onnxruntime.InferenceSession(tmp_path / "run" / "export" / "policy.onnx")
+    player = rlgym.load(tmp_path / "run")
+    env = gym.make(game)
+    observation, info = env.reset(seed=1)
+    board, mask = observation["observation"][None], np.asarray(info["action_mask"], bool)[None]
+    action, outputs = session.run(None, {"observation": board, "action_mask": mask})
+    with torch.inference_mode():
+        found = player.network(torch.from_numpy(board))
+    right = (found[0] if isinstance(found, tuple) else found).numpy()
+    np.testing.assert_allclose(outputs, right, atol=1e-5)
+    assert action[0] == np.where(mask, right, -np.inf).argmax()
+    env.step(action[0])
 
 
 def test_a_file_that_is_not_the_policy_is_refused() -> None:
