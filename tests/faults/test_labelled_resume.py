@@ -39,7 +39,11 @@ def starts(tmp_path_factory: pytest.TempPathFactory, text: Path, cache: Path) ->
     return Starts(text, tmp_path_factory.mktemp("starts"))
 
 
-@pytest.mark.parametrize("case", CASES)
+TWINS = ("classification-lora",)
+"""Cases that share all but their beginning with another: for `make test-all`."""
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * (c in TWINS)) for c in CASES])
 def test_killed_and_resumed_equals_uninterrupted(case: str, starts: Starts, tmp_path: Path, cache: Path) -> None:
     kind, *more = CASES[case]
     table = write_table(tmp_path / "t.csv", 60)

@@ -38,7 +38,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+TWINS = ("Blackjack-v1", "pqn")
+"""Cases that share all but their beginning with another: for `make test-all`."""
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * (c in TWINS)) for c in CASES])
 def test_killed_and_resumed_equals_uninterrupted(case: str, tmp_path: Path) -> None:
     if case.startswith("LunarLander"):
         pytest.importorskip("Box2D")

@@ -59,7 +59,11 @@ def same_run(expected: Path, found: Path) -> None:
     assert rows(expected) == rows(found)
 
 
-@pytest.mark.parametrize("case", CASES)
+TWINS = ("next_token-stream",)
+"""Cases that share all but their beginning with another: for `make test-all`."""
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * (c in TWINS)) for c in CASES])
 def test_killed_twice_and_resumed_equals_uninterrupted(case: str, tmp_path: Path, cache: Path) -> None:
     text = tiny.write_text(tmp_path / "text")
     words = ["pretrain", *tiny.words(text, *CASES[case], *EVERY)]
