@@ -107,7 +107,11 @@ class DPOMethod(PreferenceMethod):
     uses: ClassVar[tuple[str, ...]] = ("evaluate", "generate", "export")
 
     name: str = knob("dpo", "the method's name in the registry")
-    epochs: float = knob(2.0, "passes over the training pairs, where tokens= sets no budget", gt=0)
+    epochs: float | None = knob(
+        None,
+        "passes over the training pairs, where tokens= sets no budget; empty: 2, half a one over the default pairs",
+        gt=0,
+    )
     beta: float = knob(0.1, "how dear it is to leave the model that it starts from", gt=0)
     loss_type: str = knob(
         "sigmoid",

@@ -62,6 +62,8 @@ class DPO(Paired):
         if config.reward.name == "default" and config.data.name == "default":
             config.reward = PythonSyntaxReward()
         self.reward = None if config.reward.name == "default" else rewards.build_reward(config.reward)
+        if config.method.epochs is None:
+            config.method.epochs = 0.5 if config.data.name == "default" else 2.0
         if config.optimizer.learning_rate is None:
             config.optimizer.learning_rate = SHARE_OF_PRETRAINING * learning_rate_for(self.start.model.width)
 
