@@ -18,7 +18,7 @@ from rlgym.learner import Evaluation
 from rlgym.ssl.finetune import baselines, examples, figures, library, measures
 from rlgym.ssl.finetune.finetuning import Batch
 from rlgym.ssl.finetune.labelled import Labelled
-from rlgym.ssl.finetune.labeller import Classifier, labeller_parts
+from rlgym.ssl.finetune.labeller import Classifier, headed_parts
 
 if TYPE_CHECKING:
     from rlgym.config import FinetuneConfig
@@ -180,7 +180,7 @@ class Classification(Labelled):
             labels: list[str] = read_json(folder / LABELS)["labels"]
         except (OSError, ValueError, KeyError) as error:
             raise RequestError(f"{folder / LABELS} cannot be read ({error}): it names the classes") from error
-        return Classifier(*labeller_parts(config, state, device, folder, len(labels)), labels)
+        return Classifier(*headed_parts(config, state, device, folder, len(labels), config.method.pooling), labels)
 
 
 def class_table(classes: Mapping[str, Mapping[str, float]]) -> str:

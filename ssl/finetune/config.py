@@ -90,7 +90,7 @@ class PreferenceMethod(MethodConfig):
 class RewardModelMethod(PreferenceMethod):
     """A number that is higher for better answers."""
 
-    uses: ClassVar[tuple[str, ...]] = ("evaluate", "predict")
+    uses: ClassVar[tuple[str, ...]] = ("evaluate", "predict", "export")
 
     name: str = knob("reward_model", "the method's name in the registry")
     epochs: float = knob(3.0, "passes over the training pairs, where tokens= sets no budget", gt=0)
@@ -120,6 +120,12 @@ class DPOMethod(PreferenceMethod):
     )
     label_smoothing: float = knob(
         0.0, "share of the preferences that are taken to be the wrong way round (conservative DPO)", ge=0, lt=0.5
+    )
+    rpo_alpha: float | None = knob(
+        None,
+        "weight of the chosen answers' own loss beside the preference's, so that both do not become unlikely "
+        "(Pang et al. 2024, arXiv:2404.19733); empty: 0, and 1 on the default pairs",
+        ge=0,
     )
     samples: int = knob(32, "held-out prompts that are answered at each evaluation (0: none)", ge=0)
     sample_tokens: int = knob(64, "new tokens of such an answer at most", gt=0)

@@ -62,6 +62,8 @@ class DPO(Paired):
         if config.reward.name == "default" and config.data.name == "default":
             config.reward = PythonSyntaxReward()
         self.reward = None if config.reward.name == "default" else rewards.build_reward(config.reward)
+        if config.method.rpo_alpha is None:
+            config.method.rpo_alpha = 1.0 if config.data.name == "default" else 0.0
         if config.method.epochs is None:
             config.method.epochs = 0.5 if config.data.name == "default" else 2.0
         if config.optimizer.learning_rate is None:
@@ -100,8 +102,10 @@ class DPO(Paired):
         """`[pairs]`, from log-probabilities and tokens of the answers, `[2, pairs]` each."""
         method: DPOMethod = self.config.method
         if method.loss_type == "ipo":
-            return ipo_loss(policy / lengths, reference / lengths, method.beta)
-        return dpo_loss(policy, reference, method.beta, method.label_smoothing)
+            each = ipo_loss(policy / lengths, reference / lengths, method.beta)
+        else:
+            each = dpo_loss(policy, reference, method.beta, method.label_smoothing)
+        return each + method.rpo_alpha * mean_nll(policy[0], lengths[0]) if method.rpo_alpha else each
 
     # ---- judging
 
@@ -223,6 +227,12 @@ def ipo_loss(policy: Tensor, reference: Tensor, beta: float) -> Tensor:
     token, not of the whole answer, as its authors compute it, so that long answers do not count more."""
     moved = policy - reference
     return (moved[0] - moved[1] - 1 / (2 * beta)).square()
+
+
+def mean_nll(log_prob: Tensor, length: Tensor) -> Tensor:
+    """`[pairs]`, nats a token of the chosen answers: what Pang et al. 2024 (arXiv:2404.19733, equation 1) add to the
+    preference's loss, so that what is learnt of a difference does not make both answers unlikely."""
+    return -log_prob / length
 
 
 def shown(samples: Sequence[Mapping[str, Any]]) -> str:

@@ -1,4 +1,5 @@
-"""`export RUN` of a fine-tuned run: a folder that `transformers` loads, as a classifier, regressor or language model.
+"""`export RUN` of a fine-tuned run: a folder that `transformers` loads, as a classifier, regressor, reward model or
+language model.
 
 Where a head has a class of its own there (`AutoModelForSequenceClassification`: ModernBERT with pooling mean or cls,
 BERT with cls, decoders with last), the logits are equal. Other heads are written beside the model, with the few lines
@@ -23,7 +24,8 @@ from rlgym.run import Run
 from rlgym.ssl.data.tokenizer import SETTINGS, Tokenizer
 from rlgym.ssl.export import write_model
 from rlgym.ssl.finetune.adapt import take_lora
-from rlgym.ssl.finetune.labeller import Classifier, Labeller, Regressor
+from rlgym.ssl.finetune.labeller import Classifier, Headed, Regressor
+from rlgym.ssl.finetune.reward_model import RewardModel
 from rlgym.ssl.finetune.start import language_part
 from rlgym.ssl.language_model import LanguageModel
 
@@ -48,7 +50,7 @@ def export(folder: Path, words: dict[str, Any]) -> Path:
     if words["adapter"] and config.adapt.mode != "lora":
         raise RequestError(f"adapter=true: {folder} was trained with adapt.mode={config.adapt.mode}, not with lora")
     model = load(run, words["checkpoint"], trust=words["trust"])
-    if not isinstance(model, LanguageModel | Labeller):
+    if not isinstance(model, LanguageModel | Headed):
         raise RequestError(f"export: a run of method={config.method.name} has no folder that transformers loads")
     target = export_folder(words["path"], folder, "README.md")
     with replacing(target, (SafetensorError,)) as made:
@@ -74,7 +76,7 @@ def export(folder: Path, words: dict[str, Any]) -> Path:
     return target
 
 
-def write(model: LanguageModel | Labeller, made: Path, run: Path) -> str:
+def write(model: LanguageModel | Headed, made: Path, run: Path) -> str:
     """The model into an empty folder; the class of transformers that loads it."""
     if isinstance(model, LanguageModel):
         write_model(model, made)
@@ -83,24 +85,26 @@ def write(model: LanguageModel | Labeller, made: Path, run: Path) -> str:
             write_atomic(made / SETTINGS, to_json(read_json(made / SETTINGS) | {"chat_template": template}))
         return "AutoModelForCausalLM" if model.causal else "AutoModelForMaskedLM"
     if fits_a_class(model):
-        write_labeller(model, made)
+        write_headed(model, made)
         return "AutoModelForSequenceClassification"
     write_model(LanguageModel(model.model, model.tokenizer), made)
     write_head(model, made)
     return "AutoModelForCausalLM" if model.model.causal else "AutoModelForMaskedLM"
 
 
-def fits_a_class(model: Labeller) -> bool:
+def fits_a_class(model: Headed) -> bool:
     """Whether transformers has a class with the same head."""
     kind, architecture = model.head.kind, model.model.configuration().get("model_type")
     if architecture not in CLASSES or not hasattr(model.model.config, "architecture"):
         return False
     if model.model.config.architecture == "transformers":
         return False
+    if kind == "score" and isinstance(model, RewardModel) and model.tokenizer.pad_id == model.tokenizer.eos_id:
+        return False  # theirs takes the last token that is no padding: it would miss the end of an answer
     return kind in ("pooler", "score") or (kind == "prediction" and model.pooling in ("mean", "cls"))
 
 
-def write_labeller(model: Labeller, folder: Path) -> None:
+def write_headed(model: Headed, folder: Path) -> None:
     """config.json with the labels' names, model.safetensors and the tokenizer's files."""
     from safetensors.torch import save_file
     from transformers import AutoConfig
@@ -119,10 +123,10 @@ def write_labeller(model: Labeller, folder: Path) -> None:
     state |= head_there(model)
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
-    serving(tokenizer, backbone.causal).save(folder, model.max_length)
+    serving(model).save(folder, model.max_length)
 
 
-def labels_of(model: Labeller) -> dict[str, Any]:
+def labels_of(model: Headed) -> dict[str, Any]:
     if isinstance(model, Classifier):
         return {
             "id2label": dict(enumerate(model.labels)),
@@ -135,7 +139,7 @@ def labels_of(model: Labeller) -> dict[str, Any]:
     return found
 
 
-def head_there(model: Labeller) -> dict[str, Tensor]:
+def head_there(model: Headed) -> dict[str, Tensor]:
     """The head under transformers' names; a regressor's scale is in it, where it has a bias."""
     head = model.head
     weight: Tensor = head.out.weight
@@ -150,26 +154,33 @@ def head_there(model: Labeller) -> dict[str, Tensor]:
     return found | {"head.dense.weight": head.dense.weight, "head.norm.weight": head.norm.weight}
 
 
-def serving(tokenizer: Tokenizer, causal: bool) -> Tokenizer:
-    """The tokenizer, putting before (and behind) a text what training put there."""
-    if not causal:
+def serving(model: Headed) -> Tokenizer:
+    """The tokenizer, putting before and behind a text what training put there. A reward model reads a pair of prompt
+    and answer, encoded apart, and the end of text behind the answer."""
+    tokenizer, causal = model.tokenizer, model.model.causal
+    rewards = isinstance(model, RewardModel)
+    if not causal and not rewards:
         return tokenizer
     from tokenizers import Tokenizer as Backend
     from tokenizers.processors import TemplateProcessing
 
     backend = Backend.from_str(tokenizer.backend.to_str())
-    eos = tokenizer.roles["eos_token"]
+    names = ("eos_token", "eos_token") if causal else ("cls_token", "sep_token")
+    first, last = (tokenizer.roles[name] for name in names)
+    end = f" {last}" if rewards else ""
     backend.post_processor = TemplateProcessing(
-        single=f"{eos} $A", pair=f"{eos} $A $B", special_tokens=[(eos, tokenizer.eos_id)]
+        single=f"{first} $A{end}",
+        pair=f"{first} $A $B{end}",
+        special_tokens=[(name, backend.token_to_id(name)) for name in dict.fromkeys((first, last))],
     )
     return Tokenizer(backend, tokenizer.roles)
 
 
-def write_head(model: Labeller, folder: Path) -> None:
+def write_head(model: Headed, folder: Path) -> None:
     """head.safetensors and head.json, for a head that no class of transformers has."""
     from safetensors.torch import save_file
 
-    serving(model.tokenizer, model.model.causal).save(folder, model.max_length)
+    serving(model).save(folder, model.max_length)
     weights = {"weight": model.head.out.weight}
     if model.head.out.bias is not None:
         weights["bias"] = model.head.out.bias
@@ -223,7 +234,7 @@ def own_names(plain: Backbone) -> list[tuple[str, tuple[str, ...], tuple[int, ..
     return [(name, (name.removeprefix("inner."),), (), False) for name in plain.matrices()]
 
 
-def how_to_use(model: LanguageModel | Labeller, auto: str) -> list[str]:
+def how_to_use(model: LanguageModel | Headed, auto: str) -> list[str]:
     use = [
         f"from transformers import AutoTokenizer, {auto}",
         'tokenizer = AutoTokenizer.from_pretrained(".")',
@@ -231,9 +242,14 @@ def how_to_use(model: LanguageModel | Labeller, auto: str) -> list[str]:
     ]
     if isinstance(model, LanguageModel):
         return use
-    use.append('inputs = tokenizer(["a text"], truncation=True, padding=True, return_tensors="pt")')
+    rewards = isinstance(model, RewardModel)
+    texts = '["a prompt"], ["an answer"]' if rewards else '["a text"]'
+    cut = '"only_second"' if rewards else "True"
+    if rewards:
+        use.append("# The end of text goes behind the answer; in training an answer that was cut had none.")
+    use.append(f'inputs = tokenizer({texts}, truncation={cut}, padding=True, return_tensors="pt")')
     if fits_a_class(model):
-        use.append("logits = model(**inputs).logits")
+        use.append(f"{'rewards' if rewards else 'logits'} = model(**inputs).logits")
         if isinstance(model, Regressor) and model.head.kind == "score":
             use.append("value = logits * model.config.target_std + model.config.target_mean")
         return use
@@ -249,14 +265,17 @@ def how_to_use(model: LanguageModel | Labeller, auto: str) -> list[str]:
         "facts = json.load(open('head.json'))",
         "hidden = model(**inputs, output_hidden_states=True).hidden_states[-1]",
         f"logits = torch.nn.functional.linear({pooled}, head['weight'], head.get('bias'))",
-        "value = logits[:, 0] * facts['std'] + facts['mean']"
-        if isinstance(model, Regressor)
-        else "label = facts['labels'][int(logits[0].argmax())]",
     ]
+    if isinstance(model, Regressor):
+        use.append("value = logits[:, 0] * facts['std'] + facts['mean']")
+    elif isinstance(model, Classifier):
+        use.append("label = facts['labels'][int(logits[0].argmax())]")
+    else:
+        use.append("rewards = logits[:, 0]")
     return use
 
 
-def card(run: Run, config: Any, model: LanguageModel | Labeller, use: list[str]) -> str:
+def card(run: Run, config: Any, model: LanguageModel | Headed, use: list[str]) -> str:
     """A README.md: what it is, what it was taught, how it is used, how good it is."""
     summary, manifest = run.summary, run.manifest
     data, parent = manifest.get("data") or {}, manifest.get("parent") or {}

@@ -1,4 +1,5 @@
-"""A finished model that says something about texts: what `rlgym.load(run)` gives for labelled methods."""
+"""A finished model with a head, which says something about texts: what `rlgym.load(run)` gives for labelled methods and
+reward models."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from rlgym.config import FinetuneConfig
 
 
-class Labeller(ABC):
-    """A language model with a head. Texts are read exactly as in training: same tokens, same length."""
+class Headed:
+    """A language model with a head."""
 
     def __init__(self, model: Backbone, head: Head, tokenizer: Tokenizer, pooling: str, max_length: int) -> None:
         self.model, self.head, self.tokenizer = model.eval(), head.eval(), tokenizer
@@ -34,9 +35,8 @@ class Labeller(ABC):
         return self.model.embedding().device
 
     @torch.inference_mode()
-    def outputs(self, texts: Sequence[str]) -> Tensor:
-        """What the head says of each text, `[texts, outputs]`, on the CPU."""
-        rows = [encode(self.tokenizer, self.model.causal, self.max_length, text) for text in texts]
+    def read(self, rows: Sequence[list[int]]) -> Tensor:
+        """What the head says of each row of tokens, `[rows, outputs]`, on the CPU."""
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         found = torch.empty(len(rows), self.head.out.out_features)
         for at in range(0, len(order), ROWS):
@@ -44,6 +44,14 @@ class Labeller(ABC):
             tokens, real = padded([rows[i] for i in part], self.tokenizer.pad_id, self.device)
             found[part] = forward(self.model, self.head, tokens, real, self.pooling).float().cpu()
         return found
+
+
+class Labeller(Headed, ABC):
+    """Texts are read exactly as in training: same tokens, same length."""
+
+    def outputs(self, texts: Sequence[str]) -> Tensor:
+        """What the head says of each text, `[texts, outputs]`, on the CPU."""
+        return self.read([encode(self.tokenizer, self.model.causal, self.max_length, text) for text in texts])
 
     @abstractmethod
     def describe(self, texts: Sequence[str]) -> list[dict[str, Any]]:
@@ -92,12 +100,12 @@ class Regressor(Labeller):
         return [{"predicted": value} for value in self.predict(texts)]
 
 
-def labeller_parts(
-    config: FinetuneConfig, state: Mapping[str, Any], device: torch.device, folder: Path, outputs: int
+def headed_parts(
+    config: FinetuneConfig, state: Mapping[str, Any], device: torch.device, folder: Path, outputs: int, pooling: str
 ) -> tuple[Backbone, Head, Tokenizer, str, int]:
     """Model, head, tokenizer, pooling and length of the finished run in `folder`."""
     tokenizer = Tokenizer.of_run(folder)
     model = language_part(config, state["model"], tokenizer)
-    head = Head(model, outputs, config.method.pooling, config.seed)
+    head = Head(model, outputs, pooling, config.seed)
     load_module(head, weights_of(state["model"], "head."))
-    return model.to(device), head.to(device), tokenizer, config.method.pooling, int(config.method.max_length)
+    return model.to(device), head.to(device), tokenizer, pooling, int(config.method.max_length)

@@ -16,7 +16,7 @@ from rlgym.learner import Evaluation
 from rlgym.ssl.finetune import baselines, examples, figures, library, measures
 from rlgym.ssl.finetune.finetuning import Batch
 from rlgym.ssl.finetune.labelled import Labelled
-from rlgym.ssl.finetune.labeller import Regressor, labeller_parts
+from rlgym.ssl.finetune.labeller import Regressor, headed_parts
 
 if TYPE_CHECKING:
     from rlgym.config import FinetuneConfig
@@ -107,4 +107,4 @@ class Regression(Labelled):
             mean, std = float(known["mean"]), float(known["std"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RequestError(f"{folder / SCALE} cannot be read ({error}): it says what the numbers mean") from error
-        return Regressor(*labeller_parts(config, state, device, folder, 1), mean, std)
+        return Regressor(*headed_parts(config, state, device, folder, 1, config.method.pooling), mean, std)

@@ -16,15 +16,13 @@ from torch import Tensor, nn
 
 from rlgym.errors import RequestError
 from rlgym.learner import Evaluation
-from rlgym.ssl.data.tokenizer import Tokenizer
-from rlgym.ssl.finetune.finetuning import Batch, Finetuned, padded
+from rlgym.ssl.finetune.finetuning import Batch
 from rlgym.ssl.finetune.heads import Head
-from rlgym.ssl.finetune.labelled import forward, weights_of
+from rlgym.ssl.finetune.labelled import forward
+from rlgym.ssl.finetune.labeller import Headed, headed_parts
 from rlgym.ssl.finetune.paired import Paired
 from rlgym.ssl.finetune.preferences import by_kind, calibration, joined, kind_table, reliability_table
-from rlgym.ssl.finetune.start import language_part
 from rlgym.ssl.models.build import learning_rate_for
-from rlgym.state import load_module
 
 if TYPE_CHECKING:
     from rlgym.config import FinetuneConfig
@@ -114,32 +112,17 @@ class RewardModelling(Paired):
     @staticmethod
     def load(config: FinetuneConfig, state: Mapping[str, Any], device: torch.device, folder: Path) -> RewardModel:
         """The reward model of the finished run in `folder`."""
-        tokenizer = Tokenizer.of_run(folder)
-        backbone = language_part(config, state["model"], tokenizer)
-        head = Head(backbone, 1, LAST, config.seed)
-        load_module(head, weights_of(state["model"], "head."))
-        model = Finetuned(backbone, head).to(device).eval()
-        return RewardModel(model, tokenizer, config.method.max_length)
+        return RewardModel(*headed_parts(config, state, device, folder, 1, LAST))
 
 
-class RewardModel:
+class RewardModel(Headed):
     """A finished reward model. Rewards of one prompt compare; alone a reward says little."""
 
-    def __init__(self, model: Finetuned, tokenizer: Tokenizer, max_length: int) -> None:
-        self.model, self.tokenizer, self.max_length = model, tokenizer, max_length
-
-    @property
-    def device(self) -> torch.device:
-        found: torch.device = self.model.backbone.embedding().device
-        return found
-
-    @torch.inference_mode()
     def score(
         self,
         prompts: Sequence[str],
         completions: Sequence[str],
         ended: Sequence[bool] | None = None,
-        batch_size: int = 64,
     ) -> Tensor:
         """The rewards of completions of prompts, float32 `[n]` on the CPU, encoded as in training.
 
@@ -148,21 +131,14 @@ class RewardModel:
         """
         if len(prompts) != len(completions):
             raise RequestError(f"{len(prompts)} prompts and {len(completions)} completions: one of each is wanted")
-        causal, rows = self.model.backbone.causal, []
+        rows = []
         ends = [True] * len(prompts) if ended is None else ended
         for number, (prompt, completion, end) in enumerate(zip(prompts, completions, ends, strict=True), 1):
             try:
-                rows.append(joined(prompt, completion, self.tokenizer, causal, self.max_length, end)[0])
+                rows.append(joined(prompt, completion, self.tokenizer, self.model.causal, self.max_length, end)[0])
             except ValueError as error:
                 raise RequestError(f"completion {number}: {error}") from None
-        found = torch.empty(len(rows))
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        for at in range(0, len(order), batch_size):
-            places = order[at : at + batch_size]
-            tokens, real = padded([rows[i] for i in places], self.tokenizer.pad_id, self.device)
-            scores = forward(self.model.backbone, self.model.head, tokens, real, LAST).float()
-            found[places] = scores.squeeze(1).cpu()
-        return found
+        return self.read(rows).squeeze(1)
 
 
 def bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0) -> Tensor:

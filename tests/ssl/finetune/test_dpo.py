@@ -17,7 +17,7 @@ from rlgym.cli import main
 from rlgym.compose import compose
 from rlgym.errors import RequestError
 from rlgym.ssl.config import Qwen3Model
-from rlgym.ssl.finetune.dpo import DPO, answer_log_probs, dpo_loss, ipo_loss
+from rlgym.ssl.finetune.dpo import DPO, answer_log_probs, dpo_loss, ipo_loss, mean_nll
 from rlgym.ssl.models.backbone import Backbone
 from rlgym.ssl.models.build import build_model
 from tests.ssl.finetune import pairs
@@ -126,6 +126,17 @@ def test_at_the_reference_the_gradient_pulls_half_as_hard_as_beta() -> None:
     dpo_loss(policy, torch.zeros(2, 1, dtype=torch.float64), BETA).sum().backward()
     assert policy.grad is not None
     assert policy.grad.flatten().tolist() == pytest.approx([-BETA / 2, BETA / 2])
+
+
+def test_the_chosen_answers_own_loss_by_hand(learner: Callable[..., DPO]) -> None:
+    """Pang et al. 2024, equation 1: beside the preference, alpha times the chosen answer's nats a token."""
+    policy = torch.tensor([[-6.0, -3.0], [-4.0, -5.0]])
+    lengths = torch.tensor([[3, 2], [1, 7]])
+    assert mean_nll(policy[0], lengths[0]).tolist() == [2.0, 1.5]
+    plain, both = learner(), learner("method.rpo_alpha=0.5")
+    assert plain.config.method.rpo_alpha == 0, "published DPO where the pairs are the user's own"
+    more = both.cost(policy, policy, lengths) - plain.cost(policy, policy, lengths)
+    assert more.tolist() == pytest.approx([1.0, 0.75])
 
 
 # ---- the reference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from rlgym.loading import open_checkpoint
 from rlgym.run import Run
 from rlgym.ssl.finetune.reward_model import RewardModelling, bradley_terry
 from tests.ssl.finetune import pairs
+from tests.ssl.finetune.starts import Starts
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -165,6 +167,26 @@ def test_predict_refuses_a_table_without_answers(run: Path, tmp_path: Path, caps
     assert main(["predict", str(run), f"data={table}"]) == 2
     said = capsys.readouterr().err
     assert "completion" in said and "prompt, text" in said and len(said.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gpt2", "bert"])
+def test_an_export_gives_the_same_rewards(kind: str, text: Path, table: Path, tmp_path: Path) -> None:
+    """As the README says how, tokenizer included: with a class of transformers, or by hand for an encoder."""
+    start = Starts(text, tmp_path)[kind]
+    run = tmp_path / "judge"
+    words = pairs.words(Path(start), table, "reward_model", "tokens=2_000", "optimizer.learning_rate=1e-2")
+    assert main(["finetune", *words, f"run.dir={run}"]) == 0
+    assert main(["export", str(run)]) == 0
+    code = (run / "export" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert ("AutoModelForSequenceClassification" in code) == (kind != "bert")
+    asked, answers = ["the sun", "a moon"], [" runs.", " RUNS HIGH."]
+    code = code.replace('["a prompt"], ["an answer"]', f"{asked}, {answers}")
+    space: dict[str, Any] = {}
+    with contextlib.chdir(run / "export"):
+        exec(code, space)
+    torch.testing.assert_close(
+        space["rewards"].detach().flatten(), rlgym.load(run).score(asked, answers), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_low_rank_additions_are_merged(parent: Path, table: Path, tmp_path: Path) -> None:
