@@ -35,6 +35,7 @@ from rlgym.agents.search_player import Evaluator, NetworkPlayer, SearchPlayer
 from rlgym.device import pick_device, settle
 from rlgym.envs.episodes import fresh_seed
 from rlgym.errors import RequestError
+from rlgym.games.film import against_itself
 from rlgym.games.game import DONE, TURN, rewards
 from rlgym.games.judging import judge
 from rlgym.games.match import versus
@@ -299,6 +300,8 @@ class AlphaZero:
         found.metrics |= self.held_out_losses()
         found.records["ratings"] = {name: list(each) for name, each in ratings.items()}
         self.remember(me)
+        if config.evaluate.video:
+            found.videos["eval/episode"] = against_itself(game, player, seed, self.device)
         return found
 
     def exact_errors(self, player: SearchPlayer, alone: NetworkPlayer) -> dict[str, float]:

@@ -39,6 +39,7 @@ from rlgym.device import pick_device, settle
 from rlgym.envs.episodes import fresh_seed
 from rlgym.errors import RequestError
 from rlgym.games.exploitability import nash_conv
+from rlgym.games.film import against_itself
 from rlgym.games.game import DONE, TURN, random_moves, rewards
 from rlgym.games.judging import judge
 from rlgym.games.opponents import usual
@@ -279,6 +280,8 @@ class NFSP:
         if self.average is not None:
             response = NetworkPlayer(game, nn.ModuleDict({"best_response": self.response}))
             found.metrics["eval/best_response_nash_conv"] = nash_conv(game, response.chances)
+        if self.config.evaluate.video:
+            found.videos["eval/episode"] = against_itself(game, player, seed, self.device)
         return found
 
     def histograms(self) -> dict[str, Tensor]:

@@ -35,6 +35,4 @@ def game_named(config: TrainConfig) -> Game:
         if getattr(config.env, key) != getattr(plain, key):
             remedy = "agent.games says how many games run at once" if key == "num_envs" else "leave it out"
             raise RequestError(f"env.{key} has no effect on agent={agent}, which plays itself; {remedy}")
-    if config.evaluate.video:
-        raise RequestError(f"evaluate.video=true: agent={agent} films no games; leave it out")
     return make_game(name)

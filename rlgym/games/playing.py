@@ -6,23 +6,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rlgym.envs.episodes import fresh_seed
-from rlgym.envs.video import mp4
 from rlgym.games import make_game
-from rlgym.games.game import DONE, Game
-from rlgym.games.match import Played, play_games
+from rlgym.games.film import film, replay
+from rlgym.games.game import Game
+from rlgym.games.match import play_games
 from rlgym.games.opponents import as_player, make_player
 from rlgym.games.players import Player
 from rlgym.games.terminal import SEATS, amount, play_in_terminal
 from rlgym.loading import load
 from rlgym.run import Run
-
-FPS = 1
-"""Moves a second in a film."""
 
 
 def play(config: Any, folder: Path, words: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +59,7 @@ def between(
 ) -> dict[str, Any]:
     """Games one after the other with `other` in `seats`, told move by move; filmed into `path`, where one is given."""
     found: dict[str, Any] = {"episodes": []}
-    films: list[np.ndarray] = []
+    shown: list[Tensor] = []
     for number, seat in enumerate(seats, 1):
         players = [other, program] if seat == 0 else [program, other]
         start = game.init(1, generator=generator)
@@ -78,24 +74,11 @@ def between(
         if number == len(seats):
             print(game.text(positions[-1]))
         if path is not None:
-            films += [game.image(position) for position in positions]
+            shown += positions
     points = [0.5 + 0.5 * ((e["return"] > 0) - (e["return"] < 0)) for e in found["episodes"]]
     print(f"{program.name} has {sum(points):g} of {len(points)} points against {other.name}")
     if path is not None:
-        writer = mp4(path, films[0], FPS)
-        for frame in films:
-            writer.send(np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]))
-        writer.close()
+        film(game, shown, path)
         found["video"] = str(path)
         print(f"written to {path}")
     return found
-
-
-def replay(game: Game, start: Tensor, played: Played) -> list[Tensor]:
-    """Every position `[words]` of a single game from `start [1, words]` on."""
-    position, positions = start, [start[0]]
-    for action in played.moves[0].tolist():
-        if not position[0, DONE]:
-            position = game.play(position, torch.tensor([action]))
-            positions.append(position[0])
-    return positions

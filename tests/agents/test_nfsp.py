@@ -199,7 +199,6 @@ def test_without_its_replay_a_resume_says_so_and_gathers_anew(tmp_path: Path) ->
         (("env=CartPole-v1",), "agent=nfsp plays games against itself"),
         (("env=connect_four",), "connect_four has more than 200,000 positions"),
         (("env=kuhn_poker", "env.num_envs=4"), "agent.games says how many games run at once"),
-        (("env=kuhn_poker", "evaluate.video=true"), "films no games"),
     ),
 )
 def test_what_cannot_be_is_refused(words: tuple[str, ...], says: str) -> None:
