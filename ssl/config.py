@@ -75,9 +75,9 @@ class StdlibData(DataConfig):
 
     name: str = knob("stdlib", "the corpus's name in the registry")
     documents: str = knob(
-        "files",
-        "one document a file; a function, a statement a line, without comments; or a quarter of the files cut into "
-        "functions (mixed): single functions that end are what reward=python_syntax goes on from",
+        "mixed",
+        "one document a file (files); a function, a statement a line, without comments (functions); or files, but the "
+        "library's short functions are documents of their own (mixed): reward=python_syntax goes on from those",
         choices=("files", "functions", "mixed"),
     )
     licence: str = knob("PSF-2.0", "the corpus's licence, for the data card and the model card")

@@ -37,7 +37,7 @@ from rlgym.ssl.data.split import cut_at, held_out
 
 __all__ = ["Corpus", "build_corpus", "cache_folder"]
 
-LAYOUT = 2
+LAYOUT = 3
 """Of the files in the cache, and of what a source makes of its files; another number makes all of them anew."""
 
 SETTLED = 2.0

@@ -6,9 +6,9 @@ import ast
 import os
 import sysconfig
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 
 from rlgym.errors import RequestError
@@ -18,8 +18,8 @@ from rlgym.ssl.data.reading import pieces
 
 OTHERS = {"site-packages", "dist-packages", "__pycache__"}
 """Folders of what is installed beside the library, or made from it."""
-CUT = 4
-"""Of documents=mixed, one file in so many is cut. A file has some thirty functions: even so most documents are one."""
+SHORT = 600
+"""Characters of the functions that documents=mixed takes out: what a block of 256 tokens sees to the end."""
 
 
 def open_stdlib(config: StdlibData) -> Source:
@@ -50,18 +50,19 @@ def _items(folder: Path, files: list[Path], documents: str, meter: Meter) -> Ite
         except Unreadable as error:
             yield Bad(path.relative_to(folder).as_posix(), str(error))
             continue
-        cut = documents == "functions" or (documents == "mixed" and is_cut(text))
-        found = list(plain_functions(text)) if cut else []
-        if found or documents == "functions":
-            for function in found:
-                yield function, True
+        if documents == "mixed" and not is_test(path.relative_to(folder)):
+            text, found = parted(text)
         else:
+            found = list(plain_functions(text)) if documents == "functions" else []
+        for function in found:
+            yield function, True
+        if documents != "functions" and (text.strip() or not found):
             yield text, True
 
 
-def is_cut(text: str) -> bool:
-    """Whether documents=mixed cuts this file into its functions, which follows from its content alone."""
-    return zlib.crc32(text.encode()) % CUT == 0
+def is_test(path: Path) -> bool:
+    """Whether a file is of the library's tests: half of its text, and full of data in brackets."""
+    return any(part in ("test", "tests", "idle_test") or part.startswith("test_") for part in path.parts)
 
 
 def functions(source: str) -> Iterator[str]:
@@ -69,22 +70,45 @@ def functions(source: str) -> Iterator[str]:
 
     Nothing when the source does not parse.
     """
-    numbered = source.replace("\r\n", "\n").replace("\r", "\n").split("\n")  # the lines as the parser counts them
+    numbered = _lines(source)
     for node in _parsed(source):
-        first = min(part.lineno for part in (node, *node.decorator_list))
         margin = " " * node.col_offset
-        taken = numbered[first - 1 : node.end_lineno]
-        yield "\n".join(line.removeprefix(margin) for line in taken) + "\n"
+        yield "\n".join(line.removeprefix(margin) for line in numbered[_place(node)]) + "\n"
 
 
 def plain_functions(source: str) -> Iterator[str]:
     """The same functions as `ast` writes them: without comments and docstring, a statement a line."""
-    for node in _parsed(source):
-        if ast.get_docstring(node, clean=False) is not None:
-            del node.body[0]
-        if node.body:
-            with suppress(RecursionError):  # an expression that is nested too deep to be written
-                yield ast.unparse(node) + "\n"
+    yield from filter(None, map(_plain, _parsed(source)))
+
+
+def parted(source: str) -> tuple[str, list[str]]:
+    """(what is left of a file, the short ones of its plain functions): a text is in one of them, never in both."""
+    rest, found = _lines(source), []
+    for node in reversed(list(_parsed(source))):
+        text = _plain(node)
+        if text and len(text) <= SHORT:
+            found.append(text)
+            del rest[_place(node)]
+    return "\n".join(rest), found[::-1]
+
+
+def _plain(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    """Empty where only a docstring is left out, or an expression is nested too deep to be written."""
+    bare = copy(node)
+    bare.body = node.body[ast.get_docstring(node, clean=False) is not None :]
+    with suppress(RecursionError):
+        return ast.unparse(bare) + "\n" if bare.body else ""
+    return ""
+
+
+def _lines(source: str) -> list[str]:
+    """As the parser counts them."""
+    return source.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _place(node: ast.FunctionDef | ast.AsyncFunctionDef) -> slice:
+    """Of its lines, decorators included."""
+    return slice(min(part.lineno for part in (node, *node.decorator_list)) - 1, node.end_lineno)
 
 
 def _parsed(source: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

@@ -205,7 +205,7 @@ class Rewarded(Finetuning):
             f"start      reward {found['eval/reward_mean']:.4g} on {min(len(self.held), self._judged)} held-out prompts"
         )
         if not found["eval/reward_std"]:
-            does = "; one of pretrain data.documents=mixed, which has seen functions end, would do"
+            does = "; one that a bare `pretrain` makes, which has seen functions end, would do"
             self.notices.append(
                 "start      every completion earns the same: there is nothing to prefer until some earn more"
                 + (does if self.config.reward.name == "python_syntax" else "")

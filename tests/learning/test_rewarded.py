@@ -1,6 +1,6 @@
 """Learning from a reward lifts what docs/results.md says, through the real command line (slow: `make test-all`).
 
-python_syntax goes on from `pretrain data.documents=mixed`; arithmetic from a model that was taught additions for twenty
+python_syntax goes on from a bare `pretrain`; arithmetic from a model that was taught additions for twenty
 seconds.
 """
 
@@ -46,7 +46,7 @@ def lifted(rows: list[dict[str, Any]]) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("library") / "run"
-    run("pretrain", folder, "data.documents=mixed")
+    run("pretrain", folder)
     return folder
 
 

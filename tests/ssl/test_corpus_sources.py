@@ -372,22 +372,23 @@ def test_every_function_document_of_the_library_parses(
         assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
 
 
-def test_mixed_cuts_a_quarter_of_the_files(tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each file is whole or in functions, never both: no text is on two sides of the split. The names do not matter."""
+def test_mixed_takes_short_functions_out_of_the_library(
+    tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is taken out is not in the file any more: no text is on two sides of the split. Tests stay whole."""
     folder = library(tmp_path, monkeypatch)
-    sources = [f"x = {i}\n\n\ndef f{i}():\n    return {i}\n\n\ndef g{i}():\n    pass\n" for i in range(40)]
-    for number, source in enumerate(sources):
-        write(folder / f"{number:02d}.py", source)
-    write(folder / "plain.py", "y = 1\n")
-    found = texts(build(StdlibData(documents="mixed", cache=cache)))
-    whole = {source for source in sources if source in found}
-    assert 22 <= len(whole) <= 38 and "y = 1\n" in found
-    cut = [text for text in found if text.startswith("def ")]
-    assert sorted(cut) == sorted(function for source in set(sources) - whole for function in plain_functions(source))
-    assert len(found) == len(whole) + len(cut) + 1
-    (folder / "00.py").rename(folder / "renamed.py")
-    assert sorted(texts(build(StdlibData(documents="mixed", cache=cache)))) == sorted(found)
-    assert texts(build(StdlibData(documents="files", cache=cache))).count("y = 1\n") == 1
+    long = "def long():\n" + "    x = 1\n" * 100
+    method = "    @wrap\n    # of two\n    def one(self):\n        'Says.'\n        return (1,\n            2)\n"
+    above, below = "'''About.'''\nclass A:\n    '''Class.'''\n", f"    y = 2\n\n{long}"
+    write(folder / "a.py", (above + method + below).replace("\n", "\r\n"))
+    write(folder / "only.py", "def f():\n    return 1\n")
+    write(folder / "broken.py", "def f(:\n")
+    tests = {name: f"def f():\n    return {name!r}\n" for name in ("test/a.py", "b/test_b.py", "c/tests/d.py")}
+    for name, source in tests.items():
+        write(folder / name, source)
+    found = texts(build(StdlibData(documents="mixed", cache=cache, deduplicate=False)))
+    short = ["@wrap\ndef one(self):\n    return (1, 2)\n", "def f():\n    return 1\n"]
+    assert sorted(found) == sorted([*short, above + below, "def f(:\n", *tests.values()])
 
 
 def test_additions(cache: str) -> None:
