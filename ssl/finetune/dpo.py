@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlgym.errors import RequestError, TrainingError
-from rlgym.learner import Evaluation, Section
+from rlgym.learner import Evaluation, Metrics, Section
 from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.finetune import rewards
 from rlgym.ssl.finetune.config import PythonSyntaxReward
@@ -88,6 +88,12 @@ class DPO(Paired):
         return found
 
     # ---- an update
+
+    def update(self) -> Metrics:
+        start: Metrics = {}
+        if not self.progress.update and self.config.method.samples:
+            start = {tag.replace("validation/", "start/"): value for tag, value in self.sampled()[0].items()}
+        return start | super().update()
 
     def loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         reference = self.reference[:, part["pair"]].to(self.device)

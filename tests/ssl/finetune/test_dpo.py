@@ -16,6 +16,7 @@ import rlgym
 from rlgym.cli import main
 from rlgym.compose import compose
 from rlgym.errors import RequestError
+from rlgym.files import read_rows
 from rlgym.ssl.config import Qwen3Model
 from rlgym.ssl.finetune.dpo import DPO, answer_log_probs, dpo_loss, ipo_loss, mean_nll
 from rlgym.ssl.models.backbone import Backbone
@@ -196,6 +197,8 @@ def test_the_log_ratio_rises(run: Path) -> None:
     assert final["validation/logratio"] > final["validation/logratio_reference"] + 1
     assert final["validation/accuracy"] >= 0.9 and final["validation/loss"] < math.log(2)
     assert final["validation/reward_chosen"] > final["validation/reward_rejected"]
+    first = next(row for row in read_rows(run / "metrics.jsonl") if "start/sample_reward" in row)
+    assert 0 <= first["start/sample_reward"] <= 1 and first["start/sample_length"] > 0
     assert 0 <= final["validation/sample_reward"] <= 1 and final["validation/drift_chosen"] != 0
 
 
