@@ -1,0 +1,33 @@
+"""What a run asks of the machine."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, torch
+from rlgym.device import keep_freed_memory
+if {keep}:
+    keep_freed_memory()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for size in range(500_000, 5_000_000, 250_000):
+    torch.ones(size)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="its allocator is glibc's")
+def test_freed_memory_is_not_given_back() -> None:
+    """Tensors that come and go, each larger than those before: every page of each is asked for, or but the new ones."""
+
+    def faults(keep: bool) -> int:
+        done = subprocess.run(
+            [sys.executable, "-c", FAULTS.format(keep=keep)], capture_output=True, text=True, check=True
+        )
+        return int(done.stdout)
+
+    assert 2 * faults(True) < faults(False)
