@@ -30,6 +30,7 @@ from benchmarks.turns import machine
 from rlgym.agents.board_networks import BoardNetwork
 from rlgym.agents.search import Settings, search
 from rlgym.agents.search_player import Evaluator
+from rlgym.device import keep_freed_memory
 from rlgym.games import make_game
 from rlgym.games.game import random_moves
 
@@ -164,6 +165,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
+    keep_freed_memory()  # as every run does
     print(machine())
     print(f"{words.game}, {words.search}, {words.network} {words.blocks} x {words.width}, {words.threads} thread(s)")
     bench = Bench(words)
