@@ -71,9 +71,16 @@ def test_killed_and_resumed_with_a_replay_and_past_selves(tmp_path: Path) -> Non
 
 SELF_PLAY_CASES = {
     "alphazero": [
-        *("agent=alphazero", "env=tic_tac_toe", "agent.simulations=8", "agent.fast_simulations=4", "agent.width=16"),
+        *(
+            "agent=alphazero",
+            "env=tic_tac_toe",
+            "tuned=off",
+            "agent.simulations=8",
+            "agent.fast_simulations=4",
+            "agent.width=16",
+        ),
         *("agent.blocks=1", "agent.buffer_size=400", "agent.learning_starts=100", "agent.batch_size=32"),
-        *("agent.opponents=random", "evaluate.every=1_280", "evaluate.episodes=4"),
+        *("agent.opponents=random", "evaluate.every=1_280", "evaluate.episodes=4", "agent.evaluate_simulations=8"),
     ],
     "nfsp": [
         *("agent=nfsp", "env=kuhn_poker", "agent.train_freq=64", "agent.learning_starts=200", "agent.buffer_size=400"),

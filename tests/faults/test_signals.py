@@ -13,7 +13,14 @@ import pytest
 from rlgym import checkpoint
 from tests.faults.helpers import command, start, wait_for
 
-LONG = ["env=CartPole-v1", "steps=100_000_000", "checkpoint.every=4_000", "evaluate.every=0", "display=plain"]
+LONG = [
+    "env=CartPole-v1",
+    "steps=100_000_000",
+    "checkpoint.every=4_000",
+    "evaluate.every=0",
+    "compile=off",
+    "display=plain",
+]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
