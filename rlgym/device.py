@@ -60,9 +60,8 @@ def settle(config: RootConfig, device: torch.device, repays: bool, threads: int)
 
 
 def keep_freed_memory() -> None:
-    """Under glibc, memory that was freed stays with the process. Given back, it costs a fault a page to get again: for
-    tensors of megabytes that come and go, 3,000 an update of the default pretraining; a search in 1,024 games took half
-    as long again."""
+    """Under glibc, memory that was freed stays with the process. Given back, it costs a fault a page to get again: a
+    search in 1,024 games, whose tensors of megabytes come and go, took half as long again."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, MIB_32)
