@@ -38,7 +38,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,box2d,atari,minigrid,solve,pettingzoo,finetune,lora,export,sweep]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,box2d,atari,minigrid,pettingzoo,finetune,lora,export,sweep]"
 	@touch $@
 
 clean:

@@ -66,9 +66,7 @@ class AlphaZeroConfig:
     # ---- judging
     evaluate_simulations: int = knob(64, "positions that a search values before a move, where it is judged", gt=0)
     opponents: str = knob("random,one_ply", "whom it is judged against: random, one_ply, mcts_K, a RUN")
-    exact: bool = knob(
-        False, "connect_four: how often it errs in solved positions too, which are solved once (needs numba)"
-    )
+    exact: bool = knob(False, "connect_four: how often it errs in solved positions too, which are solved once")
     past_selves: int = knob(4, "earlier networks that it is rated against", ge=0)
 
     def __post_init__(self) -> None:

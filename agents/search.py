@@ -8,7 +8,7 @@ the network for all games, and carries the values back up. Three ways to choose 
 - puct: Silver et al. 2018 (doi:10.1126/science.aar6404), with Dirichlet noise on the root's prior;
 - uct: Kocsis & Szepesvari 2006, every move once, then Q + c sqrt(ln sum N / N).
 
-On a CPU such a search is bound by how many calls it makes, so: nodes of one age lie side by side ([nodes, games, ...],
+Such a search is bound by how many calls it makes, so: nodes of one age lie side by side ([nodes, games, ...],
 flattened), what a node would choose is kept and renewed only along the path that changed, and a walk down is one gather
 a depth. Row 0 is where walks that ended wait for the others. A move that ends the game never gets a node to walk into:
 each visit makes it anew, and its value is the game's.
@@ -86,7 +86,11 @@ def search(
 ) -> Found:
     """`settings.simulations` simulations in each game of `position [games, words]`; on the positions' device, where
     `generator` lives too."""
-    return Search(game, position, evaluate, settings, generator).run()
+    if position.device.type != "cpu":
+        return Search(game, position, evaluate, settings, generator).run()
+    from rlgym.agents.search_compiled import CompiledSearch  # reads machine code, which takes a moment
+
+    return CompiledSearch(game, position, evaluate, settings, generator).run()
 
 
 class Search:
@@ -132,12 +136,15 @@ class Search:
 
     def run(self) -> Found:
         for simulation in range(self.settings.simulations):
-            if self.settings.method == "gumbel":
-                self.choose_at_root(simulation)
-            self.expand(simulation, self.walk())
+            self.simulate(simulation)
         return self.found()
 
     # ---- a simulation
+
+    def simulate(self, simulation: int) -> None:
+        if self.settings.method == "gumbel":
+            self.choose_at_root(simulation)
+        self.expand(simulation, self.walk())
 
     def walk(self) -> Tensor:
         """The nodes from each root to the one whose choice has no node yet: `[depth, games]`, 0 behind a walk's end."""

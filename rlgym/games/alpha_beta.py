@@ -7,27 +7,11 @@ stone, 2 with the one before, and so on. The search follows Pascal Pons' (http:/
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
 
 from rlgym.envs.spaces import Array
 from rlgym.games.connect_four import BOTTOMS, COLUMNS, FULL, HEIGHT, ROWS
-
-Function = TypeVar("Function", bound=Callable[..., object])
-
-
-def compiled(function: Function) -> Function:
-    """Machine code, kept beside the package for the next process, or in the user's cache folder, or not at all."""
-    made: Any
-    try:
-        made = numba.njit(cache=True)(function)
-    except RuntimeError:  # numba finds no folder that it may write to
-        made = numba.njit(function)
-    return cast(Function, made)
-
+from rlgym.machine_code import compiled
 
 CELLS = ROWS * COLUMNS
 BOARD: int = FULL

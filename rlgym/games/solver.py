@@ -1,18 +1,15 @@
 """Connect Four solved: who wins a position, by how much, and which moves keep that.
 
 Alpha-beta on bitboards in machine code (alpha_beta.py). The first use compiles it, which takes some seconds; later
-processes read what that one compiled. The package that does it, numba, is optional.
+processes read what that one compiled.
 """
 
 from __future__ import annotations
-
-from importlib.util import find_spec
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rlgym.errors import RequestError
 from rlgym.games.board import OTHER
 from rlgym.games.connect_four import COLUMNS, ROWS, ConnectFour
 from rlgym.games.game import DONE, OWN, RETURN, TURN
@@ -29,10 +26,7 @@ class Solver:
     """
 
     def __init__(self) -> None:
-        """RequestError without numba."""
-        if find_spec("numba") is None:
-            raise RequestError('solving Connect Four needs numba, not installed: pip install "rlgym-ssl[solve]"')
-        from rlgym.games import alpha_beta
+        from rlgym.games import alpha_beta  # compiles
 
         self.game = ConnectFour()
         self._solve = alpha_beta.solve

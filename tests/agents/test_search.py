@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlgym.agents.search import ILLEGAL, Found, Search, Settings, halving_table, improved_logits, search
+from rlgym.agents.search_compiled import CompiledSearch
 from rlgym.games import make_game
 from rlgym.games.game import DONE, RETURN, TURN, Game, random_moves
 from rlgym.games.match import versus
@@ -20,6 +21,8 @@ from rlgym.games.mcts import MCTSPlayer
 from rlgym.games.players import RandomPlayer
 
 METHODS = ("gumbel", "puct", "uct")
+KINDS = (Search, CompiledSearch)
+"""In tensors, for any device, and in machine code, which a search on a CPU is."""
 GAMES = ("tic_tac_toe", "connect_four", "othello_6x6")
 
 
@@ -174,13 +177,14 @@ def halving_by_hand(considered: int, simulations: int) -> list[int]:
 
 @pytest.mark.parametrize("name", GAMES)
 @pytest.mark.parametrize("method", ["gumbel", "gumbel rescaled", "puct", "uct"])
-def test_batched_search_equals_one_game_at_a_time(name: str, method: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_batched_search_equals_one_game_at_a_time(kind: type[Search], name: str, method: str) -> None:
     game = make_game(name)
     evaluate = hashed(game)
     way, *rescaled = method.split()
     settings = Settings(60, way, considered=5, rescale=bool(rescaled), noise=way == "gumbel", c_scale=0.3)
     at = positions(game, 8, 5)
-    trees = Search(game, at, evaluate, settings, seeded(3))
+    trees = kind(game, at, evaluate, settings, seeded(3))
     found = trees.run()
     gumbel = trees.perturbation.double().numpy() if way == "gumbel" else np.zeros((len(at), game.actions))
     for row, each in enumerate(at):
@@ -306,10 +310,11 @@ def test_a_lying_network_does_not_change_a_finished_game(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", GAMES)
-def test_visits_add_up_and_illegal_moves_have_none(name: str, method: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_visits_add_up_and_illegal_moves_have_none(kind: type[Search], name: str, method: str) -> None:
     game = make_game(name)
     late = positions(game, 32, game.max_moves - 6)
-    trees = Search(game, late, hashed(game), Settings(150, method), seeded())
+    trees = kind(game, late, hashed(game), Settings(150, method), seeded())
     found = trees.run()
     going = late[:, DONE] == 0
     assert (found.visits.sum(1)[going] == 150).all()

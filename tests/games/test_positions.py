@@ -14,9 +14,6 @@ from rlgym.games.connect_four import ConnectFour
 from rlgym.games.game import random_moves
 from rlgym.games.players import RandomPlayer, winning
 from rlgym.games.positions import drawn_positions, exact_error, exact_errors, file_positions, read_positions
-
-pytest.importorskip("numba")
-
 from rlgym.games.solver import Solver
 
 GAME = ConnectFour()

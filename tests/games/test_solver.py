@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from functools import cache
 
 import pytest
 import torch
 from torch import Tensor
 
-from rlgym.errors import RequestError
 from rlgym.games.connect_four import COLUMNS, ROWS, ConnectFour
 from rlgym.games.game import random_moves, rewards
-
-pytest.importorskip("numba")
-
 from rlgym.games.solver import Solver
 
 GAME = ConnectFour()
@@ -132,10 +127,3 @@ def test_a_finished_game_is_worth_what_it_ended_with(solver: Solver) -> None:
     assert rewards(over, over[:, 0]).item() == -1
     assert (solver.score(over[0]), solver.value(over[0])) == (-18, -1)
     assert not any(solver.keeping(over[0], -1))
-
-
-def test_without_numba_one_line_says_what_would_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.setattr("rlgym.games.solver.find_spec", lambda name: None)
-    with pytest.raises(RequestError, match=r'numba, not installed: pip install "rlgym-ssl\[solve\]"'):
-        Solver()
