@@ -26,7 +26,7 @@ WITHOUT_EFFECT = (
 def game_named(config: TrainConfig) -> Game:
     """The game that `env=` names. RequestError where it names none, or where a key of `env` would have no effect."""
     name, agent = config.env.id, config.agent.name
-    if name not in GAMES:
+    if name not in GAMES and ":" not in name:
         raise RequestError(
             f"agent={agent} plays games against itself ({', '.join(GAMES)}), and env={name} is none; agent=ppo would do"
         )

@@ -93,7 +93,7 @@ def standings_of(agent: Agent) -> Standings | None:
             f"agent.recurrent={recurrent}: an observation of env={config.env.id} tells all that a player has seen; "
             "agent.recurrent=none would do"
         )
-    return Standings(make_game(config.env.id.split(":")[-1]), agent)
+    return Standings(make_game(config.env.id), agent)
 
 
 def rounds(game: Game, player: Player, other: Player, games: int, generator: torch.Generator) -> Tensor:

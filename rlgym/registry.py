@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
+from types import ModuleType
 from typing import Any
 
 from rlgym.errors import RequestError
@@ -276,16 +277,21 @@ def resolve(name: str) -> Any:
     module, _, path = name.partition(":")
     if not module or not path:
         raise RequestError(f"{name}: must be module:Name")
-    see_current_folder()
-    try:
-        found: Any = import_module(module)
-    except Exception as error:  # someone else's module may raise anything while it is imported
-        raise RequestError(f"cannot import {module}: {type(error).__name__}: {error}") from error
+    found: Any = import_own(module)
     for part in path.split("."):
         if not hasattr(found, part):
             raise RequestError(f"no {part} in {getattr(found, '__name__', module)}{did_you_mean(part, dir(found))}")
         found = getattr(found, part)
     return found
+
+
+def import_own(module: str) -> ModuleType:
+    """A user's own module. Someone else's may raise anything while it is imported: RequestError."""
+    see_current_folder()
+    try:
+        return import_module(module)
+    except Exception as error:
+        raise RequestError(f"cannot import {module}: {type(error).__name__}: {error}") from error
 
 
 def see_current_folder() -> None:

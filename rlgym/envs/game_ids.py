@@ -13,6 +13,7 @@ from gymnasium.envs.registration import registry
 from rlgym.config import SelfPlayConfig
 from rlgym.errors import RequestError
 from rlgym.games import GAMES, make_game
+from rlgym.registry import import_own
 
 if TYPE_CHECKING:
     from rlgym.config import EnvConfig
@@ -31,7 +32,11 @@ def register() -> None:
 
 
 def is_game(id: str) -> bool:
-    return id.split(":")[-1] in GAMES
+    """Whether `name`, or `module:name`, is a game, once the module had its chance to add it."""
+    module, _, name = id.rpartition(":")
+    if module:
+        import_own(module)
+    return name in GAMES
 
 
 def check(config: EnvConfig) -> None:
@@ -72,7 +77,7 @@ def arguments(config: EnvConfig) -> dict[str, Any]:
     random where cards are hidden."""
     opponent = config.self_play.opponent
     if opponent == POOL:
-        opponent = "one_ply" if make_game(config.id.split(":")[-1]).perfect_information else "random"
+        opponent = "one_ply" if make_game(config.id).perfect_information else "random"
     return {"opponent": opponent, "seat": config.self_play.seat}
 
 

@@ -1,4 +1,4 @@
-"""Games for self-play, by name. A new one is a file beside these and a line in `GAMES`."""
+"""Games for self-play, by name. A new one is a file beside these and a line in `GAMES`, or is made known by `add`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rlgym.errors import RequestError
 from rlgym.nearest import did_you_mean
+from rlgym.registry import import_own
 
 if TYPE_CHECKING:
     from rlgym.games.game import Game
@@ -23,12 +24,26 @@ GAMES = {
 """Name -> `module:Class`. Imports nothing: the help reads it."""
 
 
+def add(game: type[Game]) -> type[Game]:
+    """Make a game known by its name, as env=module:name where `module` calls this. A decorator of its class."""
+    place = f"{game.__module__}:{game.__qualname__}"
+    if GAMES.setdefault(game.name, place) != place:
+        raise RequestError(f"{place}: {GAMES[game.name]} has the name {game.name} already; another would do")
+    from rlgym.envs.game_ids import register  # imports Gymnasium, which the help does without
+
+    register()
+    return game
+
+
 @cache
-def make_game(name: str) -> Game:
-    """The rules of the game of this name."""
+def make_game(id: str) -> Game:
+    """The rules of the game that is called `name`, or `module:name` where importing the module makes it known."""
+    module, _, name = id.rpartition(":")
+    if module:
+        import_own(module)
     if name not in GAMES:
         near = did_you_mean(name, GAMES) or f": the games are {', '.join(GAMES)}"
-        raise RequestError(f"no game {name}{near}")
+        raise RequestError(f"no game {id}{near}")
     module, _, cls = GAMES[name].partition(":")
     game: Game = getattr(import_module(module), cls)()
     return game

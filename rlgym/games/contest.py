@@ -20,7 +20,7 @@ def contest(
 ) -> dict[str, Any]:
     """`words["episodes"]` games of what was `loaded` against each of `words["opponents"]`; writes and returns what
     `rlgym.evaluate.evaluate` does, prints a table by opponent and seat."""
-    game, games = make_game(id.split(":")[-1]), words["episodes"]
+    game, games = make_game(id), words["episodes"]
     given = words["opponents"]
     opponents = make_players(given, game, trust=words["trust"]) if given else usual(game)
     player = as_player(loaded, game)

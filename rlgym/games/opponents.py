@@ -69,7 +69,7 @@ def _of_run(word: str, game: Game, device: torch.device | str, trust: bool) -> P
         raise RequestError(f"opponent {word}: {error}" if not near else f"opponent {word} not found{near}") from None
     config = load_config(run.dir, trust=trust)
     of = config.env.id if isinstance(config, TrainConfig) else "no game"
-    if of != game.name:
+    if of.rpartition(":")[2] != game.name:
         raise RequestError(f"opponent {word} is a run of {of}, and this is {game.name}: {WORDS} would do")
     player = as_player(load(run, device=str(device), trust=trust), game, samples=True)
     player.name = run.dir.name

@@ -27,7 +27,7 @@ def play(config: Any, folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     Without `against` a person plays in the terminal from `seat`, the other seat in every second game; in a video the
     run plays itself. Else the run plays from the other seat than `seat`.
     """
-    game = make_game(config.env.id.split(":")[-1])
+    game = make_game(config.env.id)
     program = as_player(load(Run(folder), words["checkpoint"], trust=words["trust"]), game)
     seed = words["seed"]
     if seed is None:  # a person wants another game each time
