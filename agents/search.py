@@ -86,11 +86,16 @@ def search(
 ) -> Found:
     """`settings.simulations` simulations in each game of `position [games, words]`; on the positions' device, where
     `generator` lives too."""
-    if position.device.type != "cpu":
-        return Search(game, position, evaluate, settings, generator).run()
-    from rlgym.agents.search_compiled import CompiledSearch  # reads machine code, which takes a moment
+    return kind_of_search(position.device)(game, position, evaluate, settings, generator).run()
 
-    return CompiledSearch(game, position, evaluate, settings, generator).run()
+
+def kind_of_search(device: torch.device) -> type[Search]:
+    """On a CPU the one in machine code."""
+    if device.type != "cpu":
+        return Search
+    from rlgym.agents.search_compiled import CompiledSearch  # reads that code, which takes a moment
+
+    return CompiledSearch
 
 
 class Search:

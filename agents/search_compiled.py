@@ -77,9 +77,10 @@ class CompiledSearch(Search):
         tensors = self.visits, self.value_sum, self.logits, self.prior, self.raw_value, self.sign
         child = self.child.view(-1, self.actions)
         self.trees = Trees(*(tensor.numpy() for tensor in (*tensors, child, self.position)))
-        moves, length = torch.zeros_like(self.path), torch.zeros_like(self.path[0])
+        self.moves, self.length = torch.zeros_like(self.path), torch.zeros_like(self.path[0])
         self.leaf, self.action = torch.zeros_like(self.path[:2])
-        self.way = Way(*(tensor.numpy() for tensor in (self.path, moves, length, self.leaf, self.action)))
+        walks = self.path, self.moves, self.length, self.leaf, self.action
+        self.way = Way(*(tensor.numpy() for tensor in walks))
         top = float(game.max_return)
         method, explore = {
             "gumbel": (GUMBEL, 0.0),

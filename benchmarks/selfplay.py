@@ -103,12 +103,11 @@ class Bench:
 
     def memory(self) -> None:
         """From the shapes: nothing else grows with the games."""
-        from rlgym.agents.search_compiled import CompiledSearch
+        from rlgym.agents.search import kind_of_search
 
         positions, settings = self.positions(64), Settings(self.simulations)
-        trees = CompiledSearch(self.game, positions, self.evaluate, settings, self.generator)
+        trees = kind_of_search(self.device)(self.game, positions, self.evaluate, settings, self.generator)
         held = sum(x.numel() * x.element_size() for x in vars(trees).values() if isinstance(x, torch.Tensor))
-        held += trees.way.moves.nbytes  # the moves: the other arrays are those tensors' memory
         print(f"\ntrees of {self.simulations} simulations: {held / 64 / 1024:.1f} KiB a game")
 
     def openspiel(self) -> None:
