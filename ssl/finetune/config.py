@@ -262,7 +262,7 @@ class GRPOMethod(SurrogateMethod):
     """Advantages against the group's mean."""
 
     name: str = knob("grpo", "the method's name in the registry")
-    kl_coef: float = knob(0.1, "weight of the KL to the reference in the loss", ge=0)
+    kl_coef: float = knob(0.12, "weight of the KL to the reference in the loss", ge=0)
     kl_estimator: str = knob(
         "k3",
         "as published (k3); with the exact gradient: k2, or k3 times the ratio (k1 would have none)",
@@ -286,7 +286,7 @@ class RLOOMethod(SurrogateMethod):
     """Whole completions against the mean of the others."""
 
     name: str = knob("rloo", "the method's name in the registry")
-    kl_coef: float = knob(0.2, "what a nat of KL to the reference costs, in a completion's reward", ge=0)
+    kl_coef: float = knob(0.25, "what a nat of KL to the reference costs, in a completion's reward", ge=0)
     normalize_advantage: bool = knob(False, "advantages of an update to mean 0 and deviation 1")
 
 
