@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 
 from rlgym.errors import RequestError
@@ -16,31 +18,44 @@ from tests.command.conftest import Answer
 
 PAGE = Path(__file__).parents[2] / "docs/games.md"
 GAME = "env=avoid:avoid_three"
-SMALL = ["agent.games=8", "agent.simulations=4", "agent.fast_simulations=4", "agent.learning_starts=50", "compile=off"]
+SMALL = ["agent.games=8", "agent.simulations=4", "agent.fast_simulations=4", "agent.learning_starts=50"]
 
 
 @pytest.fixture
-def avoid(tmp_path: Path) -> None:
+def avoid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
     (tmp_path / "avoid.py").write_text(next(block for block in code if "(BoardGame)" in block))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    sys.modules.pop("avoid", None)
+    GAMES.pop("avoid_three", None)
+    gym.registry.pop("avoid_three", None)
+    make_game.cache_clear()
 
 
-def test_a_game_of_ones_own(avoid: None, shell: Callable[..., Answer], tmp_path: Path) -> None:
+def test_a_game_of_ones_own(avoid: None, command: Callable[..., Answer], tmp_path: Path) -> None:
     words = ["steps=400", "evaluate.episodes=2", "display=quiet"]
-    answer = shell("agent=alphazero", GAME, *SMALL, *words, "run.dir=searched")
+    answer = command("agent=alphazero", GAME, *SMALL, *words, "run.dir=searched")
     assert answer.code == 0, answer.err
-    answer = shell("agent=ppo", GAME, *words, "run.dir=pooled", "env.num_envs=8", "agent.n_steps=32", "compile=off")
+    answer = command("agent=ppo", GAME, *words, "run.dir=pooled", "env.num_envs=8", "agent.n_steps=32")
     assert answer.code == 0, answer.err
-    answer = shell("evaluate", "pooled", "episodes=4", "opponents=searched")
+    answer = command("evaluate", "pooled", "episodes=4", "opponents=searched")
     assert answer.code == 2 and "trust=true" in answer.err and len(answer.err.splitlines()) == 1
-    answer = shell("evaluate", "pooled", "episodes=4", "opponents=searched", "trust=true")
+    answer = command("evaluate", "pooled", "episodes=4", "opponents=searched", "trust=true")
     assert answer.code == 0, answer.err
     (file,) = (tmp_path / "pooled/evaluations").glob("*_4_episodes_*.json")
     assert {game["opponent"] for game in json.loads(file.read_text())["episodes"]} == {"searched"}
-    answer = shell("play", "searched", "against=pooled", "trust=true")
+    answer = command("play", "searched", "against=pooled", "trust=true")
     assert answer.code == 0 and "a b c d" in answer.out, answer
-    for id, said in {"avoid:avoid_tree": "not found", "avoided:avoid_three": "No module named 'avoided'"}.items():
-        answer = shell("agent=alphazero", f"env={id}")
+
+
+@pytest.mark.parametrize("agent", ["alphazero", "ppo"])
+def test_what_is_no_game(agent: str, avoid: None, command: Callable[..., Answer]) -> None:
+    for id, said in {
+        "avoid:avoid_tree": "avoid:avoid_tree",
+        "avoided:avoid_three": "No module named 'avoided'",
+    }.items():
+        answer = command(f"agent={agent}", f"env={id}")
         assert answer.code == 2 and said in answer.err and len(answer.err.splitlines()) == 1
 
 

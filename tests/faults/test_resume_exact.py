@@ -33,8 +33,22 @@ CASES = {
     "a2c": ["agent=a2c", "env=CartPole-v1", "steps=40_000", "checkpoint.every=8_000", "env.normalize_reward=true"],
     "reinforce": ["agent=reinforce", "env=Pendulum-v1", "steps=40_000", "checkpoint.every=8_000"],
     "pqn": ["agent=pqn", "env=CartPole-v1", "steps=32_000", "checkpoint.every=8_000", "evaluate.every=0"],
-    "game": [*PPO, "env=connect_four", "env.self_play.pool.every=2_000", "steps=12_000", "checkpoint.every=4_000"],
-    "lstm": [*PPO, "agent.recurrent=lstm", "env=CartPole-v1", "steps=8_000", "checkpoint.every=2_000"],
+    "game": [
+        *PPO,
+        "env=connect_four",
+        "env.self_play.pool.every=2_000",
+        "steps=12_000",
+        "checkpoint.every=4_000",
+        "agent.n_epochs=4",
+    ],
+    "lstm": [
+        *PPO,
+        "agent.recurrent=lstm",
+        "env=CartPole-v1",
+        "steps=6_000",
+        "checkpoint.every=2_000",
+        "agent.n_epochs=4",
+    ],
 }
 
 
