@@ -52,6 +52,8 @@ class Way(NamedTuple):
     """How many there are, `[games]`."""
     leaf: Array
     """The last of them, `[games]`."""
+    standing: Array
+    """Its position, `[games, words]`."""
     action: Array
     """What is chosen there, `[games]`."""
 
@@ -79,7 +81,8 @@ class CompiledSearch(Search):
         self.trees = Trees(*(tensor.numpy() for tensor in (*tensors, child, self.position)))
         self.moves, self.length = torch.zeros_like(self.path), torch.zeros_like(self.path[0])
         self.leaf, self.action = torch.zeros_like(self.path[:2])
-        walks = self.path, self.moves, self.length, self.leaf, self.action
+        self.standing = torch.empty_like(position)
+        walks = self.path, self.moves, self.length, self.leaf, self.standing, self.action
         self.way = Way(*(tensor.numpy() for tensor in walks))
         top = float(game.max_return)
         method, explore = {
@@ -96,7 +99,7 @@ class CompiledSearch(Search):
 
     def simulate(self, simulation: int) -> None:
         descend(self.trees, self.way, self.rule, self.noise, self.table[simulation])
-        position = self.play(self.position.index_select(0, self.leaf), self.action)
+        position = self.play(self.standing, self.action)
         logits, value = self.evaluate(position)
         arrays = [x.contiguous().numpy() for x in (position, self.game.legal(position), logits, value)]
         absorb(self.trees, self.way, self.games * (simulation + 2), *arrays)
@@ -188,7 +191,8 @@ def descend(trees: Trees, way: Way, rule: Rule, noise: Array, considered: Array)
             way.path[depth, game], way.moves[depth, game] = node, best
             depth += 1
             if trees.child[node, best] == 0:
-                way.leaf[game], way.action[game], way.length[game] = node, best, depth
+                way.leaf[game], way.standing[game], way.action[game] = node, trees.position[node], best
+                way.length[game] = depth
                 break
             node = trees.child[node, best]
 

@@ -81,10 +81,10 @@ def after(position: Tensor, own: Tensor, other: Tensor, done: Tensor, won: Tenso
     """The next positions `[games, words]`, where the other player moves.
 
     Stones `[games]`: `own` of who has just moved, `other` of the other. Where the game is `done`, the mover has `won`
-    that much. Behind them a game's own words.
+    that much, elsewhere 0. Behind them a game's own words.
     """
-    turn, ended = position[:, TURN], won * done
-    return torch.stack([1 - turn, done, ended.addcmul(ended, turn, value=-2), other, own, *words], 1)
+    turn = position[:, TURN]
+    return torch.stack([1 - turn, done, won.addcmul(won, turn, value=-2), other, own, *words], 1)
 
 
 @cache
@@ -102,14 +102,12 @@ def masks(bits: tuple[int, ...], device: torch.device) -> Tensor:
 def lines(stones: Tensor, steps: tuple[int, ...], length: int) -> Tensor:
     """Whether `stones [games]` hold `length` bits in a row, `[games]` bool; `steps`: from one bit of a row to the next,
     for each direction. Bits between rows must be empty, or rows would run into each other, and so must the sign."""
-    step = constant(steps, stones.device)[:, None]
-    run = stones & (stones >> step)
-    have = 2
+    run, have = stones, 1
     while have < length:  # a run of k bits and another that begins up to k further on are one of more
         add = min(have, length - have)
-        run = run & (run >> (add * step))
+        run = run & (run >> constant(tuple(add * step for step in steps), stones.device)[:, None])
         have += add
-    return (run != 0).any(0)
+    return run.any(0)
 
 
 def count(stones: Tensor) -> Tensor:

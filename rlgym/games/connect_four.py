@@ -27,16 +27,17 @@ class ConnectFour(BoardGame):
 
     def legal(self, position: Tensor) -> Tensor:
         stones = position[:, OWN] | position[:, OTHER]
-        free = (stones[:, None] & constant(TOPS, position.device)) == 0
-        return free & (position[:, DONE : DONE + 1] == 0)
+        taken = stones.bitwise_or_(position[:, DONE].neg())  # minus one is all bits
+        return (taken[:, None] & constant(TOPS, position.device)) == 0
 
     def play(self, position: Tensor, action: Tensor) -> Tensor:
         own, other = position[:, OWN], position[:, OTHER]
         stones = own | other
         # Adding a column's lowest bit carries past its stones to the first free cell.
-        own = own | ((stones + constant(BOTTOMS, own.device)[action]) & ~stones)
+        filled = (stones + constant(BOTTOMS, own.device).index_select(0, action)).bitwise_or_(stones)
+        own = filled ^ other
         wins = lines(own, (1, HEIGHT - 1, HEIGHT, HEIGHT + 1), 4)
-        return after(position, own, other, wins | ((own | other) == FULL), wins.long())
+        return after(position, own, other, wins | (filled == FULL), wins.long())
 
     def symmetries(self) -> tuple[Tensor, Tensor]:
         board, moves = torch.arange(ROWS * COLUMNS).view(ROWS, COLUMNS), torch.arange(COLUMNS)

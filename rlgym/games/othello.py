@@ -74,7 +74,8 @@ class Othello(BoardGame):
         movers = torch.stack([other, own])
         places, again = reach(movers, movers.flip(0), self.board & ~(own | other)).unbind()
         theirs, mine = count(movers).unbind()
-        return after(position, own, other, (places | again) == 0, (mine - theirs).sign(), places)
+        done = (places | again) == 0
+        return after(position, own, other, done, (mine - theirs).sign() * done, places)
 
     def symmetries(self) -> tuple[Tensor, Tensor]:
         cells = square_symmetries(self.rows)
