@@ -100,9 +100,9 @@ class CompiledSearch(Search):
     def simulate(self, simulation: int) -> None:
         descend(self.trees, self.way, self.rule, self.noise, self.table[simulation])
         position = self.play(self.standing, self.action)
-        logits, value = self.evaluate(position)
-        arrays = [x.contiguous().numpy() for x in (position, self.game.legal(position), logits, value)]
-        absorb(self.trees, self.way, self.games * (simulation + 2), *arrays)
+        legal = self.game.legal(position)  # before the network: it leaves nothing of the rules in the cache
+        judged = [x.contiguous().numpy() for x in self.evaluate(position)]
+        absorb(self.trees, self.way, self.games * (simulation + 2), position.numpy(), legal.numpy(), *judged)
 
     def found(self) -> Found:
         if self.settings.method == "gumbel":

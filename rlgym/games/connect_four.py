@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlgym.games.board import OTHER, BoardGame, after, constant, lines
+from rlgym.games.board import OTHER, BoardGame, after, constant, lines, on_arrays
 from rlgym.games.game import DONE, OWN
 
 ROWS, COLUMNS = 6, 7
@@ -25,19 +25,20 @@ class ConnectFour(BoardGame):
     shape = (2, ROWS, COLUMNS)
     max_moves = ROWS * COLUMNS
 
+    @on_arrays
     def legal(self, position: Tensor) -> Tensor:
-        stones = position[:, OWN] | position[:, OTHER]
-        taken = stones.bitwise_or_(position[:, DONE].neg())  # minus one is all bits
+        taken = position[:, OWN] | position[:, OTHER] | -position[:, DONE]  # minus one is all bits
         return (taken[:, None] & constant(TOPS, position.device)) == 0
 
+    @on_arrays
     def play(self, position: Tensor, action: Tensor) -> Tensor:
         own, other = position[:, OWN], position[:, OTHER]
         stones = own | other
         # Adding a column's lowest bit carries past its stones to the first free cell.
-        filled = (stones + constant(BOTTOMS, own.device).index_select(0, action)).bitwise_or_(stones)
+        filled = (stones + constant(BOTTOMS, own.device)[action]) | stones
         own = filled ^ other
         wins = lines(own, (1, HEIGHT - 1, HEIGHT, HEIGHT + 1), 4)
-        return after(position, own, other, wins | (filled == FULL), wins.long())
+        return after(position, own, other, wins | (filled == FULL), wins)
 
     def symmetries(self) -> tuple[Tensor, Tensor]:
         board, moves = torch.arange(ROWS * COLUMNS).view(ROWS, COLUMNS), torch.arange(COLUMNS)

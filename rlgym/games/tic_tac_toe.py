@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rlgym.games.board import OTHER, BoardGame, after, lines, masks, square_symmetries
+from rlgym.games.board import OTHER, BoardGame, after, lines, masks, on_arrays, square_symmetries
 from rlgym.games.game import DONE, OWN
 
 SIDE = 3
@@ -22,16 +22,18 @@ class TicTacToe(BoardGame):
     shape = (2, SIDE, SIDE)
     max_moves = SIDE * SIDE
 
+    @on_arrays
     def legal(self, position: Tensor) -> Tensor:
         stones = position[:, OWN] | position[:, OTHER]
         free = (stones[:, None] & masks(BITS, position.device)) == 0
         return free & (position[:, DONE : DONE + 1] == 0)
 
+    @on_arrays
     def play(self, position: Tensor, action: Tensor) -> Tensor:
         own, other = position[:, OWN], position[:, OTHER]
         own = own | masks(BITS, own.device)[action]
         wins = lines(own, (1, SIDE, SIDE + 1, SIDE + 2), SIDE)
-        return after(position, own, other, wins | ((own | other) == FULL), wins.long())
+        return after(position, own, other, wins | ((own | other) == FULL), wins)
 
     def symmetries(self) -> tuple[Tensor, Tensor]:
         cells = square_symmetries(SIDE)
