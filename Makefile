@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Processes that share the tests, a thread each.
+# Processes that share the tests, a thread each. In the order of their files: few tests in a file may be the longest.
 JOBS ?= 2
 
 .PHONY: train test test-all lint types bench install clean
@@ -13,7 +13,7 @@ train: $(STAMP)
 	$(BIN)/python -m rlgym evaluate last episodes=100
 
 test: lint types
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow and not gpu" $(ARGS)
 
 test-all: lint types
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[bench]"

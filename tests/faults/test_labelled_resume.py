@@ -39,7 +39,7 @@ def starts(tmp_path_factory: pytest.TempPathFactory, text: Path, cache: Path) ->
     return Starts(text, tmp_path_factory.mktemp("starts"))
 
 
-TWINS = ("classification-lora",)
+TWINS = ("classification-lora", "regression")
 """Cases that share all but their beginning with another: for `make test-all`."""
 
 

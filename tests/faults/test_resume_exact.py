@@ -52,7 +52,7 @@ CASES = {
 }
 
 
-TWINS = ("Blackjack-v1", "pqn")
+TWINS = ("Blackjack-v1", "pqn", "reinforce")
 """Cases that share all but their beginning with another: for `make test-all`."""
 
 
