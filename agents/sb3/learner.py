@@ -140,7 +140,10 @@ class SB3(Agent):
                 else:
                     assert isinstance(model, OffPolicyAlgorithm)
                     self.off_policy(model)
-            except ValueError as error:  # how torch's distributions refuse a network's NaN
+            except (
+                ValueError,
+                RuntimeError,
+            ) as error:  # how torch refuses a network's NaN: in a distribution, in a draw
                 words = " ".join(str(error).split())[:200]
                 raise TrainingError(f"Stable-Baselines3 failed after step {self.progress.step}: {words}") from error
         self.progress.step = model.num_timesteps

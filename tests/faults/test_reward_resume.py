@@ -49,7 +49,11 @@ def parent(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("method", CASES)
+TWINS = ("rloo", "best_of_n")
+"""Cases that share all but their loss with another: for `make test-all`."""
+
+
+@pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m in TWINS)) for m in CASES])
 def test_killed_in_mid_sampling_and_resumed_equals_uninterrupted(
     method: str, tmp_path: Path, parent: Path, cache: Path
 ) -> None:

@@ -26,7 +26,9 @@ def learner(start: str, table: Path, *more: str) -> Classification:
     return Classification(compose(words(start, table, *more), "finetune"))
 
 
-@pytest.mark.parametrize("kind", ["bert", "modernbert", "qwen3", "gpt2"])
+@pytest.mark.parametrize(
+    "kind", ["bert", "qwen3", *(pytest.param(k, marks=pytest.mark.slow) for k in ("modernbert", "gpt2"))]
+)
 def test_it_learns_from_every_kind_of_model(kind: str, starts: Starts, table: Path, tmp_path: Path) -> None:
     more = ["method.epochs=40", "optimizer.learning_rate=5e-3", "evaluate.every=10_000", "method.baselines=true"]
     pytest.importorskip("sklearn")
