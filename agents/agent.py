@@ -133,7 +133,7 @@ class Agent:
         """Bring progress and environments to where `standing` was; returns the observations to act on."""
         progress = state["progress"]
         self.progress.step, self.progress.update = cast(int, progress["step"]), cast(int, progress["update"])
-        self.recent.episodes.extend(tuple(episode) for episode in cast(list[Any], progress["recent"]))
+        self.recent.restore(cast(list[Any], progress["recent"]))
         if self.pool is not None:
             self.pool.load_state_dict(state["pool"])
         if self.standings is not None:

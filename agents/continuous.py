@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from rlgym.agents.agent import seeded
+from rlgym.agents.by_hand import Memory
 from rlgym.agents.critic_gradient import (
     ActorByHand,
     ActorPasses,
@@ -62,7 +63,9 @@ class Continuous(OffPolicy):
     actor_passes: ActorPasses
     critic_passes: CriticPasses
     judge: Callable[[dict[str, Tensor], Tensor], Tensor]
-    """The target critics, without gradients."""
+    """The least of the target critics' q `[batch]`, without gradients."""
+    by_hand: bool
+    """Whether all passes are (by_hand.py): on a CPU, without images."""
     gradient_steps: int
 
     # ---- what a subclass says
@@ -106,15 +109,19 @@ class Continuous(OffPolicy):
         self.gradient_steps = 0
         self.actor_adam = FlatAdam(self.trained(), math.inf, knobs.adam_eps)
         policy.refresh()
-        if policy.numpy_actor is None or config.compile == "on":
+        self.by_hand = policy.numpy_actor is not None and config.compile != "on"
+        if self.by_hand:
+            turns, slopes = Memory(), Memory()
+            self.actor_passes = ActorByHand(self.actor, slopes)
+            self.critic_passes = CriticsByHand(self.critics, turns, slopes)
+            self.judge = CriticsByHand(self.target_critics, turns, slopes).least
+        else:
             compiled = config.compile == "on"
             fixed = mirror(self.critics, flat.views(flat.parameters))
             self.actor_passes = AutogradActor(self.actor, self.actor_adam.gradients, compiled)
             self.critic_passes = AutogradCritics(self.critics, fixed, flat.gradients, compiled)
-            self.judge = torch.compile(self.target_critics, dynamic=False) if compiled else self.target_critics
-        else:
-            self.actor_passes, self.critic_passes = ActorByHand(self.actor), CriticsByHand(self.critics)
-            self.judge = CriticsByHand(self.target_critics).forward
+            target = torch.compile(self.target_critics, dynamic=False) if compiled else self.target_critics
+            self.judge = lambda obs, action: target(obs, action).amin(0)
         return policy
 
     def trained(self) -> nn.Module:
@@ -143,26 +150,23 @@ class Continuous(OffPolicy):
         share = factor(knobs.learning_rate_schedule, self.progress.step, self.config.schedule_budget)
         noise = self.noise(steps)
         seen: dict[str, list[Tensor]] = {}
-        withheld = torch.zeros((), device=self.device)
+        withheld: list[Tensor] = []
         for i in range(steps):
             self.gradient_steps += 1
             batch = batches if steps == 1 else rows(batches, slice(i * size, (i + 1) * size))
             statistics, bad = self.gradient_step(batch, noise[i], knobs.learning_rate * share)
-            withheld = withheld + bad
+            withheld.append(bad)
             for tag, value in statistics.items():
                 seen.setdefault(tag, []).append(value)
         means = {tag: values[0] if len(values) == 1 else torch.stack(values).mean() for tag, values in seen.items()}
-        return {**means, NON_FINITE: withheld, "train/learning_rate": knobs.learning_rate * share}
+        bad = withheld[0] if steps == 1 else torch.stack(withheld).sum()
+        return {**means, NON_FINITE: bad, "train/learning_rate": knobs.learning_rate * share}
 
     def critics_step(self, batch: Batch, target: Tensor, weight: float, learning_rate: float) -> tuple[Tensor, Tensor]:
         """Towards one `target [batch]` for all critics, by `weight` times the sum over critics of the mean squared
         error. Returns that loss and whether the step was withheld, both 0-d."""
-        q = self.critic_passes.forward(batch["obs"], batch["action"])
-        assert q.shape[1:] == target.shape and target.ndim == 1, (q.shape, target.shape)
-        error = q - target
-        share = weight / len(target)
-        loss = error.square().sum() * share
-        self.critic_passes.backward(error.mul_(2 * share))
+        assert target.shape == batch["reward"].shape, target.shape
+        loss = self.critic_passes.learn(batch["obs"], batch["action"], target, weight)
         _, withheld = self.critics_adam.apply(loss, learning_rate)
         return loss, withheld
 

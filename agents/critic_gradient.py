@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlgym.agents.by_hand import Batched, Hidden, Layer
+from rlgym.agents.by_hand import Memory, Network, linear_layers
 from rlgym.agents.critics import IN_PLACE, Actor, Critics
+from rlgym.agents.dense_kernels import squared_error
+from rlgym.agents.numpy_actor import NumpyEncoder
+from rlgym.envs.spaces import Array
 
 Obs = dict[str, Tensor]
 
@@ -28,25 +32,14 @@ class ActorPasses(Protocol):
 
 
 class CriticPasses(Protocol):
-    def forward(self, obs: Obs, action: Tensor) -> Tensor:
-        """q `[critics, batch]` of `action [batch, *action]`, without gradients; valid until the next call."""
+    def learn(self, obs: Obs, action: Tensor, target: Tensor, weight: float) -> Tensor:
+        """Set the critics' gradients of `weight` times the sum over critics of the mean squared error of
+        Q(obs, `action [batch, *action]`) from one `target [batch]` for all. Returns that loss, 0-d."""
         ...
 
-    def backward(self, slope: Tensor) -> None:
-        """Set the critics' gradients from the loss's derivative with the latest q, `slope [critics, batch]`."""
-        ...
-
-    def look(self, obs: Obs, action: Tensor, first: int | None = None) -> Tensor:
-        """`forward` for a loss of the action's: only the `first` critics', or all."""
-        ...
-
-    def action_slope(self, slope: Tensor) -> Tensor:
-        """That loss's derivative with the action, `[batch, dimensions]`, from that with the q of the latest `look`."""
-        ...
-
-    def least_slope(self, least: Tensor, share: float) -> Tensor:
-        """`action_slope` where each transition's derivative is `share` with the q of the critic `least [batch]` and 0
-        with the others'."""
+    def of_action(self, obs: Obs, action: Tensor, share: float, first: bool = False) -> tuple[Tensor, Tensor]:
+        """Of `action [batch, *action]` the least q `[batch]`, or the `first` critic's, and the derivative of `share`
+        times its sum with the action, `[batch, dimensions]`."""
         ...
 
 
@@ -75,82 +68,91 @@ class AutogradCritics:
         self.apply: Callable[..., Tensor] = torch.compile(critics, dynamic=False) if compiled else critics
         self.apply_fixed: Callable[..., Tensor] = torch.compile(fixed, dynamic=False) if compiled else fixed
 
-    def forward(self, obs: Obs, action: Tensor) -> Tensor:
-        with torch.enable_grad():
-            self.q = self.apply(obs, action)
-        return self.q.detach()
-
-    def backward(self, slope: Tensor) -> None:
+    def learn(self, obs: Obs, action: Tensor, target: Tensor, weight: float) -> Tensor:
         self.gradients.zero_()
-        self.q.backward(slope)
-
-    def look(self, obs: Obs, action: Tensor, first: int | None = None) -> Tensor:
         with torch.enable_grad():
-            self.action = action.detach().requires_grad_()
-            self.q = self.apply_fixed(obs, self.action, first)
-        return self.q.detach()
+            loss = (self.apply(obs, action) - target).square().sum() * (weight / len(target))
+        loss.backward()
+        return loss.detach()
 
-    def action_slope(self, slope: Tensor) -> Tensor:
-        (found,) = torch.autograd.grad(self.q, self.action, slope)
-        return found.flatten(1)
-
-    def least_slope(self, least: Tensor, share: float) -> Tensor:
-        return self.action_slope(torch.zeros_like(self.q).scatter_(0, least[None], share))
+    def of_action(self, obs: Obs, action: Tensor, share: float, first: bool = False) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            action = action.detach().requires_grad_()
+            value, _ = self.apply_fixed(obs, action, 1 if first else None).min(0)
+        (slope,) = torch.autograd.grad(value, action, torch.full_like(value, share))
+        return value.detach(), slope.flatten(1)
 
 
 class ActorByHand:
-    """For actors without images."""
+    """For actors without images. `slopes`: for all that take turns with it."""
 
-    def __init__(self, actor: Actor) -> None:
-        assert not actor.encoder.images
-        self.encoder = actor.encoder
-        *layers, last = [Layer(layer) for layer in actor.actor if isinstance(layer, nn.Linear)]
-        self.hidden = Hidden(layers, any(isinstance(layer, nn.Tanh) for layer in actor.actor))
-        self.last = last
+    def __init__(self, actor: Actor, slopes: Memory) -> None:
+        self.encoder = NumpyEncoder(actor.encoder)
+        layers = linear_layers(list(actor.actor))
+        activation = "tanh" if any(isinstance(layer, nn.Tanh) for layer in actor.actor) else "relu"
+        gradients = next(actor.parameters()).grad
+        self.network = Network(layers, activation, len(layers) - 1, Memory(), slopes, gradients=gradients)
 
     def forward(self, obs: Obs) -> Tensor:
-        return self.last.forward(self.hidden.forward(self.encoder(obs)))
+        return torch.from_numpy(self.network.forward(features(self.encoder, obs)))
 
     def backward(self, slope: Tensor) -> None:
-        self.last.learn(slope)
-        if self.hidden.layers:
-            self.hidden.backward(self.last.down(slope))
+        self.network.backward(slope.numpy())
 
 
 class CriticsByHand:
-    """For critics without images; those without gradients of their own go `forward` alone."""
+    """For critics without images. Each network takes its whole turn before the next one.
 
-    def __init__(self, critics: Critics) -> None:
-        assert not critics.encoder.images
-        self.encoder, self.critics = critics.encoder, critics.critics
-        both = enumerate(zip(critics.weights, critics.biases, strict=True))
-        of_action = slice(critics.encoder.features, None)
-        *self.layers, last = [Batched(w, b, of_action if i == 0 else slice(None)) for i, (w, b) in both]
-        self.hidden = Hidden(self.layers, critics.activation is IN_PLACE["tanh"])
-        self.last = last
+    `of_action` keeps what it saw in memory of its own; the others use `turns`, as do all that take turns with them.
+    """
 
-    def forward(self, obs: Obs, action: Tensor) -> Tensor:
-        return self.look(obs, action)
+    def __init__(self, critics: Critics, turns: Memory, slopes: Memory) -> None:
+        self.encoder = NumpyEncoder(critics.encoder)
+        self.observed = critics.encoder.features
+        activation = "tanh" if critics.activation is IN_PLACE["tanh"] else "relu"
 
-    def look(self, obs: Obs, action: Tensor, first: int | None = None) -> Tensor:
-        x = torch.cat([self.encoder(obs), action.flatten(1)], -1).expand(first or self.critics, -1, -1)
-        return self.last.forward(self.hidden.forward(x))
+        def network(i: int, outputs: Memory) -> Network:
+            layers = [(w.detach()[i], b.detach()[i]) for w, b in zip(critics.weights, critics.biases, strict=True)]
+            gradients = critics.weights[0].grad
+            return Network(layers, activation, len(layers) - 1, outputs, slopes, False, self.observed, gradients)
 
-    def backward(self, slope: Tensor) -> None:
-        self.last.learn(slope)
-        if self.hidden.layers:
-            self.hidden.backward(self.last.down(slope))
+        self.networks = [network(i, turns) for i in range(critics.critics)]
+        self.looking = [network(i, Memory()) for i in range(critics.critics)]
 
-    def action_slope(self, slope: Tensor) -> Tensor:
-        return self.hidden.backward(self.last.down(slope), learn=False, further=True).sum(0)
+    def inputs(self, obs: Obs, action: Tensor) -> Array:
+        """`[batch, inputs]`"""
+        return np.concatenate([features(self.encoder, obs), action.numpy().reshape(len(action), -1)], 1)
 
-    def least_slope(self, least: Tensor, share: float) -> Tensor:
+    def least(self, obs: Obs, action: Tensor) -> Tensor:
+        """The least q `[batch]` of `action [batch, *action]`."""
+        x = self.inputs(obs, action)
+        found = self.networks[0].forward(x)[:, 0].copy()
+        for network in self.networks[1:]:
+            np.minimum(found, network.forward(x)[:, 0], out=found)
+        return torch.from_numpy(found)
+
+    def learn(self, obs: Obs, action: Tensor, target: Tensor, weight: float) -> Tensor:
+        x, goal, loss = self.inputs(obs, action), target.numpy(), np.zeros((), np.float32)
+        share = np.float32(weight / len(goal))
+        for network in self.networks:
+            q = network.forward(x)
+            loss += squared_error(q[:, 0], goal, share)
+            network.backward(q)
+        return torch.from_numpy(loss)
+
+    def of_action(self, obs: Obs, action: Tensor, share: float, first: bool = False) -> tuple[Tensor, Tensor]:
+        x = self.inputs(obs, action)
+        networks = self.looking[:1] if first else self.looking
+        q = np.stack([network.forward(x)[:, 0] for network in networks])
+        least = q.argmin(0)
         # Each transition back through its own critic alone: half of the products of two critics.
-        batch, order = len(least), least.argsort()
-        counts = least.bincount(minlength=self.critics).tolist()
-        places = torch.add(order, least.index_select(0, order), alpha=batch)
-        slope = self.last.down_apart(torch.full((batch, 1), share), counts)
-        for layer in reversed(self.layers):
-            self.hidden.through(slope, layer.outputs.flatten(0, 1).index_select(0, places))
-            slope = layer.down_apart(slope, counts)
-        return torch.empty_like(slope).index_copy_(0, order, slope)
+        slope = np.empty((len(x), x.shape[1] - self.observed), np.float32)
+        for i, network in enumerate(networks):
+            rows = np.flatnonzero(least == i)
+            slope[rows] = network.input_slope(np.full((len(rows), 1), share, np.float32), rows)
+        return torch.from_numpy(q.min(0)), torch.from_numpy(slope)
+
+
+def features(encoder: NumpyEncoder, obs: Obs) -> Array:
+    """`[batch, features]`"""
+    return np.ascontiguousarray(encoder.features({name: x.numpy() for name, x in obs.items()}))

@@ -187,9 +187,12 @@ class ClampedGaussian(SquashedGaussian):
         return super().sample(self.clamped(outputs), generator)
 
     def sample_numpy(self, outputs: Array, generator: np.random.Generator | None) -> Array:
-        clamped = outputs.copy()
-        clamped[..., self.dimensions :].clip(*self.LOG_STD, out=clamped[..., self.dimensions :])
-        return super().sample_numpy(clamped, generator)
+        mean, log_std = outputs[..., : self.dimensions], outputs[..., self.dimensions :]
+        if generator is not None:
+            std = np.exp(np.maximum(np.minimum(log_std, self.LOG_STD[1]), self.LOG_STD[0]))
+            mean = mean + std * generator.standard_normal(mean.shape, dtype=np.float32)
+        squashed: Array = np.tanh(mean).reshape(-1, *self.action_shape)
+        return squashed
 
     def log_prob_entropy(self, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         return super().log_prob_entropy(self.clamped(outputs), action)

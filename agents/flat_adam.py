@@ -61,7 +61,8 @@ class FlatAdam:
             grad_scale=None,
             found_inf=withheld,
         )
-        self.steps.sub_(withheld)
+        if withheld is not self.flat.fine:
+            self.steps.sub_(withheld)
         return norm, withheld
 
     def state_dict(self) -> Section:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlgym.agents.by_hand import Hidden, Layer
+from rlgym.agents.by_hand import Memory, Network, linear_layers
 from rlgym.agents.q_networks import Noise, QNetwork
 
 ROWS_BY_HAND = 512
@@ -61,22 +62,31 @@ class ByHand:
         assert not network.encoder.images and not network.is_noisy and not network.norms
         self.encoder = network.encoder
         self.actions, self.atoms = network.actions, network.atoms
-        self.hidden = Hidden([Layer(layer) for layer in network.hidden], isinstance(network.activation, nn.Tanh))
-        self.value = None if network.value is None else Layer(network.value)
-        self.advantage = Layer(network.advantage)
+        activation = "tanh" if isinstance(network.activation, nn.Tanh) else "relu"
+        gradients = next(network.parameters()).grad
+
+        def part(layers: Sequence[nn.Module], hidden: int) -> Network:
+            return Network(linear_layers(layers), activation, hidden, Memory(), Memory(), gradients=gradients)
+
+        self.hidden = part(list(network.hidden), len(network.hidden)) if len(network.hidden) else None
+        self.value = None if network.value is None else part([network.value], 0)
+        self.advantage = part([network.advantage], 0)
 
     def split(self, obs: dict[str, Tensor], rows: int) -> Sequence[Tensor]:
         parts: Sequence[Tensor] = self.encoder(obs).split(rows)  # it learns nothing, so once for all
         return parts
 
     def forward(self, x: Tensor, noise: Noise | None) -> Tensor:
-        x = self.hidden.forward(x)
-        rows = x.shape[0]
+        features = x.contiguous().numpy()
+        if self.hidden is not None:
+            features = self.hidden.forward(features)
+        shape = len(features), self.actions, self.atoms
         if self.value is None:
-            return self.advantage.forward(x).view(rows, self.actions, self.atoms)
-        of_value, of_advantage = x.chunk(2, 1) if self.hidden.layers else (x, x)
-        value = self.value.forward(of_value).view(rows, 1, self.atoms)
-        advantage = self.advantage.forward(of_advantage).view(rows, self.actions, self.atoms)
+            return torch.from_numpy(self.advantage.forward(features)).view(shape)
+        halves = [features] * 2 if self.hidden is None else np.split(features, 2, 1)
+        of_value, of_advantage = (np.ascontiguousarray(half) for half in halves)
+        value = torch.from_numpy(self.value.forward(of_value))[:, None]
+        advantage = torch.from_numpy(self.advantage.forward(of_advantage)).view(shape)
         return value + (advantage - advantage.mean(1, keepdim=True))
 
     def judge(self, obs: dict[str, Tensor]) -> Tensor:
@@ -88,8 +98,6 @@ class ByHand:
             slopes = [(self.advantage, slope.flatten(1))]
         else:
             slopes = [(self.value, slope.sum(1)), (self.advantage, (slope - slope.mean(1, keepdim=True)).flatten(1))]
-        for head, of_head in slopes:
-            head.learn(of_head)
-        if self.hidden.layers:
-            downs = [head.down(of_head) for head, of_head in slopes]
-            self.hidden.backward(downs[0] if len(downs) == 1 else torch.cat(downs, 1))
+        downs = [head.backward(of_head.numpy(), self.hidden is not None) for head, of_head in slopes]
+        if self.hidden is not None:
+            self.hidden.backward(downs[0] if len(downs) == 1 else np.concatenate(downs, 1))

@@ -320,7 +320,8 @@ class Replay:
             last = steps.gather(1, used[:, None] - 1).squeeze(1)
             discount = gamma * powers[used - 1] * (1 - _rows(self.terminated, last))
         following = last + 1
-        following.sub_((following % self.rows == 0).long(), alpha=self.rows)  # behind a ring's last row comes its first
+        if (self.written >= self.rows).any():  # behind a ring's last row comes its first
+            following.sub_((following % self.rows == 0).long(), alpha=self.rows)
         obs, next_obs = self._observations(places), self._observations(following)
         if len(self._free) < self._slots:
             slot = _rows(self.slot, last)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -149,16 +149,29 @@ class RecentEpisodes:
         """`besides`: metrics that are told with them."""
         self.besides = besides
         self.episodes: deque[tuple[float, int, float | None]] = deque(maxlen=100)
+        self.found: dict[str, float] | None = None
+        """The metrics since the latest episode's end: an update asks for them, and most see none end."""
 
     def add(self, episodes: list[Episode]) -> None:
         for episode in episodes:
             self.episodes.append(
                 (episode.ret, episode.length, None if episode.success is None else float(episode.success))
             )
+        self.found = None
+
+    def restore(self, episodes: Iterable[Sequence[Any]]) -> None:
+        """From what `episodes` was."""
+        self.episodes.extend(cast(tuple[float, int, float | None], tuple(episode)) for episode in episodes)
+        self.found = None
 
     def metrics(self) -> dict[str, float]:
         if not self.episodes:
             return {}
+        if self.found is None:
+            self.found = self._means()
+        return self.found if self.besides is None else self.found | self.besides()
+
+    def _means(self) -> dict[str, float]:
         returns, lengths, successes = zip(*self.episodes, strict=True)
         found = {
             "rollout/ep_rew_mean": sum(returns) / len(returns),
@@ -167,7 +180,7 @@ class RecentEpisodes:
         known = [s for s in successes if s is not None]
         if known:
             found["rollout/success_rate"] = sum(known) / len(known)
-        return found if self.besides is None else found | self.besides()
+        return found
 
 
 def storage_dtype(dtype: np.dtype[np.generic]) -> torch.dtype:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from rlgym.agents.continuous import Continuous
 from rlgym.agents.distributions import ClampedGaussian
 from rlgym.agents.replay import Batch
+from rlgym.agents.squashed_kernels import SquashedByHand
 from rlgym.learner import Section
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class SAC(Continuous):
         if knobs.ent_coef.startswith("auto"):
             self.log_ent_coef = nn.Parameter(torch.tensor(math.log(start), device=self.device))
         policy = super().build()
+        self.drawing: ClampedGaussian | SquashedByHand = SquashedByHand() if self.by_hand else self.distribution
         dimensions = self.distribution.dimensions
         self.target_entropy = -dimensions if knobs.target_entropy == "auto" else float(knobs.target_entropy)
         return policy
@@ -73,8 +75,7 @@ class SAC(Continuous):
         critic_loss, withheld = self.critics_step(batch, target, 0.5, learning_rate)
         statistics = {"train/critic_loss": critic_loss, "train/ent_coef": ent_coef}
         statistics |= self.actor_gradient(batch, now, ent_coef)
-        loss = sum(value for tag, value in statistics.items() if tag.endswith("loss"))
-        _, withheld_too = self.actor_adam.apply(cast(Tensor, loss), learning_rate)
+        _, withheld_too = self.actor_adam.apply(critic_loss + statistics["train/actor_loss"], learning_rate)
         if self.gradient_steps % self.knobs.target_update_interval == 0:
             self.critics_target.lerp_(self.critics_adam.parameters, self.knobs.tau)
         return statistics, withheld + withheld_too
@@ -83,17 +84,15 @@ class SAC(Continuous):
         """Set the gradients of the actor's loss and of a learned alpha's; both 0-d, by tag. `noise [batch, dimensions]`
         draws a."""
         outputs = self.actor_passes.forward(batch["obs"])
-        action, log_prob = self.distribution.draw(outputs, noise)
-        q = self.critic_passes.look(batch["obs"], action)
-        value, least = q.min(0)
-        share = 1 / len(value)
-        of_action = self.critic_passes.least_slope(least, -share)
-        self.actor_passes.backward(self.distribution.draw_slope(outputs, noise, action, of_action, ent_coef * share))
-        losses = {"train/actor_loss": (ent_coef * log_prob - value).mean()}
+        action, log_prob = self.drawing.draw(outputs, noise)
+        share = 1 / len(action)
+        value, of_action = self.critic_passes.of_action(batch["obs"], action, -share)
+        self.actor_passes.backward(self.drawing.draw_slope(outputs, noise, action, of_action, ent_coef * share))
+        surprise = log_prob.mean()
+        losses = {"train/actor_loss": ent_coef * surprise - value.mean()}
         if self.log_ent_coef is not None:
-            too_sure = log_prob.mean() + self.target_entropy
-            cast(Tensor, self.log_ent_coef.grad).copy_(-too_sure)
-            losses["train/ent_coef_loss"] = -self.log_ent_coef * too_sure
+            slope = torch.neg(surprise + self.target_entropy, out=cast(Tensor, self.log_ent_coef.grad))
+            losses["train/ent_coef_loss"] = self.log_ent_coef * slope
         return losses
 
     def ent_coef(self) -> Tensor:
@@ -103,8 +102,8 @@ class SAC(Continuous):
     @torch.no_grad()
     def td_target(self, batch: Batch, noise: Tensor, ent_coef: Tensor) -> Tensor:
         """y, `[batch]`; `noise [batch, dimensions]` draws a'."""
-        action, log_prob = self.distribution.draw(self.actor_passes.forward(batch["next_obs"]), noise)
-        value = self.judge(batch["next_obs"], action).amin(0) - ent_coef * log_prob
+        action, log_prob = self.drawing.draw(self.actor_passes.forward(batch["next_obs"]), noise)
+        value = torch.addcmul(self.judge(batch["next_obs"], action), ent_coef, log_prob, value=-1)
         return torch.addcmul(batch["reward"], batch["discount"], value)
 
     # ---- checkpoints

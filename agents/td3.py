@@ -59,10 +59,9 @@ class TD3(Continuous):
         statistics = {"train/critic_loss": critic_loss}
         if self.gradient_steps % knobs.policy_delay == 0:
             action = self.actor_passes.forward(obs).tanh()
-            q = self.critic_passes.look(obs, action, first=1)
-            of_action = self.critic_passes.action_slope(torch.full_like(q, -1 / q.shape[1]))
+            value, of_action = self.critic_passes.of_action(obs, action, -1 / len(action), first=True)
             self.actor_passes.backward(of_action * (1 - action.square()))
-            actor_loss = -q.mean()
+            actor_loss = -value.mean()
             _, withheld_too = self.actor_adam.apply(actor_loss, learning_rate)
             self.critics_target.lerp_(self.critics_adam.parameters, knobs.tau)
             self.actor_target.lerp_(self.actor_adam.parameters, knobs.tau)
@@ -74,5 +73,5 @@ class TD3(Continuous):
     def td_target(self, batch: Batch, noise: Tensor) -> Tensor:
         """y, `[batch]`; `noise [batch, dimensions]` as clipped."""
         action = (self.target_actor.policy(batch["next_obs"]).tanh() + noise).clamp(-1, 1)
-        value = self.judge(batch["next_obs"], action).amin(0)
+        value = self.judge(batch["next_obs"], action)
         return torch.addcmul(batch["reward"], batch["discount"], value)

@@ -10,6 +10,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from rlgym.errors import RequestError
 
@@ -52,6 +53,7 @@ def settle(config: RootConfig, device: torch.device, repays: bool, threads: int)
     if config.threads is None:
         config.threads = max(1, min(threads, os.cpu_count() or 1))
     torch.set_num_threads(config.threads)
+    threadpool_limits(config.threads, user_api="blas")  # NumPy's and SciPy's own
     keep_freed_memory()
     if config.compile == "auto":
         config.compile = "on" if repays and can_compile(device) else "off"

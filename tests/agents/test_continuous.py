@@ -137,22 +137,23 @@ def test_targets_are_those_of_brute_force(agent: str, id: str, n_step: int, end:
 @pytest.mark.parametrize("net_arch", [[], [24], [24, 16]], ids=["none", "one", "two"])
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("critics", [(0, 1, 2), (0, 2), (1,)], ids=["all", "two", "one"])
-def test_the_slope_of_the_least_is_that_of_all_with_zeros(
-    net_arch: list[int], activation: str, critics: tuple[int, ...]
-) -> None:
-    """Also where some critic is the least for no transition."""
+def test_the_slope_of_the_least_critic(net_arch: list[int], activation: str, critics: tuple[int, ...]) -> None:
+    """By hand and by autograd, also where some critic is the least for no transition; and of the first critic alone."""
     found = learner("sac", net_arch=net_arch, activation=activation, n_critics=3)
     fixed = mirror(found.critics, found.critics_adam.flat.views(found.critics_adam.parameters))
     batch = random_batch(found, 32, 0)
-    least = torch.tensor(critics)[torch.randint(len(critics), (32,), generator=torch.Generator().manual_seed(0))]
-    slopes = []
-    for passes in (found.critic_passes, AutogradCritics(found.critics, fixed, found.critics_adam.gradients, False)):
-        q = passes.look(batch["obs"], batch["action"])
-        slopes.append(passes.action_slope(torch.zeros_like(q).scatter_(0, least[None], -0.25)).clone())
-        passes.look(batch["obs"], batch["action"])
-        slopes.append(passes.least_slope(least, -0.25).clone())
-    for slope in slopes[1:]:
-        torch.testing.assert_close(slope, slopes[0])
+    found.critics.biases[-1].data -= fixed(batch["obs"], batch["action"]).mean(1)[:, None, None]
+    for which in {0, 1, 2} - set(critics):
+        found.critics.biases[-1].data[which] += 100
+    for first in (False, True):
+        action = batch["action"].clone().requires_grad_()
+        value = fixed(batch["obs"], action)[0] if first else fixed(batch["obs"], action).amin(0)
+        (expected,) = torch.autograd.grad(-0.25 * value.sum(), action)
+        for passes in (found.critic_passes, AutogradCritics(found.critics, fixed, found.critics_adam.gradients, False)):
+            least, slope = passes.of_action(batch["obs"], batch["action"], -0.25, first)
+            torch.testing.assert_close(least, value.detach())
+            torch.testing.assert_close(slope, expected)
+    assert set(fixed(batch["obs"], batch["action"]).argmin(0).tolist()) == set(critics)
     found.close()
 
 
@@ -167,7 +168,9 @@ def test_by_hand_equals_autograd(agent: str, net_arch: list[int], activation: st
     other.actor_passes = AutogradActor(other.actor, other.actor_adam.gradients, compiled=False)
     fixed = mirror(other.critics, other.critics_adam.flat.views(other.critics_adam.parameters))
     other.critic_passes = AutogradCritics(other.critics, fixed, other.critics_adam.gradients, compiled=False)
-    other.judge = other.target_critics
+    other.judge = lambda obs, action: other.target_critics(obs, action).amin(0)
+    if isinstance(other, SAC):
+        other.drawing = other.distribution
     noise = one.noise(4)
     for i in range(4):
         batch = random_batch(one, 32, i)

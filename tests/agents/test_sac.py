@@ -19,6 +19,7 @@ from rlgym.agents.config import SACConfig
 from rlgym.agents.critics import Critics
 from rlgym.agents.distributions import ClampedGaussian
 from rlgym.agents.flat_adam import FlatAdam
+from rlgym.agents.squashed_kernels import SquashedByHand
 from rlgym.envs.spaces import leaves
 from tests.agents.levers import alone, learner, random_batch
 from tests.agents.worlds import BOX
@@ -73,6 +74,21 @@ def test_the_slope_of_draws_is_autograds() -> None:
     ours = distribution.draw_slope(outputs.detach(), noise, action.detach(), of_action, of_log_prob)
     torch.testing.assert_close(ours, theirs)
     assert (action.abs() == 1).any() and (ours[:20, 3:] == 0).any()
+
+
+def test_draws_in_machine_code_are_torchs() -> None:
+    torch.manual_seed(0)
+    distribution, by_hand = ClampedGaussian((3,)), SquashedByHand()
+    outputs = torch.randn(60, 6)
+    outputs[:20] *= 20
+    outputs[20:22, 3:] = torch.tensor([distribution.LOG_STD]).T
+    noise, of_action = torch.randn(2, 60, 3)
+    drawn, expected = by_hand.draw(outputs, noise), distribution.draw(outputs, noise)
+    torch.testing.assert_close(drawn, expected)
+    given = outputs, noise, drawn[0], of_action, torch.tensor(-0.3)
+    torch.testing.assert_close(by_hand.draw_slope(*given), distribution.draw_slope(*given), rtol=1e-5, atol=1e-6)
+    outputs[5] = math.nan
+    assert by_hand.draw(outputs, noise)[1].isnan().tolist() == [row == 5 for row in range(60)]
 
 
 def test_finite_where_the_action_has_reached_the_edge() -> None:
