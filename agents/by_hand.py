@@ -7,6 +7,7 @@ into the flat vector that the optimiser reads.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,20 +21,20 @@ ACTIVATIONS = {"relu": kernels.RELU, "tanh": kernels.TANH}
 
 
 class Memory:
-    """Two vectors for activations, or for derivatives.
+    """A vector for activations, or for derivatives.
 
     Networks that take their turns share it: what stays in the processor's cache need not be fetched (six megabytes of
     activations in turn slow the products of 256 x 256 x 256 by a quarter).
     """
 
     def __init__(self) -> None:
-        self.held = np.empty((2, 0), np.float32)
+        self.held: Array = np.empty(0, np.float32)
 
-    def take(self, numbers: int) -> Array:
-        """`[2, numbers]`, or longer."""
-        if self.held.shape[1] < numbers:
-            self.held = torch.empty(2, numbers).numpy()  # torch aligns it
-        return self.held
+    def take(self, *shape: int) -> Array:
+        numbers = math.prod(shape)
+        if len(self.held) < numbers:
+            self.held = torch.empty(numbers).numpy()  # torch aligns it
+        return self.held[:numbers].reshape(shape)
 
 
 class Network:
@@ -68,19 +69,23 @@ class Network:
         self.activations = np.array(
             [ACTIVATIONS[activation] if i < hidden else kernels.NONE for i in range(len(layers))]
         )
-        self.kept, self.widest = sum(units), int(self.widths.max())
+        self.units, self.kept, self.widest = units[-1], sum(units), int(self.widths.max())
 
     def forward(self, x: Array) -> Array:
         """`[batch, inputs]` to `[batch, outputs]`"""
-        self.x, self.given = x, self.outputs.take(len(x) * self.kept)[0]
-        return kernels.forward(
+        rows, units = len(x), self.units
+        self.x, self.given = x, self.outputs.take(rows * self.kept)
+        kernels.forward(
             x, self.parameters, self.widths, self.weights, self.biases, self.activations, self.linear, self.given
         )
+        outputs: Array = self.given[rows * (self.kept - units) :].reshape(rows, units)
+        return outputs
 
     def backward(self, slope: Array, further: bool = False) -> Array:
         """Set all gradients from the loss's derivative with the latest outputs, which it overwrites. Returns that with
         the inputs where it goes `further`."""
-        return kernels.backward(
+        slopes = self.slopes.take(2, len(slope) * self.widest)
+        kernels.backward(
             self.x,
             self.parameters,
             self.gradients,
@@ -91,15 +96,17 @@ class Network:
             self.linear,
             self.given,
             slope,
-            self.slopes.take(len(slope) * self.widest),
+            slopes,
             further,
         )
+        return slopes[0, : self.x.size].reshape(self.x.shape) if further else slope
 
     def input_slope(self, slope: Array, rows: Array) -> Array:
         """From the derivative with the latest outputs of the batch's `rows`, `slope [rows, outputs]`, which it
         overwrites, to that with the inputs from the `first` on, `[rows, inputs]`, and no gradients."""
         assert not self.linear
-        return kernels.input_slope(
+        slopes, wanted = self.slopes.take(2, len(rows) * self.widest), self.x.shape[1] - self.first
+        kernels.input_slope(
             rows,
             len(self.x),
             self.parameters,
@@ -109,8 +116,9 @@ class Network:
             self.first,
             self.given,
             slope,
-            self.slopes.take(len(self.x) * self.widest),
+            slopes,
         )
+        return slopes[0, : len(rows) * wanted].reshape(len(rows), wanted)
 
 
 def whole(view: Tensor) -> Array:

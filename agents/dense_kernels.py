@@ -31,8 +31,8 @@ def forward(
     activations: Array,
     linear: bool,
     outputs: Array,
-) -> Array:
-    """`x [batch, inputs]` to `[batch, units]` of the last layer, which lies in `outputs`."""
+) -> None:
+    """`x [batch, inputs]` to `outputs`, at last `[batch, units]` of the last layer."""
     begin = 0
     for i in range(len(weights)):
         inputs, units = widths[i], widths[i + 1]
@@ -45,7 +45,6 @@ def forward(
             np.dot(x, weight.reshape(inputs, units), out)
         activate(out, parameters[biases[i] : biases[i] + units], activations[i])
         x = out
-    return x
 
 
 @compiled
@@ -91,9 +90,9 @@ def backward(
     slope: Array,
     slopes: Array,
     further: bool,
-) -> Array:
+) -> None:
     """Set the gradients from a forward pass and the loss's derivative with its outputs, `slope [batch, units]`, which
-    it overwrites. Returns the derivative with `x` where it goes `further`; `slopes [2, numbers]` are its memory."""
+    it overwrites. Where it goes `further`, the derivative with `x` lies in `slopes[0]`; `slopes [2, numbers]`."""
     rows = len(x)
     end = rows * widths[1:].sum()
     for i in range(len(weights) - 1, -1, -1):
@@ -117,7 +116,6 @@ def backward(
             else:
                 np.dot(slope, weight.reshape(inputs, units).T, down)
             slope = down
-    return slope
 
 
 @compiled
@@ -169,9 +167,10 @@ def input_slope(
     outputs: Array,
     slope: Array,
     slopes: Array,
-) -> Array:
+) -> None:
     """From the derivative with the outputs of the `rows` of a forward pass over a `batch`, `slope [rows, units]`, which
-    it overwrites, to that with the inputs from the `first` on, and no gradients. For weights `[inputs, units]`."""
+    it overwrites, to that with the inputs from the `first` on, in `slopes[0]`, and no gradients. For weights
+    `[inputs, units]`."""
     count = len(rows)
     end = batch * widths[1:].sum()
     for i in range(len(weights) - 1, -1, -1):
@@ -184,7 +183,6 @@ def input_slope(
         down = slopes[i % 2, : count * (inputs - skipped)].reshape(count, inputs - skipped)
         np.dot(slope, weight.reshape(inputs - skipped, units).T, down)
         slope = down
-    return slope
 
 
 @compiled
