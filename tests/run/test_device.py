@@ -31,3 +31,24 @@ def test_freed_memory_is_not_given_back() -> None:
         return int(done.stdout)
 
     assert 2 * faults(True) < faults(False)
+
+
+COUNTS = """
+import sys
+import torch
+from threadpoolctl import threadpool_info
+import rlgym.agents.sac
+from rlgym.compose import compose
+from rlgym.device import settle
+settle(compose(["agent=sac", "env=Pendulum-v1", "threads=" + sys.argv[1]], "train"), torch.device("cpu"), False, 1)
+blas = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+print(torch.get_num_threads(), len(blas), set(blas))
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_counts_for_numpys_and_scipys_products_too(threads: int) -> None:
+    """In a process of its own: left alone they take every core, and beside another program each waits for the other."""
+    said = subprocess.run([sys.executable, "-c", COUNTS, str(threads)], capture_output=True, text=True, check=True)
+    torchs, libraries, blas = said.stdout.split(maxsplit=2)
+    assert (int(torchs), blas.strip()) == (threads, f"{{{threads}}}") and int(libraries) >= 1
