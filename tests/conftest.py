@@ -19,6 +19,7 @@ os.environ.update(
     SDL_AUDIODRIVER="dummy",
     MPLBACKEND="Agg",
     PYGAME_HIDE_SUPPORT_PROMPT="1",
+    OPENBLAS_NUM_THREADS="1",  # NumPy's and SciPy's products
 )
 
 

@@ -52,7 +52,7 @@ CASES = {
 }
 
 
-TWINS = ("Blackjack-v1", "pqn", "reinforce")
+TWINS = ("Blackjack-v1", "a2c", "pqn", "reinforce")
 """Cases that share all but their beginning with another: for `make test-all`."""
 
 
