@@ -49,6 +49,7 @@ def test_networks_that_share_memory_take_turns_in_any_batch() -> None:
             grads = [p.grad.clone() for p in layers.parameters() if p.grad is not None]
             np.testing.assert_allclose(by_hand.forward(x.detach().numpy()), expected.detach(), rtol=1e-4, atol=1e-6)
             down = by_hand.backward(of_outputs.numpy().copy(), further=True)
+            assert x.grad is not None
             np.testing.assert_allclose(down, x.grad, rtol=1e-4, atol=1e-6)
             for parameter, grad in zip(layers.parameters(), grads, strict=True):
                 torch.testing.assert_close(parameter.grad, grad, rtol=1e-4, atol=1e-5)
