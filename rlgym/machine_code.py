@@ -9,12 +9,29 @@ import numba
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
+ANY_ORDER = {"reassoc", "contract", "nsz"}
+"""Sums in the order that adds many numbers at once; what is not finite stays so."""
+
 
 def compiled(function: Function) -> Function:
     """Machine code, kept beside the package for the next process, or in the user's cache folder, or not at all."""
+    return _compiled(function, fastmath=False)  # said, or it would take after a `summing` function that calls it
+
+
+def summing(function: Function) -> Function:
+    """The same with sums in `ANY_ORDER`, for machine code alone to call."""
+    return _compiled(function, fastmath=ANY_ORDER, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
+def parallel(function: Function) -> Function:
+    """The same, the steps of its `prange` loops shared by numba's threads, which are torch's where both use OpenMP."""
+    return _compiled(function, fastmath=ANY_ORDER, parallel=True, no_cfunc_wrapper=True)
+
+
+def _compiled(function: Function, **options: Any) -> Function:
     made: Any
     try:
-        made = numba.njit(cache=True)(function)
+        made = numba.njit(cache=True, error_model="numpy", **options)(function)
     except RuntimeError:  # numba finds no folder that it may write to
-        made = numba.njit(function)
+        made = numba.njit(error_model="numpy", **options)(function)
     return cast(Function, made)

@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlgym.ssl.models import fused
-
 
 @dataclass
 class Pattern:
@@ -21,6 +19,18 @@ class Pattern:
     """Bool `[batch, 1, time, keys]`, True where a query sees a key."""
     positions: Tensor | None = None
     """`[batch, time]`, a token's place in its document or in its row of a cache; None: 0, 1, 2, ..."""
+    ends: Tensor | None = None
+    """The same as the mask without a cache: the first key that a query sees and the one after its last,
+    `[batch or 1, time, 2]`."""
+
+    def sees(self, time: int) -> Tensor:
+        """`ends`, those of a plain row too."""
+        if self.ends is None:
+            at = torch.arange(time)
+            self.ends = torch.stack([torch.zeros_like(at), at + 1 if self.causal else torch.full_like(at, time)], -1)[
+                None
+            ]
+        return self.ends
 
 
 class Cache:
@@ -89,8 +99,11 @@ def pattern(tokens: Tensor, documents: Tensor | None, cache: Cache | None, causa
     same = documents[:, :, None] == documents[:, None, :]
     if causal:
         same = same & (at[:, None] >= at)
-    first = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
-    return Pattern(causal, same[:, None], at - torch.where(first, at, 0).cummax(dim=1).values)
+    new = documents[:, 1:] != documents[:, :-1]
+    first = torch.where(F.pad(new, (1, 0), value=True), at, 0).cummax(dim=1).values
+    last = torch.where(F.pad(new, (0, 1), value=True), at, time - 1).flip(1).cummin(dim=1).values.flip(1)
+    ends = torch.stack([first, (at if causal else last) + torch.ones_like(first)], -1)
+    return Pattern(causal, same[:, None], at - first, ends)
 
 
 def window(shape: Pattern, time: int, reach: int, device: torch.device) -> Pattern:
@@ -99,29 +112,23 @@ def window(shape: Pattern, time: int, reach: int, device: torch.device) -> Patte
         return shape
     at = torch.arange(time, device=device)
     near = ((at[:, None] - at).abs() <= reach)[None, None]
-    return Pattern(shape.causal, near if shape.mask is None else shape.mask & near, shape.positions)
+    first, last = shape.sees(time).to(device).unbind(-1)
+    ends = torch.stack([first.maximum(at - reach), last.minimum(at + reach + 1)], -1)
+    return Pattern(shape.causal, near if shape.mask is None else shape.mask & near, shape.positions, ends)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, shape: Pattern, dropout: float = 0.0) -> Tensor:
-    """`[batch, heads, time, head_dim]` each, key and value perhaps of fewer heads -> `[batch, time, heads x head_dim]`.
-
-    Without a mask, the kernel skips what a causal token cannot see.
-    """
+def attend(
+    qkv: Tensor, heads: int, shape: Pattern, dropout: float = 0.0, cache: Cache | None = None, layer: int = 0
+) -> Tensor:
+    """Queries, keys and values side by side, `[batch, time, heads + 2 groups, head_dim]`, each group of keys and values
+    for several heads -> `[batch, time, heads x head_dim]`. With a `cache`, after what it holds of this layer."""
+    groups = (qkv.shape[2] - heads) // 2
+    query, key, value = qkv.transpose(1, 2).split([heads, groups, groups], dim=1)
+    if cache is not None:
+        key, value = cache.extend(layer, key, value, shape)
+    # Without a mask, the kernel skips what a causal token cannot see.
+    causal = shape.causal and shape.mask is None
     mixed = F.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        shape.mask,
-        dropout,
-        is_causal=shape.causal and shape.mask is None,
-        enable_gqa=query.shape[1] != key.shape[1],
+        query, key, value, shape.mask, dropout, is_causal=causal, enable_gqa=heads != groups
     )
     return mixed.transpose(1, 2).flatten(2)
-
-
-def attend_packed(qkv: Tensor, shape: Pattern, dropout: float = 0.0) -> Tensor:
-    """The same of `[batch, time, 3, heads, head_dim]`: queries, keys and values side by side."""
-    if shape.mask is None and dropout == 0.0 and fused.short(qkv):
-        return fused.attention(qkv, shape.causal)
-    query, key, value = qkv.permute(2, 0, 3, 1, 4)
-    return attend(query, key, value, shape, dropout)
