@@ -255,6 +255,12 @@ class PretrainConfig(RootConfig):
     precision: str = knob(
         "auto", "of the products: bf16 where it is faster here (auto)", choices=("auto", "fp32", "bf16")
     )
+    compile: str = knob(
+        "auto",
+        "of the update: torch.compile (on), on a CPU layers in machine code (kernels), neither (off); auto: what the "
+        "budget repays",
+        choices=("auto", "on", "off", "kernels"),
+    )
     ema_decay: float | None = knob(
         None, "judge and keep an average of the weights with this decay; empty: none", gt=0, lt=1
     )

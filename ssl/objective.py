@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import torch.nn.functional as F
 from torch import Tensor
-
-from rlgym.ssl.models.fused import cross_entropy
 
 if TYPE_CHECKING:
     from rlgym.ssl.models.backbone import Backbone
@@ -74,7 +73,7 @@ def parts(batch: Batch) -> list[Batch]:
 def summed_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy of logits `[n, vocab]` and labels `[n]`, summed, in float32 whatever the logits are in; and how
     many labels are not `IGNORED`."""
-    return cross_entropy(logits, labels, IGNORED), (labels != IGNORED).sum()
+    return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum"), (labels != IGNORED).sum()
 
 
 def token_counts(ids: np.ndarray, vocab_size: int, most: int = 1 << 25) -> np.ndarray:

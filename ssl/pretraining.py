@@ -51,6 +51,10 @@ FLOPS_A_THREAD = 1e9
 """Of one update, from which on another CPU thread is worth waiting for."""
 SECONDS_THAT_REPAY_COMPILING = 120.0
 """Of training on a GPU, estimated at an MFU of 0.4. On a CPU compiling gains too little (docs/lab-notes.md)."""
+FLOPS_THAT_REPAY_KERNELS = 5e12
+"""Of a whole run, from which on a CPU the layers' machine code, which a machine's first run waits for, is worth it."""
+LONGEST = 512
+"""Tokens of a block up to which it is: attention keeps its weights for the way back, which torch's computes twice."""
 
 
 class Pretraining:
@@ -93,6 +97,7 @@ class Pretraining:
         blocks = Blocks(self.data.train, block, self.objective.extra, documents)
         held_out = Blocks(self.data.validation, block, self.objective.extra, documents)
         self.model = build_model(config.model, vocab_size, config.seed, causal, documents).to(self.device)
+        self.model.kernels = config.compile == "kernels"
         self.optimizer = registry.resolve(registry.entry("optimizer", config.optimizer.name).target)(
             self.model, config.optimizer
         )
@@ -139,10 +144,30 @@ class Pretraining:
         torch.set_num_threads(config.threads or threads)
         self.dtype = choose(self.device, config.precision, flops)
         self.rate = matrix_rate(self.device, self.dtype)
+        self._settle_kernels()
         config.precision = "bf16" if self.dtype == torch.bfloat16 else "fp32"
         seconds = self.estimate.flops_per_token * config.tokens / (0.4 * self.rate)
         repays = self.device.type == "cuda" and seconds >= SECONDS_THAT_REPAY_COMPILING
         settle(config, self.device, repays, threads)
+
+    def _settle_kernels(self) -> None:
+        """Layers in machine code: told by the config alone, so that a resume makes the same choice."""
+        config, model = self.config, self.config.model
+        precision = "bf16" if self.dtype == torch.bfloat16 else "fp32"
+        why = ""
+        if model.architecture == "transformers":
+            why = "transformers' architectures have layers of their own"
+        elif (self.device.type, precision) != ("cpu", "fp32"):
+            why = f"that is for a CPU in fp32, not for device={self.device} precision={precision}"
+        elif model.dropout:
+            why = f"that has no dropout, and model.dropout={model.dropout}"
+        elif model.block_size > LONGEST:
+            why = f"that is for blocks of at most {LONGEST} tokens, and model.block_size={model.block_size}"
+        if config.compile == "kernels" and why:
+            raise RequestError(f"compile=kernels: {why}; compile=off would do")
+        repays = self.estimate.flops_per_token * config.tokens >= FLOPS_THAT_REPAY_KERNELS
+        if config.compile == "auto" and repays and not why:
+            config.compile = "kernels"
 
     def _introduction(self) -> list[str]:
         config, cost, data = self.config, self.estimate, self.data

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlgym.ssl.models.backbone import Backbone
 from rlgym.ssl.models.bert import Bert
+from rlgym.ssl.models.fused import gelu
 from rlgym.ssl.models.modernbert import ModernBert
 
 
@@ -52,7 +52,7 @@ class Head(nn.Module):
         if self.kind == "pooler":
             pooled = torch.tanh(self.dense(pooled))
         elif self.kind == "prediction":
-            pooled = self.norm(F.gelu(self.dense(pooled)))
+            pooled = self.norm(gelu(self.dense(pooled)))
         found: Tensor = self.out(pooled)
         return found
 

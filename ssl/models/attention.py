@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlgym.ssl.models import fused
+
 
 @dataclass
 class Pattern:
@@ -20,16 +22,17 @@ class Pattern:
     positions: Tensor | None = None
     """`[batch, time]`, a token's place in its document or in its row of a cache; None: 0, 1, 2, ..."""
     ends: Tensor | None = None
-    """The same as the mask without a cache: the first key that a query sees and the one after its last,
-    `[batch or 1, time, 2]`."""
+    """Without a cache, the mask said otherwise: the first key that a query sees and the one behind its last, int64
+    `[batch or 1, time, 2]`. None: nothing but `causal` limits it."""
+    kernels: bool = False
+    """Whether layers are computed by machine code (`sublayers`), which reads `sees`."""
 
     def sees(self, time: int) -> Tensor:
-        """`ends`, those of a plain row too."""
+        """`ends`, made where there is nothing but `causal`."""
         if self.ends is None:
             at = torch.arange(time)
-            self.ends = torch.stack([torch.zeros_like(at), at + 1 if self.causal else torch.full_like(at, time)], -1)[
-                None
-            ]
+            last = at if self.causal else torch.full_like(at, time - 1)
+            self.ends = torch.stack([torch.zeros_like(at), last + 1], -1)[None]
         return self.ends
 
 
@@ -101,9 +104,11 @@ def pattern(tokens: Tensor, documents: Tensor | None, cache: Cache | None, causa
         same = same & (at[:, None] >= at)
     new = documents[:, 1:] != documents[:, :-1]
     first = torch.where(F.pad(new, (1, 0), value=True), at, 0).cummax(dim=1).values
-    last = torch.where(F.pad(new, (0, 1), value=True), at, time - 1).flip(1).cummin(dim=1).values.flip(1)
-    ends = torch.stack([first, (at if causal else last) + torch.ones_like(first)], -1)
-    return Pattern(causal, same[:, None], at - first, ends)
+    if causal:
+        last = at.expand_as(first)
+    else:
+        last = torch.where(F.pad(new, (0, 1), value=True), at, time - 1).flip(1).cummin(dim=1).values.flip(1)
+    return Pattern(causal, same[:, None], at - first, torch.stack([first, last + 1], -1))
 
 
 def window(shape: Pattern, time: int, reach: int, device: torch.device) -> Pattern:
@@ -112,23 +117,32 @@ def window(shape: Pattern, time: int, reach: int, device: torch.device) -> Patte
         return shape
     at = torch.arange(time, device=device)
     near = ((at[:, None] - at).abs() <= reach)[None, None]
-    first, last = shape.sees(time).to(device).unbind(-1)
-    ends = torch.stack([first.maximum(at - reach), last.minimum(at + reach + 1)], -1)
-    return Pattern(shape.causal, near if shape.mask is None else shape.mask & near, shape.positions, ends)
+    first, behind = shape.sees(time).to(device).unbind(-1)
+    ends = torch.stack([first.maximum(at - reach), behind.minimum(at + reach + 1)], -1)
+    mask = near if shape.mask is None else shape.mask & near
+    return Pattern(shape.causal, mask, shape.positions, ends, shape.kernels)
 
 
-def attend(
-    qkv: Tensor, heads: int, shape: Pattern, dropout: float = 0.0, cache: Cache | None = None, layer: int = 0
-) -> Tensor:
-    """Queries, keys and values side by side, `[batch, time, heads + 2 groups, head_dim]`, each group of keys and values
-    for several heads -> `[batch, time, heads x head_dim]`. With a `cache`, after what it holds of this layer."""
-    groups = (qkv.shape[2] - heads) // 2
-    query, key, value = qkv.transpose(1, 2).split([heads, groups, groups], dim=1)
-    if cache is not None:
-        key, value = cache.extend(layer, key, value, shape)
-    # Without a mask, the kernel skips what a causal token cannot see.
-    causal = shape.causal and shape.mask is None
+def attend(query: Tensor, key: Tensor, value: Tensor, shape: Pattern, dropout: float = 0.0) -> Tensor:
+    """`[batch, heads, time, head_dim]` each, key and value perhaps of fewer heads -> `[batch, time, heads x head_dim]`.
+
+    Without a mask, the kernel skips what a causal token cannot see.
+    """
     mixed = F.scaled_dot_product_attention(
-        query, key, value, shape.mask, dropout, is_causal=causal, enable_gqa=heads != groups
+        query,
+        key,
+        value,
+        shape.mask,
+        dropout,
+        is_causal=shape.causal and shape.mask is None,
+        enable_gqa=query.shape[1] != key.shape[1],
     )
     return mixed.transpose(1, 2).flatten(2)
+
+
+def attend_packed(qkv: Tensor, shape: Pattern, dropout: float = 0.0) -> Tensor:
+    """The same of `[batch, time, 3, heads, head_dim]`: queries, keys and values side by side."""
+    if shape.mask is None and dropout == 0.0 and fused.short(qkv):
+        return fused.attention(qkv, shape.causal)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)
+    return attend(query, key, value, shape, dropout)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rlgym.ssl.models.attention import Cache
-from rlgym.ssl.models.fused import Kind, layer_norm, linear, rms_norm
+from rlgym.ssl.models.attention import Cache, Pattern, pattern
 from rlgym.ssl.models.weights import Weight, from_theirs, to_theirs
 
 if TYPE_CHECKING:
@@ -29,6 +28,8 @@ class Backbone(nn.Module):
     width: int
     layers_prefix: str
     """What the names of the layers' parameters begin with."""
+    kernels: bool = False
+    """Whether layers are computed by machine code (`sublayers`): on a CPU, in float32, without dropout."""
 
     def forward(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """`[batch, time]` int64 -> hidden states after the last norm, `[batch, time, width]`.
@@ -37,6 +38,12 @@ class Backbone(nn.Module):
         token. With a `cache` (decoders), the tokens continue its rows, and are added to it.
         """
         raise NotImplementedError
+
+    def pattern(self, tokens: Tensor, documents: Tensor | None, cache: Cache | None) -> Pattern:
+        """Which of the tokens see which, and how layers are computed."""
+        shape = pattern(tokens, documents, cache, self.causal)
+        shape.kernels = self.kernels and cache is None
+        return shape
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The head: `[..., width]` -> `[..., vocab_size]`."""
@@ -90,34 +97,6 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         pass
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
-
-
-class LayerNorm(nn.LayerNorm):
-    """nn.LayerNorm, by machine code where that is faster."""
-
-    @property
-    def kind(self) -> Kind:
-        return True, self.eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return layer_norm(x, self.weight, self.bias, self.eps)
-
-
-class RMSNorm(nn.Module):
-    """`x / rms(x) * weight`."""
-
-    bias = None
-    kind: Kind = (False, 1e-6)
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.kind[1])
 
 
 class Embedding(nn.Embedding):

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlgym.ssl.models import fused
-from rlgym.ssl.models.attention import Cache, Pattern, attend, pattern
-from rlgym.ssl.models.backbone import Backbone, Embedding, LayerNorm, Linear
-from rlgym.ssl.models.fused import linear
+from rlgym.ssl.models.attention import Cache, Pattern, attend_packed
+from rlgym.ssl.models.backbone import Backbone, Embedding, Linear
+from rlgym.ssl.models.fused import gelu
 from rlgym.ssl.models.sizes import dimensions
+from rlgym.ssl.models.sublayers import feed_forward, self_attention
 from rlgym.ssl.models.weights import Weight
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Embeddings(nn.Module):
         self.word_embeddings = Embedding(vocab_size, width)
         self.position_embeddings = Embedding(positions, width)
         self.token_type_embeddings = Embedding(2, width)
-        self.LayerNorm = LayerNorm(width, EPS)
+        self.LayerNorm = nn.LayerNorm(width, EPS)
 
     def forward(self, tokens: Tensor, shape: Pattern) -> Tensor:
         """All tokens are of the first type: there are no sentence pairs."""
@@ -45,8 +45,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, shape: Pattern) -> Tensor:
         batch, time, width = x.shape
-        qkv = self.qkv(x).view(batch, time, 3 * self.heads, width // self.heads)
-        return attend(qkv, self.heads, shape, self.dropout if self.training else 0.0)
+        qkv = self.qkv(x).view(batch, time, 3, self.heads, width // self.heads)
+        return attend_packed(qkv, shape, self.dropout if self.training else 0.0)
 
 
 class Output(nn.Module):
@@ -56,7 +56,7 @@ class Output(nn.Module):
         super().__init__()
         self.dropout = dropout
         self.dense = Linear(inner, width)
-        self.LayerNorm = LayerNorm(width, EPS)
+        self.LayerNorm = nn.LayerNorm(width, EPS)
 
     def forward(self, inner: Tensor, x: Tensor) -> Tensor:
         out = self.dense(inner)
@@ -86,20 +86,18 @@ class Dense(nn.Module):
 class Layer(nn.Module):
     def __init__(self, width: int, heads: int, inner: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = dropout
         self.attention = Attention(width, heads, dropout)
         self.intermediate = Dense(width, inner)
         self.output = Output(inner, width, dropout)
 
     def forward(self, x: Tensor, shape: Pattern) -> Tensor:
-        mixing, mixed = self.attention.self, self.attention.output
-        products = mixing.qkv, mixed.dense, self.intermediate.dense, self.output.dense
-        if not self.dropout and fused.fits(x, *products):
-            sees = shape.sees(x.shape[1])
-            x = fused.self_attention(x, mixed.LayerNorm, *products[:2], mixing.heads, sees, before=False)
-            return fused.feed_forward(x, self.output.LayerNorm, *products[2:], "gelu", before=False)
+        if shape.kernels:
+            attn, output, sees = self.attention.self, self.attention.output, shape.sees(x.shape[1])
+            x = self_attention(x, output.LayerNorm, attn.qkv, output.dense, attn.heads, sees, before=False)
+            output = self.output
+            return feed_forward(x, output.LayerNorm, self.intermediate.dense, output.dense, "gelu", before=False)
         x = self.attention(x, shape)
-        out: Tensor = self.output(F.gelu(self.intermediate.dense(x)), x)
+        out: Tensor = self.output(gelu(self.intermediate.dense(x)), x)
         return out
 
 
@@ -121,7 +119,7 @@ class Transform(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.dense = Linear(width, width)
-        self.LayerNorm = LayerNorm(width, EPS)
+        self.LayerNorm = nn.LayerNorm(width, EPS)
 
 
 class Predictions(nn.Module):
@@ -149,7 +147,7 @@ class Bert(Backbone):
         self.cls = Head(self.width, vocab_size)
 
     def forward(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        shape = pattern(tokens, documents, cache, causal=False)
+        shape = self.pattern(tokens, documents, cache)
         x: Tensor = self.bert.embeddings(tokens, shape)
         if self.config.dropout:
             x = F.dropout(x, self.config.dropout, self.training)
@@ -159,8 +157,8 @@ class Bert(Backbone):
 
     def logits(self, hidden: Tensor) -> Tensor:
         head = self.cls.predictions
-        x = head.transform.LayerNorm(F.gelu(head.transform.dense(hidden)))
-        return linear(x, self.embedding(), head.bias)
+        x = head.transform.LayerNorm(gelu(head.transform.dense(hidden)))
+        return F.linear(x, self.embedding(), head.bias)
 
     def embedding(self) -> Tensor:
         return self.bert.embeddings.word_embeddings.weight

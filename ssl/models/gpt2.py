@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlgym.ssl.models import fused
-from rlgym.ssl.models.attention import Cache, Pattern, attend, pattern
-from rlgym.ssl.models.backbone import Backbone, Embedding, LayerNorm, Linear
-from rlgym.ssl.models.fused import linear
+from rlgym.ssl.models.attention import Cache, Pattern, attend, attend_packed
+from rlgym.ssl.models.backbone import Backbone, Embedding, Linear
+from rlgym.ssl.models.fused import gelu
 from rlgym.ssl.models.sizes import dimensions
+from rlgym.ssl.models.sublayers import feed_forward, self_attention
 from rlgym.ssl.models.weights import Weight
 
 if TYPE_CHECKING:
@@ -29,8 +29,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, shape: Pattern, cache: Cache | None, layer: int) -> Tensor:
         batch, time, width = x.shape
-        qkv = self.c_attn(x).view(batch, time, 3 * self.heads, width // self.heads)
-        mixed = attend(qkv, self.heads, shape, self.dropout if self.training else 0.0, cache, layer)
+        qkv = self.c_attn(x).view(batch, time, 3, self.heads, width // self.heads)
+        if cache is None:
+            mixed = attend_packed(qkv, shape, self.dropout if self.training else 0.0)
+        else:
+            query, key, value = qkv.permute(2, 0, 3, 1, 4)
+            mixed = attend(query, *cache.extend(layer, key, value, shape), shape)
         out: Tensor = self.c_proj(mixed)
         return out
 
@@ -43,7 +47,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The exact GELU, as in nanoGPT, which the export names: on a CPU a tanh costs four times an erf."""
-        out: Tensor = self.c_proj(F.gelu(self.c_fc(x)))
+        out: Tensor = self.c_proj(gelu(self.c_fc(x)))
         return out
 
 
@@ -51,17 +55,16 @@ class Layer(nn.Module):
     def __init__(self, width: int, heads: int, inner: int, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
-        self.ln_1 = LayerNorm(width)
+        self.ln_1 = nn.LayerNorm(width)
         self.attn = Attention(width, heads, dropout)
-        self.ln_2 = LayerNorm(width)
+        self.ln_2 = nn.LayerNorm(width)
         self.mlp = MLP(width, inner)
 
     def forward(self, x: Tensor, shape: Pattern, cache: Cache | None, layer: int) -> Tensor:
-        products = self.attn.c_attn, self.attn.c_proj, self.mlp.c_fc, self.mlp.c_proj
-        if cache is None and not self.dropout and fused.fits(x, *products):
-            sees = shape.sees(x.shape[1])
-            x = fused.self_attention(x, self.ln_1, *products[:2], self.attn.heads, sees, before=True)
-            return fused.feed_forward(x, self.ln_2, *products[2:], "gelu", before=True)
+        if shape.kernels:
+            attn, mlp, sees = self.attn, self.mlp, shape.sees(x.shape[1])
+            x = self_attention(x, self.ln_1, attn.c_attn, attn.c_proj, attn.heads, sees, before=True)
+            return feed_forward(x, self.ln_2, mlp.c_fc, mlp.c_proj, "gelu", before=True)
         mixed = self.attn(self.ln_1(x), shape, cache, layer)
         x = x + (F.dropout(mixed, self.dropout, self.training) if self.dropout else mixed)
         inner = self.mlp(self.ln_2(x))
@@ -75,7 +78,7 @@ class Transformer(nn.Module):
         self.wte = Embedding(vocab_size, d.width)
         self.wpe = Embedding(config.block_size, d.width)
         self.h = nn.ModuleList(Layer(d.width, d.heads, d.inner, config.dropout) for _ in range(d.layers))
-        self.ln_f = LayerNorm(d.width)
+        self.ln_f = nn.LayerNorm(d.width)
 
 
 class GPT2(Backbone):
@@ -89,7 +92,7 @@ class GPT2(Backbone):
         self.width = self.transformer.wte.embedding_dim
 
     def forward(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        body, shape = self.transformer, pattern(tokens, documents, cache, causal=True)
+        body, shape = self.transformer, self.pattern(tokens, documents, cache)
         places = body.wpe.weight[: tokens.shape[1]] if shape.positions is None else body.wpe(shape.positions)
         x = body.wte(tokens) + places
         if self.config.dropout:
@@ -102,7 +105,7 @@ class GPT2(Backbone):
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return linear(hidden, self.transformer.wte.weight, None)
+        return F.linear(hidden, self.transformer.wte.weight)
 
     def embedding(self) -> Tensor:
         return self.transformer.wte.weight

@@ -1,8 +1,8 @@
-"""What a transformer's layers compute between and in their products, in machine code for CPUs.
+"""What a transformer's layers compute, in machine code for CPUs.
 
-torch pays for every small operation with a call and a pass over memory. Here a product with its bias, a norm, an
-activation or the attention of a batch is one call, in which each thread takes a share of the rows: the share stays in
-its cache from one call to the next. Arrays are float32 and contiguous, and numbers that are not finite stay so.
+torch pays for every small operation with a call and a pass over memory, and in each its threads wait for one another.
+Here a sub-layer (a norm, two products, and attention or an activation between them) is one call, in which each thread
+takes its share of the rows all the way. Arrays are float32 and contiguous, and numbers that are not finite stay so.
 `parts`: into how many shares; sums over rows are made share by share, `[parts, ...]`, so that the same number of
 threads gives the same bits. An array of no numbers stands for what a layer does not have.
 """
@@ -47,36 +47,13 @@ def exp(x: np.float32) -> np.float32:
 # ---- products
 
 
-@parallel
-def linear(x: Array, weight: Array, bias: Array, out: Array, parts: int) -> None:
-    """`x [rows, inputs]` by `weight [units, inputs]`, plus `bias [units]`, to `out [rows, units]`."""
-    for part in prange(parts):
-        begin, end = part * len(x) // parts, (part + 1) * len(x) // parts
-        linear_rows(x[begin:end], weight, bias, out[begin:end])
-
-
 @summing
-def linear_rows(x: Array, weight: Array, bias: Array, out: Array) -> None:
+def linear(x: Array, weight: Array, bias: Array, out: Array) -> None:
     np.dot(x, weight.T, out)
     if len(bias):
         for row in range(len(out)):
             for unit in range(len(bias)):
                 out[row, unit] += bias[unit]
-
-
-@parallel
-def linear_backward(
-    grad: Array, x: Array, weight: Array, bias: Array, to_x: Array, shares: Array, sums: Array, parts: int
-) -> None:
-    """From `grad [rows, units]` to `to_x [rows, inputs]`, and to `sums`: the gradients of weight and bias, one after the
-    other. `shares [parts, numbers]` is room for them."""
-    for part in prange(parts):
-        begin, end = part * len(grad) // parts, (part + 1) * len(grad) // parts
-        to_weight, to_bias = product_share(shares[part], 0, weight, bias)
-        product_backward(grad[begin:end], x[begin:end], weight, to_x[begin:end], to_weight, to_bias)
-    for part in prange(parts):
-        begin, end = part * len(sums) // parts, (part + 1) * len(sums) // parts
-        add_up(shares, begin, end, sums[begin:end])
 
 
 @summing
@@ -114,18 +91,8 @@ def fill(x: Array, value: np.float32) -> None:
 # ---- norms
 
 
-@parallel
-def norm(
-    x: Array, weight: Array, bias: Array, centred: bool, eps: np.float32, out: Array, fit: Array, parts: int
-) -> None:
-    """LayerNorm of `x [rows, width]` where `centred`, else RMSNorm; `fit [rows, 2]` keeps mean and scale."""
-    for part in prange(parts):
-        begin, end = part * len(x) // parts, (part + 1) * len(x) // parts
-        norm_rows(x[begin:end], weight, bias, centred, eps, out[begin:end], fit[begin:end])
-
-
 @summing
-def norm_rows(x: Array, weight: Array, bias: Array, centred: bool, eps: np.float32, out: Array, fit: Array) -> None:
+def norm(x: Array, weight: Array, bias: Array, centred: bool, eps: np.float32, out: Array, fit: Array) -> None:
     width = x.shape[1]
     for row in range(len(x)):
         mean = ZERO
@@ -146,31 +113,8 @@ def norm_rows(x: Array, weight: Array, bias: Array, centred: bool, eps: np.float
                 out[row, i] = (x[row, i] - mean) * scale * weight[i]
 
 
-@parallel
-def norm_backward(
-    grad: Array,
-    x: Array,
-    weight: Array,
-    centred: bool,
-    fit: Array,
-    to_x: Array,
-    shares: Array,
-    sums: Array,
-    parts: int,
-) -> None:
-    """From `grad [rows, width]` to `to_x` alike, and to `sums`: weight, then bias. `shares [parts, numbers]` is room."""
-    for part in prange(parts):
-        begin, end = part * len(x) // parts, (part + 1) * len(x) // parts
-        share = shares[part]
-        to_weight, to_bias = share[: len(weight)], share[len(weight) :]
-        norm_rows_backward(
-            grad[begin:end], x[begin:end], weight, centred, fit[begin:end], to_x[begin:end], to_weight, to_bias
-        )
-    add_up(shares, 0, len(sums), sums)
-
-
 @summing
-def norm_rows_backward(
+def norm_backward(
     grad: Array, x: Array, weight: Array, centred: bool, fit: Array, to_x: Array, to_weight: Array, to_bias: Array
 ) -> None:
     width = x.shape[1]
@@ -442,9 +386,9 @@ def feed_forward(
     out: Array,
     parts: int,
 ) -> None:
-    """`x [rows, width]` to `out` alike: x + f(norm(x)) where the norm is `before`, else norm(x + f(x)), f being a product
-    to `slope [rows, units]`, the activation to `inner`, and a product back. `unit`, `fit` and `summed` (before the norm
-    behind) are kept for the way back."""
+    """`x [rows, width]` to `out` alike: x + f(norm(x)) where the norm is `before`, else norm(x + f(x)). f is a product
+    to `slope [rows, units]`, the activation to `inner`, and a product back. `unit`, `fit` and `summed` (what the norm
+    behind takes) are kept for the way back."""
     for part in prange(parts):
         begin, end = part * len(x) // parts, (part + 1) * len(x) // parts
         feed_forward_rows(
@@ -489,10 +433,10 @@ def feed_forward_rows(
     out: Array,
 ) -> None:
     if before and len(norm_weight):
-        norm_rows(x, norm_weight, norm_bias, centred, eps, unit, fit)
-        linear_rows(unit, weight_in, bias_in, slope)
+        norm(x, norm_weight, norm_bias, centred, eps, unit, fit)
+        linear(unit, weight_in, bias_in, slope)
     else:
-        linear_rows(x, weight_in, bias_in, slope)
+        linear(x, weight_in, bias_in, slope)
     if activation == GELU:
         gelu(slope.reshape(-1), inner.reshape(-1))
     else:
@@ -517,12 +461,12 @@ def finish(
 ) -> None:
     """The product back, what came in, and the norm where it is behind."""
     if before:
-        linear_rows(inner, weight, bias, out)
+        linear(inner, weight, bias, out)
         add(x, out)
     else:
-        linear_rows(inner, weight, bias, summed)
+        linear(inner, weight, bias, summed)
         add(x, summed)
-        norm_rows(summed, norm_weight, norm_bias, centred, eps, out, fit)
+        norm(summed, norm_weight, norm_bias, centred, eps, out, fit)
 
 
 @parallel
@@ -548,8 +492,8 @@ def feed_forward_backward(
     sums: Array,
     parts: int,
 ) -> None:
-    """From `grad [rows, width]` to `to_x` alike, and to `sums`: the gradients of norm, first product and second, weights
-    and biases, one after the other. `shares [parts, numbers]` is room for them."""
+    """From `grad [rows, width]` to `to_x` alike, and to `sums`: the gradients of the norm, the first product and the
+    second, weight and bias each, one after the other. `shares [parts, numbers]` is room for them."""
     for part in prange(parts):
         begin, end = part * len(x) // parts, (part + 1) * len(x) // parts
         feed_forward_rows_backward(
@@ -607,7 +551,7 @@ def feed_forward_rows_backward(
 
     if not before:
         back = np.empty((rows, width), np.float32)
-        norm_rows_backward(grad, summed, norm_weight, centred, fit, back, to_norm_weight, to_norm_bias)
+        norm_backward(grad, summed, norm_weight, centred, fit, back, to_norm_weight, to_norm_bias)
         grad = back
     to_inner = np.empty(inner.shape, np.float32)
     product_backward(grad, inner, weight_out, to_inner, to_weight_out, to_bias_out)
@@ -620,7 +564,7 @@ def feed_forward_rows_backward(
     if before and len(norm_weight):
         to_unit = np.empty((rows, width), np.float32)
         product_backward(to_units, unit, weight_in, to_unit, to_weight_in, to_bias_in)
-        norm_rows_backward(to_unit, x, norm_weight, centred, fit, to_x, to_norm_weight, to_norm_bias)
+        norm_backward(to_unit, x, norm_weight, centred, fit, to_x, to_norm_weight, to_norm_bias)
     else:
         product_backward(to_units, x, weight_in, to_x, to_weight_in, to_bias_in)
     add(grad, to_x)
@@ -735,10 +679,10 @@ def self_attention_rows(
     rows = x.reshape(-1, width)
     fits = fit.reshape(-1, 2)
     if before and len(norm_weight):
-        norm_rows(rows, norm_weight, norm_bias, centred, eps, unit.reshape(-1, width), fits)
-        linear_rows(unit.reshape(-1, width), weight_in, bias_in, qkv.reshape(-1, len(weight_in)))
+        norm(rows, norm_weight, norm_bias, centred, eps, unit.reshape(-1, width), fits)
+        linear(unit.reshape(-1, width), weight_in, bias_in, qkv.reshape(-1, len(weight_in)))
     else:
-        linear_rows(rows, weight_in, bias_in, qkv.reshape(-1, len(weight_in)))
+        linear(rows, weight_in, bias_in, qkv.reshape(-1, len(weight_in)))
     source = qkv
     if len(cos):
         for row in range(batch):
@@ -870,9 +814,7 @@ def self_attention_rows_backward(
     fits = fit.reshape(-1, 2)
     if not before:
         back = np.empty(rows.shape, np.float32)
-        norm_rows_backward(
-            slope, summed.reshape(-1, width), norm_weight, centred, fits, back, to_norm_weight, to_norm_bias
-        )
+        norm_backward(slope, summed.reshape(-1, width), norm_weight, centred, fits, back, to_norm_weight, to_norm_bias)
         slope = back
     to_mixed, to_qkv = np.empty(mixed.shape, np.float32), np.empty(qkv.shape, np.float32)
     outs = weight_out.shape[1]
@@ -892,39 +834,7 @@ def self_attention_rows_backward(
     if before and len(norm_weight):
         to_unit = np.empty(rows.shape, np.float32)
         product_backward(to_rows, unit.reshape(-1, width), weight_in, to_unit, to_weight_in, to_bias_in)
-        norm_rows_backward(to_unit, rows, norm_weight, centred, fits, down, to_norm_weight, to_norm_bias)
+        norm_backward(to_unit, rows, norm_weight, centred, fits, down, to_norm_weight, to_norm_bias)
     else:
         product_backward(to_rows, rows, weight_in, down, to_weight_in, to_bias_in)
     add(slope, down)
-
-
-# ---- the loss
-
-
-@parallel
-def cross_entropy(logits: Array, labels: Array, ignored: int, slope: Array, losses: Array, parts: int) -> None:
-    """-log softmax(logits)[label] of each row, `logits [rows, vocab]` to `losses [rows]`, 0 where the label is
-    `ignored`; and its derivative with the logits."""
-    for part in prange(parts):
-        for row in range(part * len(logits) // parts, (part + 1) * len(logits) // parts):
-            losses[row] = row_cross_entropy(logits[row], labels[row], ignored, slope[row])
-
-
-@summing
-def row_cross_entropy(logits: Array, label: int, ignored: int, slope: Array) -> np.float32:
-    if not 0 <= label < len(logits):
-        fill(slope, ZERO if label == ignored else np.float32(np.nan))
-        return slope[0]
-    top = logits[0]
-    for i in range(len(logits)):
-        top = max(top, logits[i])
-    total = ZERO
-    for i in range(len(logits)):
-        e = exp(logits[i] - top)
-        slope[i] = e
-        total += e
-    share = ONE / total
-    for i in range(len(logits)):
-        slope[i] *= share
-    slope[label] -= ONE
-    return np.log(total) - (logits[label] - top)

@@ -12,18 +12,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlgym.ssl.models import fused
-from rlgym.ssl.models.attention import Cache, Pattern, attend, pattern
-from rlgym.ssl.models.backbone import Backbone, Embedding, Linear, RMSNorm
-from rlgym.ssl.models.fused import linear
-from rlgym.ssl.models.rope import rope_tables, turn
+from rlgym.ssl.models.attention import Cache, Pattern, attend
+from rlgym.ssl.models.backbone import Backbone, Embedding, Linear
+from rlgym.ssl.models.fused import rms_norm, swiglu
+from rlgym.ssl.models.rope import rope_tables, rotate
 from rlgym.ssl.models.sizes import dimensions
+from rlgym.ssl.models.sublayers import feed_forward, self_attention
 from rlgym.ssl.models.weights import Weight
 
 if TYPE_CHECKING:
     from rlgym.ssl.config import LlamaModel
 
-EPS = RMSNorm.kind[1]
+EPS = 1e-6
+
+
+class RMSNorm(nn.Module):
+    eps = EPS
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)
 
 
 class Attention(nn.Module):
@@ -35,8 +46,8 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.head_dim) if normed else None
         self.k_norm = RMSNorm(self.head_dim) if normed else None
 
-    def turn_weights(self) -> tuple[Tensor, Tensor] | None:
-        """What normalised queries and keys are scaled by."""
+    def norms(self) -> tuple[Tensor, Tensor] | None:
+        """The weights of queries' and keys' norm, `[head_dim]` each."""
         return None if self.q_norm is None or self.k_norm is None else (self.q_norm.weight, self.k_norm.weight)
 
     def forward(
@@ -44,10 +55,17 @@ class Attention(nn.Module):
     ) -> Tensor:
         batch, time, _ = x.shape
         qkv = self.qkv_proj(x).view(batch, time, self.heads + 2 * self.groups, self.head_dim)
-        qkv = turn(qkv, self.heads, tables, self.turn_weights(), EPS)
-        mixed: Tensor = self.o_proj(
-            attend(qkv, self.heads, shape, self.dropout if self.training else 0.0, cache, layer)
-        )
+        both, value = qkv.split([self.heads + self.groups, self.groups], dim=2)
+        if norms := self.norms():
+            # One norm over all heads of queries and keys, then each one's own weight.
+            weight = torch.cat([norms[0].expand(self.heads, -1), norms[1].expand(self.groups, -1)])
+            both = rms_norm(both, weight, EPS)
+        both = rotate(both, *tables).to(value.dtype)
+        query, key = both.transpose(1, 2).split([self.heads, self.groups], dim=1)
+        value = value.transpose(1, 2)
+        if cache is not None:
+            key, value = cache.extend(layer, key, value, shape)
+        mixed: Tensor = self.o_proj(attend(query, key, value, shape, self.dropout if self.training else 0.0))
         return mixed
 
 
@@ -58,8 +76,7 @@ class MLP(nn.Module):
         self.down_proj = Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.gate_up_proj(x).chunk(2, -1)
-        out: Tensor = self.down_proj(F.silu(gate) * value)
+        out: Tensor = self.down_proj(swiglu(self.gate_up_proj(x)))
         return out
 
 
@@ -75,20 +92,21 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, shape: Pattern, tables: tuple[Tensor, Tensor], cache: Cache | None, layer: int
     ) -> Tensor:
-        attn, cos, sin = self.self_attn, *tables
-        products = attn.qkv_proj, attn.o_proj, self.mlp.gate_up_proj, self.mlp.down_proj
-        if cache is None and not self.dropout and fused.fits(x, *products):
-            x = fused.self_attention(
+        if shape.kernels:
+            attn, mlp, (cos, sin) = self.self_attn, self.mlp, tables
+            x = self_attention(
                 x,
                 self.input_layernorm,
-                *products[:2],
+                attn.qkv_proj,
+                attn.o_proj,
                 attn.heads,
                 shape.sees(x.shape[1]),
                 before=True,
                 tables=(cos[:, 0], sin[:, 0]),
-                turn_weights=attn.turn_weights(),
+                turn_weights=attn.norms(),
             )
-            return fused.feed_forward(x, self.post_attention_layernorm, *products[2:], "swiglu", before=True)
+            norm = self.post_attention_layernorm
+            return feed_forward(x, norm, mlp.gate_up_proj, mlp.down_proj, "swiglu", before=True)
         mixed = self.self_attn(self.input_layernorm(x), shape, tables, cache, layer)
         x = x + (F.dropout(mixed, self.dropout, self.training) if self.dropout else mixed)
         inner = self.mlp(self.post_attention_layernorm(x))
@@ -129,7 +147,7 @@ class Llama(Backbone):
         return rope_tables(self.block_size, self.head_dim, self.config.rope_theta)
 
     def forward(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        body, shape, time = self.model, pattern(tokens, documents, cache, causal=True), tokens.shape[1]
+        body, shape, time = self.model, self.pattern(tokens, documents, cache), tokens.shape[1]
         # Only distances count: positions need not restart with each document, and one table serves all rows.
         if cache is None or shape.positions is None:
             tables = self.cos[:time, None], self.sin[:time, None]
@@ -146,7 +164,7 @@ class Llama(Backbone):
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return linear(hidden, self.embedding() if self.lm_head is None else self.lm_head.weight, None)
+        return F.linear(hidden, self.embedding() if self.lm_head is None else self.lm_head.weight)
 
     def embedding(self) -> Tensor:
         return self.model.embed_tokens.weight

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlgym.ssl.models import fused
-from rlgym.ssl.models.attention import Cache, Pattern, attend, pattern, window
-from rlgym.ssl.models.backbone import Backbone, Embedding, LayerNorm, Linear
-from rlgym.ssl.models.fused import linear
-from rlgym.ssl.models.rope import rope_tables, turn
+from rlgym.ssl.models.attention import Cache, Pattern, attend, window
+from rlgym.ssl.models.backbone import Backbone, Embedding, Linear
+from rlgym.ssl.models.fused import gelu
+from rlgym.ssl.models.rope import rope_tables, rotate
 from rlgym.ssl.models.sizes import dimensions
+from rlgym.ssl.models.sublayers import feed_forward, self_attention
 from rlgym.ssl.models.weights import Weight
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Embeddings(nn.Module):
     def __init__(self, vocab_size: int, width: int) -> None:
         super().__init__()
         self.tok_embeddings = Embedding(vocab_size, width)
-        self.norm = LayerNorm(width, bias=False)
+        self.norm = nn.LayerNorm(width, bias=False)
 
 
 class Attention(nn.Module):
@@ -45,9 +45,11 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, sight: Sight) -> Tensor:
         batch, time, width = x.shape
         shape, tables = sight
-        qkv = turn(self.Wqkv(x).view(batch, time, 3 * self.heads, width // self.heads), self.heads, tables)
+        qkv = self.Wqkv(x).view(batch, time, 3 * self.heads, width // self.heads)
+        both, value = qkv.split([2 * self.heads, self.heads], dim=2)
+        query, key = rotate(both, *tables).to(value.dtype).transpose(1, 2).chunk(2, 1)
         dropout = self.dropout if self.training else 0.0
-        mixed: Tensor = self.Wo(attend(qkv, self.heads, shape, dropout))
+        mixed: Tensor = self.Wo(attend(query, key, value.transpose(1, 2), shape, dropout))
         return F.dropout(mixed, dropout) if dropout else mixed
 
 
@@ -62,7 +64,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.Wi(x).chunk(2, -1)
-        x = F.gelu(value) * gate
+        x = gelu(value) * gate
         if self.dropout:
             x = F.dropout(x, self.dropout, self.training)
         out: Tensor = self.Wo(x)
@@ -73,19 +75,18 @@ class Layer(nn.Module):
     def __init__(self, width: int, heads: int, inner: int, dropout: float, first: bool) -> None:
         super().__init__()
         # The first layer's input comes from the embedding's norm.
-        self.attn_norm: nn.Module = nn.Identity() if first else LayerNorm(width, bias=False)
+        self.attn_norm: nn.Module = nn.Identity() if first else nn.LayerNorm(width, bias=False)
         self.attn = Attention(width, heads, dropout)
-        self.mlp_norm = LayerNorm(width, bias=False)
+        self.mlp_norm = nn.LayerNorm(width, bias=False)
         self.mlp = MLP(width, inner, dropout)
 
     def forward(self, x: Tensor, sight: Sight) -> Tensor:
-        products = self.attn.Wqkv, self.attn.Wo, self.mlp.Wi, self.mlp.Wo
-        if not self.mlp.dropout and fused.fits(x, *products):
-            shape, (cos, sin) = sight
-            norm = self.attn_norm if isinstance(self.attn_norm, LayerNorm) else None
-            tables, sees = (cos[:, 0], sin[:, 0]), shape.sees(x.shape[1])
-            x = fused.self_attention(x, norm, *products[:2], self.attn.heads, sees, before=True, tables=tables)
-            return fused.feed_forward(x, self.mlp_norm, *products[2:], "geglu", before=True)
+        shape, (cos, sin) = sight
+        if shape.kernels:
+            attn, norm = self.attn, None if isinstance(self.attn_norm, nn.Identity) else self.attn_norm
+            sees, tables = shape.sees(x.shape[1]), (cos[:, 0], sin[:, 0])
+            x = self_attention(x, norm, attn.Wqkv, attn.Wo, attn.heads, sees, before=True, tables=tables)
+            return feed_forward(x, self.mlp_norm, self.mlp.Wi, self.mlp.Wo, "geglu", before=True)
         x = x + self.attn(self.attn_norm(x), sight)
         out: Tensor = x + self.mlp(self.mlp_norm(x))
         return out
@@ -99,14 +100,14 @@ class Body(nn.Module):
         self.layers = nn.ModuleList(
             Layer(d.width, d.heads, d.inner, config.dropout, first=index == 0) for index in range(d.layers)
         )
-        self.final_norm = LayerNorm(d.width, bias=False)
+        self.final_norm = nn.LayerNorm(d.width, bias=False)
 
 
 class Head(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.dense = Linear(width, width, bias=False)
-        self.norm = LayerNorm(width, bias=False)
+        self.norm = nn.LayerNorm(width, bias=False)
 
 
 class Decoder(nn.Module):
@@ -144,7 +145,7 @@ class ModernBert(Backbone):
 
     def forward(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         body, time = self.model, tokens.shape[1]
-        everything = pattern(tokens, documents, cache, causal=False)
+        everything = self.pattern(tokens, documents, cache)
         near = window(everything, time, self.config.local_attention // 2, tokens.device)
         sights: dict[str, Sight] = {}
         for kind, shape in (("full_attention", everything), ("sliding_attention", near)):
@@ -160,8 +161,8 @@ class ModernBert(Backbone):
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
-        x = self.head.norm(F.gelu(self.head.dense(hidden)))
-        return linear(x, self.embedding(), self.decoder.bias)
+        x = self.head.norm(gelu(self.head.dense(hidden)))
+        return F.linear(x, self.embedding(), self.decoder.bias)
 
     def embedding(self) -> Tensor:
         return self.model.embeddings.tok_embeddings.weight
