@@ -92,7 +92,7 @@ def run_program(name: str, size: str, family: str, text: Path, threads: int) -> 
         "share": rows / int(learner.config.batch_size or 1),
         "tokens": learner.tokens_per_update,
         "flop": learner.tokens_per_update * learner.estimate.flops_per_token,
-        "chosen": f"{learner.config.precision}, {'compiled' if learner.config.compile == 'on' else 'eager'}",
+        "chosen": f"{learner.config.precision}, compile={learner.config.compile}",
     }
     if kind == "ours":
         answer(parameters=count(learner.model), **facts)

@@ -53,9 +53,7 @@ def settle(config: RootConfig, device: torch.device, repays: bool, threads: int)
     if config.threads is None:
         config.threads = max(1, min(threads, os.cpu_count() or 1))
     torch.set_num_threads(config.threads)
-    # A product of NumPy's or SciPy's is one thread's: those of machine code are shared out before, and left alone they
-    # take every core, which beside another program makes a small one twenty times slower.
-    threadpool_limits(1, user_api="blas")
+    threadpool_limits(config.threads, user_api="blas")  # NumPy's and SciPy's own
     keep_freed_memory()
     if config.compile == "auto":
         config.compile = "on" if repays and can_compile(device) else "off"

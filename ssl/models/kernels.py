@@ -12,12 +12,9 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg.cython_blas  # noqa: F401 - numba's np.dot: here, so that its threads can be limited
 from numba import prange
-from threadpoolctl import threadpool_limits
 
 from rlgym.envs.spaces import Array
 from rlgym.machine_code import compiled, parallel, summing
-
-threadpool_limits(1, user_api="blas")  # a product is one thread's: the rows are what threads share
 
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 GELU, SWIGLU, GEGLU = range(3)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -66,6 +67,12 @@ def weights_of(norm: Norm, into: nn.Linear, back: nn.Linear) -> tuple[Tensor | N
 def kind_of(norm: Norm) -> tuple[bool, float]:
     """Whether it takes the mean away, and what it adds to the variance."""
     return isinstance(norm, nn.LayerNorm), 0.0 if norm is None else float(norm.eps)  # type: ignore[arg-type]
+
+
+def get_ready() -> None:
+    """From now on a product of NumPy's or SciPy's is one thread's: the rows are what threads share."""
+    machine_code()
+    threadpool_limits(1, user_api="blas")
 
 
 @functools.cache
