@@ -99,6 +99,8 @@ class Loop:
         self._began = time.perf_counter()
         self._training_seconds = 0.0
         self._rate_from = learner.progress.step
+        self._pace_from: tuple[int, int, float] | None = None
+        """Step, update and seconds of this sitting's first row: what came before it was a start, and tells no pace."""
 
     def resume(self, state: dict[str, Any]) -> None:
         """Continue from the `loop` part of a checkpoint."""
@@ -236,11 +238,13 @@ class Loop:
         self.display.update(step, self.latest, seconds, self._eta(step, seconds))
 
     def _eta(self, step: int, seconds: float) -> float | None:
-        """Seconds left by the budget that ends first, at the pace of this whole run."""
-        config = self.config
-        left = [seconds / step * (config.budget - step)] if step else []
-        if config.updates is not None and self.learner.progress.update:
-            left.append(seconds / self.learner.progress.update * (config.updates - self.learner.progress.update))
+        """Seconds left by the budget that ends first, at the pace since this sitting's first row, evaluations too."""
+        config, update = self.config, self.learner.progress.update
+        self._pace_from = self._pace_from or (step, update, seconds)
+        steps, updates, took = (now - then for now, then in zip((step, update, seconds), self._pace_from, strict=True))
+        left = [took / steps * (config.budget - step)] if steps else []
+        if config.updates is not None and updates:
+            left.append(took / updates * (config.updates - update))
         if config.minutes is not None:
             left.append(60 * config.minutes - seconds)
         return max(0.0, min(left)) if left else None

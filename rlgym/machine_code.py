@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -26,6 +27,12 @@ def summing(function: Function) -> Function:
 def parallel(function: Function) -> Function:
     """The same, the steps of its `prange` loops shared by numba's threads, which are torch's where both use OpenMP."""
     return _compiled(function, fastmath=ANY_ORDER, parallel=True, no_cfunc_wrapper=True)
+
+
+def is_compiled(function: Callable[..., object]) -> bool:
+    """Whether an earlier process left machine code of `function`'s module, so that the first call will not wait."""
+    kept: str = cast(Any, function).stats.cache_path or ""
+    return any(Path(kept).glob(f"{function.__module__.rpartition('.')[2]}.*.nbi")) if kept else False
 
 
 def _compiled(function: Function, **options: Any) -> Function:

@@ -98,9 +98,8 @@ class Pretraining:
         blocks = Blocks(self.data.train, block, self.objective.extra, documents)
         held_out = Blocks(self.data.validation, block, self.objective.extra, documents)
         self.model = build_model(config.model, vocab_size, config.seed, causal, documents).to(self.device)
-        if config.compile == "kernels":
-            sublayers.get_ready()
-            self.model.kernels = True
+        self.model.kernels = config.compile == "kernels"
+        wait = sublayers.get_ready() if self.model.kernels else []
         self.optimizer = registry.resolve(registry.entry("optimizer", config.optimizer.name).target)(
             self.model, config.optimizer
         )
@@ -112,7 +111,7 @@ class Pretraining:
         self.validation = self._validation(held_out, rows)
         self.progress = Progress()
         self.arithmetic: tuple[float, float] | None = (self.estimate.flops_per_token, self.rate)
-        self.notices = self._introduction()
+        self.notices = [*self._introduction(), *wait]
         self.facts: dict[str, Any] = {"data": self.data.facts}
         exact = "exact, with the recorded thread count"
         same = exact if self.device.type == "cpu" else "to rounding: GPUs add in any order"

@@ -126,8 +126,10 @@ def window(shape: Pattern, time: int, reach: int, device: torch.device) -> Patte
 def attend(query: Tensor, key: Tensor, value: Tensor, shape: Pattern, dropout: float = 0.0) -> Tensor:
     """`[batch, heads, time, head_dim]` each, key and value perhaps of fewer heads -> `[batch, time, heads x head_dim]`.
 
-    Without a mask, the kernel skips what a causal token cannot see.
+    Without a mask, torch's kernel skips what a causal token cannot see.
     """
+    if dropout == 0.0 and fused.short(query, key):
+        return fused.attention(query, key, value, shape.mask, shape.causal)
     mixed = F.scaled_dot_product_attention(
         query,
         key,
@@ -138,11 +140,3 @@ def attend(query: Tensor, key: Tensor, value: Tensor, shape: Pattern, dropout: f
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return mixed.transpose(1, 2).flatten(2)
-
-
-def attend_packed(qkv: Tensor, shape: Pattern, dropout: float = 0.0) -> Tensor:
-    """The same of `[batch, time, 3, heads, head_dim]`: queries, keys and values side by side."""
-    if shape.mask is None and dropout == 0.0 and fused.short(qkv):
-        return fused.attention(qkv, shape.causal)
-    query, key, value = qkv.permute(2, 0, 3, 1, 4)
-    return attend(query, key, value, shape, dropout)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlgym.ssl.models.attention import Cache, Pattern, attend_packed
+from rlgym.ssl.models.attention import Cache, Pattern, attend
 from rlgym.ssl.models.backbone import Backbone, Embedding, Linear
 from rlgym.ssl.models.fused import gelu
 from rlgym.ssl.models.sizes import dimensions
@@ -46,7 +46,8 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, shape: Pattern) -> Tensor:
         batch, time, width = x.shape
         qkv = self.qkv(x).view(batch, time, 3, self.heads, width // self.heads)
-        return attend_packed(qkv, shape, self.dropout if self.training else 0.0)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        return attend(query, key, value, shape, self.dropout if self.training else 0.0)
 
 
 class Output(nn.Module):

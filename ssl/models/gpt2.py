@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlgym.ssl.models.attention import Cache, Pattern, attend, attend_packed
+from rlgym.ssl.models.attention import Cache, Pattern, attend
 from rlgym.ssl.models.backbone import Backbone, Embedding, Linear
 from rlgym.ssl.models.fused import gelu
 from rlgym.ssl.models.sizes import dimensions
@@ -30,12 +30,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, shape: Pattern, cache: Cache | None, layer: int) -> Tensor:
         batch, time, width = x.shape
         qkv = self.c_attn(x).view(batch, time, 3, self.heads, width // self.heads)
-        if cache is None:
-            mixed = attend_packed(qkv, shape, self.dropout if self.training else 0.0)
-        else:
-            query, key, value = qkv.permute(2, 0, 3, 1, 4)
-            mixed = attend(query, *cache.extend(layer, key, value, shape), shape)
-        out: Tensor = self.c_proj(mixed)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            key, value = cache.extend(layer, key, value, shape)
+        out: Tensor = self.c_proj(attend(query, key, value, shape, self.dropout if self.training else 0.0))
         return out
 
 

@@ -69,10 +69,16 @@ def kind_of(norm: Norm) -> tuple[bool, float]:
     return isinstance(norm, nn.LayerNorm), 0.0 if norm is None else float(norm.eps)  # type: ignore[arg-type]
 
 
-def get_ready() -> None:
-    """From now on a product of NumPy's or SciPy's is one thread's: the rows are what threads share."""
-    machine_code()
+def get_ready() -> list[str]:
+    """From now on a product of NumPy's or SciPy's is one thread's: the rows are what threads share.
+
+    Returns a line for the person who will wait, where the first pass compiles the code before it runs it.
+    """
+    from rlgym.machine_code import is_compiled
+
+    ready = is_compiled(machine_code().self_attention)
     threadpool_limits(1, user_api="blas")
+    return [] if ready else ["kernels    the first update compiles the layers, once for this machine: about a minute"]
 
 
 @functools.cache

@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import rlgym.display
 import rlgym.plots
+import rlgym.training
 from rlgym import checkpoint
 from rlgym.agents.config import PPOConfig
 from rlgym.config import TrainConfig
@@ -133,6 +135,29 @@ def test_cadences_to_the_step(tmp_path: Path) -> None:
     assert checkpoint.steps(run.dir) == [40, 60, 120, 180, 200], "40: the best"
     assert sorted(int(p.stem[5:]) for p in (run.dir / "evaluations").iterdir()) == learner.evaluated
     assert [row["step"] for row in rows(run)] == [30, 40, 50, 80, 100, 120, 130, 150, 160, 180, 200], "a step, one row"
+
+
+class Estimates(rlgym.display.Quiet):
+    """A display that keeps what it is told of the time left."""
+
+    def __init__(self) -> None:
+        self.told: list[float | None] = []
+
+    def update(self, step: int, metrics: Mapping[str, float], seconds: float, eta: float | None) -> None:
+        self.told.append(eta)
+
+
+@pytest.mark.parametrize("budget", [{"steps": 100}, {"updates": 10, "steps": 10_000}])
+def test_a_slow_start_does_not_lengthen_the_time_left(
+    budget: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first update compiles: the time left is told at the pace of those after it."""
+    estimates, learner = Estimates(), Counter()
+    monkeypatch.setattr(rlgym.training, "make_display", lambda *words: estimates)
+    learner.during = lambda: time.sleep(0.5 if learner.progress.update == 1 else 0.01)
+    go(learner, configured(tmp_path, log__every=10, **budget))
+    first, second, *_, last = estimates.told
+    assert first is None and second is not None and 0.05 < second < 0.5 and last == 0
 
 
 def test_never_more_often_than_each_update(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlgym import machine_code
 from rlgym.compose import compose
 from rlgym.errors import RequestError
 from rlgym.ssl import pretraining
@@ -153,10 +154,25 @@ def test_auto_takes_them_where_the_budget_repays(learner: Callable[..., Pretrain
     large = "tokens=100_000_000"
     assert learner("model=gpt_nano").config.compile == "off"
     found = learner("model=gpt_nano", large)
-    assert found.config.compile == "kernels" and found.model.kernels and "compile kernels" in found.notices[-1]
+    assert (
+        found.config.compile == "kernels"
+        and found.model.kernels
+        and any("compile kernels" in line for line in found.notices)
+    )
     for word in ("model.dropout=0.1", "precision=bf16", "compile=off"):
         other = learner("model=gpt_nano", large, word)
         assert other.config.compile == "off" and not other.model.kernels, word
+
+
+def test_the_first_run_on_a_machine_says_that_it_will_compile(
+    learner: Callable[..., Pretraining], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "kernels    the first update compiles the layers, once for this machine: about a minute"
+    first = learner("model=gpt_nano", "compile=kernels")
+    first.update()
+    assert line not in learner("model=gpt_nano", "compile=kernels").notices
+    monkeypatch.setattr(machine_code, "is_compiled", lambda function: False)
+    assert learner("model=gpt_nano", "compile=kernels").notices[-1] == line
 
 
 def test_blocks_too_long_are_torchs(learner: Callable[..., Pretraining], monkeypatch: pytest.MonkeyPatch) -> None:
