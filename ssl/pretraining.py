@@ -99,7 +99,7 @@ class Pretraining:
         held_out = Blocks(self.data.validation, block, self.objective.extra, documents)
         self.model = build_model(config.model, vocab_size, config.seed, causal, documents).to(self.device)
         self.model.kernels = config.compile == "kernels"
-        wait = sublayers.get_ready() if self.model.kernels else []
+        wait = sublayers.news() if self.model.kernels else []
         self.optimizer = registry.resolve(registry.entry("optimizer", config.optimizer.name).target)(
             self.model, config.optimizer
         )

@@ -6,13 +6,14 @@ The models' own modules say the same in torch's words; `compile=kernels` (rlgym/
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import LibController, ThreadpoolController
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -69,16 +70,13 @@ def kind_of(norm: Norm) -> tuple[bool, float]:
     return isinstance(norm, nn.LayerNorm), 0.0 if norm is None else float(norm.eps)  # type: ignore[arg-type]
 
 
-def get_ready() -> list[str]:
-    """From now on a product of NumPy's or SciPy's is one thread's: the rows are what threads share.
-
-    Returns a line for the person who will wait, where the first pass compiles the code before it runs it.
-    """
+def news() -> list[str]:
+    """A line for the person who will wait, where the first pass compiles the code before it runs it."""
     from rlgym.machine_code import is_compiled
 
-    ready = is_compiled(machine_code().self_attention)
-    threadpool_limits(1, user_api="blas")
-    return [] if ready else ["kernels    the first update compiles the layers, once for this machine: about a minute"]
+    if is_compiled(machine_code().self_attention):
+        return []
+    return ["kernels    the first update compiles the layers, once for this machine: about a minute"]
 
 
 @functools.cache
@@ -90,9 +88,15 @@ def machine_code() -> ModuleType:
 
 
 def parts(rows: int) -> int:
-    """Into how many shares `rows` are cut: one for each of torch's threads, which with OpenMP numba shares."""
+    """Into how many shares `rows` are cut: one for each of torch's threads, which with OpenMP numba shares.
+
+    A product is within a share, one thread's: OpenBLAS is told each time, for others may have told it something else.
+    """
     threads = torch.get_num_threads()
     _tell(threads)
+    for library in _products():
+        if library.num_threads != 1:
+            library.set_num_threads(1)
     return min(threads, rows)
 
 
@@ -101,6 +105,13 @@ def _tell(threads: int) -> None:
     import numba
 
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+
+
+@functools.cache
+def _products() -> list[LibController]:
+    """NumPy's and SciPy's libraries of products; the second is the one that machine code calls."""
+    importlib.import_module("scipy.linalg.cython_blas")
+    return list(ThreadpoolController().select(internal_api="openblas").lib_controllers)
 
 
 def array(x: Tensor) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import Tensor
 
 from rlgym import machine_code
@@ -90,6 +91,17 @@ def test_a_cache_takes_torchs_way() -> None:
         assert cache is not None
         found = torch.cat([model(tokens[:, :50], cache=cache), model(tokens[:, 50:], cache=cache)], 1)
         torch.testing.assert_close(found, model(tokens), rtol=1e-4, atol=1e-4)
+
+
+def test_products_are_one_threads_whatever_another_run_said() -> None:
+    """Shares that each ask for every core would wait for one another, ten times as long."""
+    model = build("gpt2", block_size=TIME)
+    model.kernels = True
+    passes(model, *batch())
+    threadpool_limits(2, user_api="blas")  # what the next run of the same process does
+    passes(model, *batch())
+    found = [pool["num_threads"] for pool in threadpool_info() if pool["internal_api"] == "openblas"]
+    assert found and set(found) == {1}
 
 
 def test_exp_to_the_last_digits() -> None:
