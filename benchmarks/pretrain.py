@@ -12,7 +12,8 @@ Every program is a process of its own, which sleeps until its turn: a block of s
 begun by another, so that a machine whose speed drifts favours none. Times are medians over rounds (quartiles); a ratio
 is the median over the rounds' pairs, with the 95 % bootstrap interval of that median. GFLOP/s count the model's
 arithmetic as MFU does (the half of causal attention that nobody sees included); the ceiling is square matrix products
-in fp32, measured in every round. `Trainer` needs accelerate: pip install -c constraints.txt -e ".[bench]".
+in a program's own precision, measured in every round. `Trainer` needs accelerate:
+pip install -c constraints.txt -e ".[bench]".
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ def run_program(name: str, size: str, family: str, text: Path, threads: int) -> 
         "share": rows / int(learner.config.batch_size or 1),
         "tokens": learner.tokens_per_update,
         "flop": learner.tokens_per_update * learner.estimate.flops_per_token,
+        "precision": precision or learner.config.precision,
         "chosen": f"{learner.config.precision}, compile={learner.config.compile}",
     }
     if kind == "ours":
@@ -328,13 +330,14 @@ def take_turns(names: list[str], size: str, family: str, text: Path, given: argp
             programs.append(program)
     steps = max(2, math.ceil(1e3 * given.seconds / ours))
     times: dict[str, list[float]] = {program.name: [] for program in programs}
-    rates = []
+    rates: dict[str, list[float]] = {program.facts["precision"]: [] for program in programs}
     for number in range(given.rounds):
         first = number % len(programs)
         for program in programs[first:] + programs[:first]:
             times[program.name].append(program.step(steps))
-        rates.append(matrix_rate(CPU, torch.float32) / 1e9)
-        shown = ", ".join(f"{name} {found[-1]:.1f}" for name, found in times.items())
+        for precision, found in rates.items():
+            found.append(matrix_rate(CPU, DTYPES[precision]) / 1e9)
+        shown = ", ".join(f"{name} {took[-1]:.1f}" for name, took in times.items())
         print(f"round {number + 1}/{given.rounds}: {shown} ms", file=sys.stderr, flush=True)
     for program in programs:
         program.close()
@@ -342,13 +345,14 @@ def take_turns(names: list[str], size: str, family: str, text: Path, given: argp
 
 
 class Turns:
-    """What was measured: milliseconds a step by program and round, those of hopeless programs, GFLOP/s of products."""
+    """What was measured: milliseconds a step by program and round, those of hopeless programs, GFLOP/s of products by
+    precision."""
 
     def __init__(
         self,
         times: dict[str, list[float]],
         slow: dict[str, float],
-        rates: list[float],
+        rates: dict[str, list[float]],
         steps: int,
         facts: dict[str, dict[str, Any]],
     ) -> None:
@@ -366,17 +370,20 @@ class Turns:
         return f"{np.median(pairs):.2f}x ({low:.2f}-{high:.2f})"
 
     def table(self) -> None:
-        facts, ceiling = self.facts["ours"], statistics.median(self.rates)
-        print(f"{self.steps} steps a turn, {len(self.rates)} rounds; {facts['tokens']:,} tokens and", end=" ")
+        facts = self.facts["ours"]
+        print(f"{self.steps} steps a turn, {len(self.times['ours'])} rounds; {facts['tokens']:,} tokens and", end=" ")
         print(f"{facts['flop'] / 1e9:.2f} GFLOP a step; this program chose {facts['chosen']}. Parameters:", end=" ")
         print(", ".join(sorted({f"{found['parameters']:,}" for found in self.facts.values()})), end=". ")
-        print(f"Ceiling {ceiling:.0f} GFLOP/s ({min(self.rates):.0f}-{max(self.rates):.0f}).\n")
+        ceiling = {precision: statistics.median(found) for precision, found in self.rates.items()}
+        spread = (f"{ceiling[p]:.0f} in {p} ({min(found):.0f}-{max(found):.0f})" for p, found in self.rates.items())
+        print(f"Ceiling, GFLOP/s: {', '.join(spread)}.\n")
         print("| program | ms a step (quartiles) | tokens/s | GFLOP/s | of the ceiling |\n|---|---|---|---|---|")
         medians = {name: statistics.median(found) for name, found in self.times.items()} | self.slow
         for name, median in medians.items():
             shown = self.cell(name) if name in self.times else f"{median:,.0f}, a few steps"
             rate = facts["flop"] / median / 1e6
-            print(f"| {name} | {shown} | {1e3 * facts['tokens'] / median:,.0f} | {rate:.1f} | {rate / ceiling:.0%} |")
+            share = f"{rate / ceiling[self.facts[name]['precision']]:.0%}" if name in self.facts else ""
+            print(f"| {name} | {shown} | {1e3 * facts['tokens'] / median:,.0f} | {rate:.1f} | {share} |")
         for kind in ("plain", "trainer"):
             if names := [name for name in self.times if name.startswith(kind)]:
                 best = min(names, key=lambda name: medians[name])

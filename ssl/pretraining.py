@@ -78,6 +78,8 @@ class Pretraining:
         block = config.model.block_size
         self.tokens_per_update = batch_size * block
         self.device = pick_device(config.device, heavy=True)  # a wrong one is found before the corpus is read
+        if config.compile == "kernels" and (why := self._against_kernels()):
+            raise RequestError(f"compile=kernels: {why}; compile=off would do")
         with bar() if config.display != "quiet" else nullcontext(silent) as report:
             self.data = prepare(config, causal, report, run)
         self.tokenizer = self.data.tokenizer
@@ -144,32 +146,29 @@ class Pretraining:
         flops = self.estimate.flops_per_token * self.tokens_per_update
         threads = max(1, min(os.cpu_count() or 1, int(flops / FLOPS_A_THREAD)))
         torch.set_num_threads(config.threads or threads)
-        self.dtype = choose(self.device, config.precision, flops)
+        wanted = "fp32" if config.compile == "kernels" else config.precision
+        self.dtype = choose(self.device, wanted, flops)
         self.rate = matrix_rate(self.device, self.dtype)
-        self._settle_kernels()
         config.precision = "bf16" if self.dtype == torch.bfloat16 else "fp32"
-        seconds = self.estimate.flops_per_token * config.tokens / (0.4 * self.rate)
+        budget = self.estimate.flops_per_token * config.tokens
+        if config.compile == "auto" and budget >= FLOPS_THAT_REPAY_KERNELS and not self._against_kernels():
+            config.compile = "kernels"
+        seconds = budget / (0.4 * self.rate)
         repays = self.device.type == "cuda" and seconds >= SECONDS_THAT_REPAY_COMPILING
         settle(config, self.device, repays, threads)
 
-    def _settle_kernels(self) -> None:
-        """Layers in machine code: told by the config alone, so that a resume makes the same choice."""
+    def _against_kernels(self) -> str:
+        """Why layers cannot be machine code, told by the config alone; empty where they can."""
         config, model = self.config, self.config.model
-        precision = "bf16" if self.dtype == torch.bfloat16 else "fp32"
-        why = ""
         if model.architecture == "transformers":
-            why = "transformers' architectures have layers of their own"
-        elif (self.device.type, precision) != ("cpu", "fp32"):
-            why = f"that is for a CPU in fp32, not for device={self.device} precision={precision}"
-        elif model.dropout:
-            why = f"that has no dropout, and model.dropout={model.dropout}"
-        elif model.block_size > LONGEST:
-            why = f"that is for blocks of at most {LONGEST} tokens, and model.block_size={model.block_size}"
-        if config.compile == "kernels" and why:
-            raise RequestError(f"compile=kernels: {why}; compile=off would do")
-        repays = self.estimate.flops_per_token * config.tokens >= FLOPS_THAT_REPAY_KERNELS
-        if config.compile == "auto" and repays and not why:
-            config.compile = "kernels"
+            return "transformers' architectures have layers of their own"
+        if self.device.type != "cpu" or config.precision == "bf16":
+            return f"that is for a CPU in fp32, not for device={self.device} precision={config.precision}"
+        if model.dropout:
+            return f"that has no dropout, and model.dropout={model.dropout}"
+        if model.block_size > LONGEST:
+            return f"that is for blocks of at most {LONGEST} tokens, and model.block_size={model.block_size}"
+        return ""
 
     def _introduction(self) -> list[str]:
         config, cost, data = self.config, self.estimate, self.data

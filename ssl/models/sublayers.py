@@ -105,6 +105,7 @@ def _tell(threads: int) -> None:
     import numba
 
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    torch.set_num_threads(threads)  # numba's first call sets the OpenMP that both share to every core
 
 
 @functools.cache

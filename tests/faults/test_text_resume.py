@@ -28,13 +28,15 @@ CASES = {
         "data.packing=documents",
         "ema_decay=0.99",
     ],
-    "next_token-stream": [
+    "next_token-stream-kernels": [
         "objective=next_token",
         "model=gpt_nano",
         "optimizer=adamw",
         "gradient_accumulation_steps=2",
         "data.packing=stream",
         "optimizer.schedule=wsd",
+        "compile=kernels",
+        "model.dropout=0",
     ],
 }
 
@@ -59,14 +61,10 @@ def same_run(expected: Path, found: Path) -> None:
     assert rows(expected) == rows(found)
 
 
-TWINS = ("next_token-stream",)
-"""Cases that share all but their beginning with another: for `make test-all`."""
-
-
-@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * (c in TWINS)) for c in CASES])
+@pytest.mark.parametrize("case", CASES)
 def test_killed_twice_and_resumed_equals_uninterrupted(case: str, tmp_path: Path, cache: Path) -> None:
     text = tiny.write_text(tmp_path / "text")
-    words = ["pretrain", *tiny.words(text, *CASES[case], *EVERY)]
+    words = ["pretrain", *tiny.words(text, *EVERY, *CASES[case])]
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     assert main([*words, f"run.dir={straight}"]) == 0
     tokens = json.loads((straight / "manifest.json").read_text())["data"]["tokens"]["train"]
