@@ -134,12 +134,8 @@ def numbers(given: Sequence[Tensor | None], dimensions: Sequence[int]) -> list[A
 
 def cut(sums: Tensor, given: Sequence[Tensor | None]) -> list[Tensor | None]:
     """The gradients of the tensors, which lie in `sums` one after the other."""
-    found: list[Tensor | None] = []
-    at = 0
-    for x in given:
-        found.append(None if x is None else sums[at : at + x.numel()].view(x.shape))
-        at += 0 if x is None else x.numel()
-    return found
+    each = sums.split([0 if x is None else x.numel() for x in given])
+    return [None if x is None else found.view_as(x) for x, found in zip(given, each, strict=True)]
 
 
 def room(given: Sequence[Tensor | None], shares: int) -> tuple[Array, Tensor, Array]:
