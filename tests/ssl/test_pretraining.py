@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +28,6 @@ pytestmark = pytest.mark.usefixtures("cache")
 MASKED = ["objective=masked", "model=bert_nano"]
 NEXT = ["objective=next_token", "model=qwen_nano"]
 BOTH = pytest.mark.parametrize("kind", [NEXT, MASKED], ids=["next_token", "masked"])
-
-
-@pytest.fixture
-def learner(text: Path) -> Iterator[Callable[..., Pretraining]]:
-    """`learner("batch_size=8")`: one of a tiny model, closed afterwards."""
-    made: list[Pretraining] = []
-
-    def make(*words: str) -> Pretraining:
-        made.append(Pretraining(compose(tiny.words(text, "tokens=4096", *words), "pretrain")))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
 
 
 def parameters(learner: Pretraining) -> dict[str, Tensor]:

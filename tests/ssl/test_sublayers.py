@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from rlgym.ssl import pretraining
 from rlgym.ssl.models import kernels
 from rlgym.ssl.models.backbone import Backbone
 from rlgym.ssl.pretraining import Pretraining
-from tests.ssl import tiny
 from tests.ssl.test_models import EVERY, TOKENS, build
 
 TIME = 80
@@ -115,19 +114,6 @@ def test_exp_to_the_last_digits() -> None:
 
 
 # ---- compile=kernels
-
-
-@pytest.fixture
-def learner(cache: Path, text: Path) -> Iterator[Callable[..., Pretraining]]:
-    made: list[Pretraining] = []
-
-    def make(*words: str) -> Pretraining:
-        made.append(Pretraining(compose(tiny.words(text, "tokens=4096", *words), "pretrain")))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
 
 
 KINDS: dict[str, list[str]] = {
