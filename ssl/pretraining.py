@@ -30,7 +30,7 @@ from rlgym.ssl.data.prepare import prepare
 from rlgym.ssl.data.progress import bar, silent
 from rlgym.ssl.ema import Ema
 from rlgym.ssl.language_model import LanguageModel, load_weights
-from rlgym.ssl.models import sublayers
+from rlgym.ssl.models import machine_layer
 from rlgym.ssl.models.build import (
     batch_size_for,
     build_model,
@@ -101,7 +101,7 @@ class Pretraining:
         held_out = Blocks(self.data.validation, block, self.objective.extra, documents)
         self.model = build_model(config.model, vocab_size, config.seed, causal, documents).to(self.device)
         self.model.kernels = config.compile == "kernels"
-        wait = sublayers.news() if self.model.kernels else []
+        wait = machine_layer.news() if self.model.kernels else []
         self.optimizer = registry.resolve(registry.entry("optimizer", config.optimizer.name).target)(
             self.model, config.optimizer
         )

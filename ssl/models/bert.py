@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from rlgym.ssl.models.attention import Cache, Pattern, attend
 from rlgym.ssl.models.backbone import Backbone, Embedding, Linear
 from rlgym.ssl.models.fused import gelu
+from rlgym.ssl.models.machine_layer import layer as machine_layer
 from rlgym.ssl.models.sizes import dimensions
-from rlgym.ssl.models.sublayers import feed_forward, self_attention
 from rlgym.ssl.models.weights import Weight
 
 if TYPE_CHECKING:
@@ -93,10 +93,16 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, shape: Pattern) -> Tensor:
         if shape.kernels:
-            attn, output, sees = self.attention.self, self.attention.output, shape.sees(x.shape[1])
-            x = self_attention(x, output.LayerNorm, attn.qkv, output.dense, attn.heads, sees, before=False)
-            output = self.output
-            return feed_forward(x, output.LayerNorm, self.intermediate.dense, output.dense, "gelu", before=False)
+            attn, mixed, output = self.attention.self, self.attention.output, self.output
+            return machine_layer(
+                x,
+                (mixed.LayerNorm, attn.qkv, mixed.dense),
+                (output.LayerNorm, self.intermediate.dense, output.dense),
+                before=False,
+                heads=attn.heads,
+                activation="gelu",
+                sees=shape.sees(x.shape[1]),
+            )
         x = self.attention(x, shape)
         out: Tensor = self.output(gelu(self.intermediate.dense(x)), x)
         return out

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from rlgym.ssl.models.attention import Cache, Pattern, attend
 from rlgym.ssl.models.backbone import Backbone, Embedding, Linear
 from rlgym.ssl.models.fused import gelu
+from rlgym.ssl.models.machine_layer import layer as machine_layer
 from rlgym.ssl.models.sizes import dimensions
-from rlgym.ssl.models.sublayers import feed_forward, self_attention
 from rlgym.ssl.models.weights import Weight
 
 if TYPE_CHECKING:
@@ -60,9 +60,15 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, shape: Pattern, cache: Cache | None, layer: int) -> Tensor:
         if shape.kernels:
-            attn, mlp, sees = self.attn, self.mlp, shape.sees(x.shape[1])
-            x = self_attention(x, self.ln_1, attn.c_attn, attn.c_proj, attn.heads, sees, before=True)
-            return feed_forward(x, self.ln_2, mlp.c_fc, mlp.c_proj, "gelu", before=True)
+            return machine_layer(
+                x,
+                (self.ln_1, self.attn.c_attn, self.attn.c_proj),
+                (self.ln_2, self.mlp.c_fc, self.mlp.c_proj),
+                before=True,
+                heads=self.attn.heads,
+                activation="gelu",
+                sees=shape.sees(x.shape[1]),
+            )
         mixed = self.attn(self.ln_1(x), shape, cache, layer)
         x = x + (F.dropout(mixed, self.dropout, self.training) if self.dropout else mixed)
         inner = self.mlp(self.ln_2(x))

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from rlgym.ssl.models.attention import Cache, Pattern, attend
 from rlgym.ssl.models.backbone import Backbone, Embedding, Linear
 from rlgym.ssl.models.fused import rms_norm, swiglu
+from rlgym.ssl.models.machine_layer import layer as machine_layer
 from rlgym.ssl.models.rope import rope_tables, rotate
 from rlgym.ssl.models.sizes import dimensions
-from rlgym.ssl.models.sublayers import feed_forward, self_attention
 from rlgym.ssl.models.weights import Weight
 
 if TYPE_CHECKING:
@@ -94,19 +94,17 @@ class Layer(nn.Module):
     ) -> Tensor:
         if shape.kernels:
             attn, mlp, (cos, sin) = self.self_attn, self.mlp, tables
-            x = self_attention(
+            return machine_layer(
                 x,
-                self.input_layernorm,
-                attn.qkv_proj,
-                attn.o_proj,
-                attn.heads,
-                shape.sees(x.shape[1]),
+                (self.input_layernorm, attn.qkv_proj, attn.o_proj),
+                (self.post_attention_layernorm, mlp.gate_up_proj, mlp.down_proj),
                 before=True,
+                heads=attn.heads,
+                activation="swiglu",
+                sees=shape.sees(x.shape[1]),
                 tables=(cos[:, 0], sin[:, 0]),
-                turn_weights=attn.norms(),
+                norms=attn.norms(),
             )
-            norm = self.post_attention_layernorm
-            return feed_forward(x, norm, mlp.gate_up_proj, mlp.down_proj, "swiglu", before=True)
         mixed = self.self_attn(self.input_layernorm(x), shape, tables, cache, layer)
         x = x + (F.dropout(mixed, self.dropout, self.training) if self.dropout else mixed)
         inner = self.mlp(self.post_attention_layernorm(x))

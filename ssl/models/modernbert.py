@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from rlgym.ssl.models.attention import Cache, Pattern, attend, window
 from rlgym.ssl.models.backbone import Backbone, Embedding, Linear
 from rlgym.ssl.models.fused import gelu
+from rlgym.ssl.models.machine_layer import layer as machine_layer
 from rlgym.ssl.models.rope import rope_tables, rotate
 from rlgym.ssl.models.sizes import dimensions
-from rlgym.ssl.models.sublayers import feed_forward, self_attention
 from rlgym.ssl.models.weights import Weight
 
 if TYPE_CHECKING:
@@ -83,10 +83,17 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, sight: Sight) -> Tensor:
         shape, (cos, sin) = sight
         if shape.kernels:
-            attn, norm = self.attn, None if isinstance(self.attn_norm, nn.Identity) else self.attn_norm
-            sees, tables = shape.sees(x.shape[1]), (cos[:, 0], sin[:, 0])
-            x = self_attention(x, norm, attn.Wqkv, attn.Wo, attn.heads, sees, before=True, tables=tables)
-            return feed_forward(x, self.mlp_norm, self.mlp.Wi, self.mlp.Wo, "geglu", before=True)
+            first = None if isinstance(self.attn_norm, nn.Identity) else self.attn_norm
+            return machine_layer(
+                x,
+                (first, self.attn.Wqkv, self.attn.Wo),
+                (self.mlp_norm, self.mlp.Wi, self.mlp.Wo),
+                before=True,
+                heads=self.attn.heads,
+                activation="geglu",
+                sees=shape.sees(x.shape[1]),
+                tables=(cos[:, 0], sin[:, 0]),
+            )
         x = x + self.attn(self.attn_norm(x), sight)
         out: Tensor = x + self.mlp(self.mlp_norm(x))
         return out

@@ -17,7 +17,7 @@ from rlgym import machine_code
 from rlgym.compose import compose
 from rlgym.errors import RequestError
 from rlgym.ssl import pretraining
-from rlgym.ssl.models import kernels
+from rlgym.ssl.models import kernels, layer_kernels
 from rlgym.ssl.models.backbone import Backbone
 from rlgym.ssl.pretraining import Pretraining
 from tests.ssl.test_models import EVERY, TOKENS, build
@@ -102,6 +102,12 @@ def test_products_are_one_threads_whatever_another_run_said() -> None:
     passes(model, *batch())
     found = [pool["num_threads"] for pool in threadpool_info() if pool["internal_api"] == "openblas"]
     assert found and set(found) == {1}
+
+
+def test_bits_are_not_the_compilers_choice() -> None:
+    """With fast math, code has other bits in the process that compiles it than in one that reads it, and resumes."""
+    found = [each for module in (kernels, layer_kernels) for each in vars(module).values() if hasattr(each, "py_func")]
+    assert len(found) > 30 and not any(each.targetoptions.get("fastmath") for each in found)
 
 
 def test_exp_to_the_last_digits() -> None:
