@@ -110,7 +110,7 @@ class EnvConfig:
     frame_stack: int = knob(0, "latest observations stacked into one; 0: 4 for Atari, 1 elsewhere", ge=0)
     normalize_observation: bool = knob(False, "scale observations by running mean and variance")
     normalize_reward: bool = knob(False, "scale rewards by the running deviation of the discounted return")
-    check: bool = knob(True, "stop when an observation leaves its declared space")
+    check: bool = knob(True, "say once where an observation leaves the bounds that its space declares")
     atari: AtariConfig = field(default_factory=AtariConfig)
     self_play: SelfPlayConfig = field(default_factory=SelfPlayConfig)
 

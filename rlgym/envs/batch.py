@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -70,10 +71,9 @@ class BatchEnv(ABC):
         self.action_mask: Array | None = None  # for the next action, after a reset too
         self.notices: list[str] = []  # lines for the person, to print and clear
         if not isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.Box | spaces.MultiBinary):
-            raise RequestError(
-                f"env={id}: action space {type(action_space).__name__} is not supported; it can be Discrete, "
-                "MultiDiscrete, Box or MultiBinary"
-            )
+            raise RequestError(f"env={id}: {_unsupported(action_space, observation_space)}")
+        if not math.prod(action_space.shape or ()):
+            raise RequestError(f"env={id}: action space {action_space} holds no numbers: there is nothing to choose")
 
     @abstractmethod
     def reset(self, seed: int) -> Obs:
@@ -98,6 +98,19 @@ class BatchEnv(ABC):
 
     def close(self) -> None:  # noqa: B027  nothing to release is a fine default
         """Release processes and windows."""
+
+
+def _unsupported(actions: spaces.Space[Any], observations: spaces.Space[Any]) -> str:
+    """Why no policy here acts in this space, and what would do."""
+    why = (
+        f"action space {type(actions).__name__} is not supported; it can be Discrete, MultiDiscrete, Box or MultiBinary"
+    )
+    if not isinstance(actions, spaces.Tuple):
+        return f"{why}; wrap the environment so that it is"
+    agents = isinstance(observations, spaces.Tuple) and len(observations.spaces) == len(actions.spaces)
+    several = f"a Tuple of {len(actions.spaces)} "
+    several += "actions and as many observations is a multi-agent environment" if agents else "actions"
+    return f"{why}; {several}: a wrapper that shows one agent's part, or joins the actions into one space, would do"
 
 
 class Tally:

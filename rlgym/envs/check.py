@@ -1,7 +1,7 @@
 """Does an environment keep its word? One batched comparison a step; the words for what went wrong only when it failed.
 
-Fatal: NaN and infinities (always), integers out of range, a value beyond the bounds a Box declares (`env.check`).
-Gymnasium's own environments are only reported once for the latter: LunarLander-v3 leaves its declared bounds in most
+Fatal: NaN and infinities, and choices that are none of a Discrete space's. A number beyond the bounds that a Box
+declares is reported once (`env.check`), and training goes on: LunarLander-v3 leaves its declared bounds in most
 episodes of a bad policy (height up to 19 times, angle up to 2.4 times the bound) and works as intended.
 """
 
@@ -19,11 +19,15 @@ TOLERANCE = 1e-4  # relative to the bound (absolute below 1): rounding between p
 
 
 class Checker:
-    def __init__(self, id: str, leaves: tuple[Leaf, ...], *, check: bool) -> None:
+    def __init__(self, id: str, leaves: tuple[Leaf, ...], *, check: bool, first: int = 0) -> None:
+        """`first`: number of the environment in the first row."""
         self.id = id
-        self.lenient = is_gymnasium_own(id)
+        self.said: dict[str, str] = {}
+        """Name of a leaf that left its bounds -> the notice of it."""
         self.notices: list[str] = []
-        self._leaves = leaves
+        """Those not yet shown."""
+        self._leaves = {leaf.name: leaf for leaf in leaves}
+        self._first = first
         self._limits: dict[str, tuple[Array, Array]] = {}
         for leaf in leaves:
             limits = _limits(leaf, bounded=check or leaf.kind == "onehot")
@@ -32,7 +36,7 @@ class Checker:
 
     def obs(self, obs: Obs, what: str = "observation") -> None:
         """obs: [rows, ...] a leaf."""
-        for name, (low, high) in self._limits.items():
+        for name, (low, high) in list(self._limits.items()):  # a bound that was left is dropped
             batch = obs[name]
             within = batch >= low  # false for NaN, too
             within &= batch <= high
@@ -42,7 +46,7 @@ class Checker:
     def rewards(self, rewards: Array) -> None:
         if not math.isfinite(rewards.dot(rewards)) and not np.isfinite(rewards).all():
             i = int(np.flatnonzero(~np.isfinite(rewards))[0])
-            raise TrainingError(f"{self.id}: environment {i} returned the reward {rewards[i]}")
+            raise TrainingError(f"{self.id}: environment {self._first + i} returned the reward {rewards[i]}")
 
     def mask(self, mask: Array, sizes: tuple[int, ...]) -> None:
         """mask: [envs, sum(sizes)]; every part must allow something."""
@@ -53,10 +57,10 @@ class Checker:
             first += size
 
     def _judge(self, name: str, batch: Array, within: Array, what: str) -> None:
-        leaf = next(leaf for leaf in self._leaves if leaf.name == name)
+        leaf = self._leaves[name]
         row, *at = (int(index) for index in np.argwhere(~within)[0])
         value = batch[(row, *at)]
-        where = f"{what} {name}{at} of environment {row} is {value}"
+        where = f"{what} {name}{at} of environment {self._first + row} is {value}"
         if not np.isfinite(value):
             raise TrainingError(f"{self.id}: {where}")
         if leaf.kind == "onehot":
@@ -64,25 +68,16 @@ class Checker:
         assert leaf.low is not None and leaf.high is not None
         below = bool(value < leaf.low[tuple(at)])
         bound = f"{'below' if below else 'above'} its declared bound {(leaf.low if below else leaf.high)[tuple(at)]}"
-        if self.lenient and leaf.dtype.kind == "f":
-            self.notices.append(f"{self.id}: {where}, {bound}; said once, training goes on")
-            finite = _limits(leaf, bounded=False)
-            assert finite is not None
+        self.said[name] = f"{self.id}: {where}, {bound}; said once, training goes on"
+        self.notices.append(self.said[name])
+        del self._limits[name]
+        if (finite := _limits(leaf, bounded=False)) is not None:
             self._limits[name] = finite
             self.obs({**self._as_is(), name: batch}, what)
-        else:
-            raise TrainingError(f"{self.id}: {where}, {bound}; declare the real bounds, or set env.check=false")
 
     def _as_is(self) -> Obs:
         """Values that pass, for the leaves that need no second look."""
         return {name: low[None] for name, (low, _) in self._limits.items()}
-
-
-def is_gymnasium_own(id: str) -> bool:
-    import gymnasium
-
-    spec = gymnasium.registry.get(id)
-    return spec is not None and str(spec.entry_point or spec.vector_entry_point).startswith("gymnasium.envs.")
 
 
 def _limits(leaf: Leaf, *, bounded: bool) -> tuple[Array, Array] | None:

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import os
 import time
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -127,7 +128,7 @@ def _import(module: str, id: str) -> None:
     try:
         with quiet():
             importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         words = " ".join(str(error).split())
         raise RequestError(f"env={id}: importing {module} failed: {type(error).__name__}: {words}") from error
 
@@ -188,7 +189,7 @@ def _repays_workers(make: MakeEnv, count: int) -> bool:
                 env.reset()
         cost = (time.perf_counter() - started) / PROBE_STEPS
         return cost * count * (1 - 1 / workers) > WORTH_WORKERS
-    except Exception:  # what is wrong shows again, in its own words, when training resets it
+    except (Exception, SystemExit):  # what is wrong shows again, in its own words, when training resets it
         return False
     finally:
         env.close()
@@ -205,15 +206,24 @@ def _explained(config: EnvConfig) -> Iterator[None]:
         yield
     except RequestError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         spec = gym.registry.get(config.id.split(":")[-1])
         code = str(spec.entry_point or spec.vector_entry_point) if spec else ""
-        words = " ".join(str(error).split())
+        words = " ".join(str(error).split()).split("was raised from the environment creator")[0].strip()
         if isinstance(error, DependencyNotInstalled | ImportError):
             family = next((f for f in FAMILIES if code.startswith(f)), None)
             remedy = _pip(family) if family else words
             raise RequestError(f"env={config.id} needs a package that is not installed: {remedy}") from error
-        if config.kwargs:
-            words = words.split(" was raised from the environment creator")[0]
+        if config.kwargs and isinstance(error, TypeError) and "argument" in words:
             raise RequestError(f"env.kwargs={config.kwargs}: env={config.id} refused: {words}") from error
-        raise RequestError(f"env={config.id} could not be made: {type(error).__name__}: {words}") from error
+        given = f" with env.kwargs={config.kwargs}" if config.kwargs else ""
+        frame = _raised_at(error)
+        what = f"{type(error).__name__} ({frame.filename}:{frame.lineno}): {words or frame.line}"
+        raise RequestError(f"env={config.id} could not be made{given}: {what}") from error
+
+
+def _raised_at(error: BaseException) -> traceback.FrameSummary:
+    """Where an error was first raised: Gymnasium raises a constructor's anew."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return traceback.extract_tb(error.__traceback__)[-1]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -51,8 +52,23 @@ class Leaf:
 
 
 def leaves(space: spaces.Space[Any]) -> tuple[Leaf, ...]:
-    """The leaves of an observation space; nested names are joined with dots, Tuple entries are named by their index."""
-    return tuple(_leaves(space, ()))
+    """The leaves of an observation space that hold any numbers. Nested names are joined with dots, Tuple entries are
+    named by their index; a name that is taken ({"a.b": ..., "a": {"b": ...}}) gets a # behind it."""
+    found: dict[str, Leaf] = {}
+    for leaf in _leaves(space, ()):
+        if math.prod(leaf.shape):
+            name = unique(leaf.name, found)
+            found[name] = replace(leaf, name=name)
+    if not found:
+        raise RequestError(f"observation space {space} holds no numbers: there is nothing to learn from")
+    return tuple(found.values())
+
+
+def unique(name: str, taken: Container[str]) -> str:
+    """`name`, with as many # behind it as it takes to be none of those taken."""
+    while name in taken:
+        name += "#"
+    return name
 
 
 def _leaves(space: spaces.Space[Any], path: tuple[str | int, ...]) -> Iterator[Leaf]:

@@ -7,6 +7,7 @@ array and infos are read where they arise, not merged.
 from __future__ import annotations
 
 import base64
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ from rlgym.envs.spaces import Array, Leaf, Obs, part
 from rlgym.errors import TrainingError
 from rlgym.learner import Section
 
+NUMBERS = (float, int, np.number, np.bool_)  # of rewards
 MakeEnv = Callable[[], "gym.Env[Any, Any]"]
 
 
@@ -45,16 +47,23 @@ class SyncEnv(BatchEnv):
         *,
         check: bool = True,
         buffers: Buffers | None = None,
+        first: int = 0,
     ) -> None:
-        """`buffers`: where to write instead of own memory."""
-        first = make()
-        super().__init__(id, num_envs, first.observation_space, first.action_space)
-        self.envs = [first, *(make() for _ in range(num_envs - 1))]
+        """`buffers`: where to write instead of own memory; `first`: the number of the first environment."""
+        self.envs = [make()]
+        try:
+            super().__init__(id, num_envs, self.envs[0].observation_space, self.envs[0].action_space)
+            while len(self.envs) < num_envs:
+                self.envs.append(make())
+        except BaseException:
+            self.close()
+            raise
+        self._first = first
         self._make = make
         self._steps = [env.step for env in self.envs]
         self._buffers = buffers or allocate(self.leaves, num_envs, mask_size(self.action_space))
-        self._checker = Checker(id, self.leaves, check=check)
-        self.notices = self._checker.notices
+        self._checker = Checker(id, self.leaves, check=check, first=first)
+        self.notices, self.said = self._checker.notices, self._checker.said
         self._tally = Tally(num_envs)
         self._history = History(num_envs, self.action_space)
         self._beginnings = [Beginning() for _ in range(num_envs)]
@@ -71,7 +80,7 @@ class SyncEnv(BatchEnv):
             self._beginnings[i] = Beginning(seed=seed + i)
             observation, info = self._guard("reset", i, env.reset, seed=seed + i)
             self._write(observation, self._buffers.obs, i)
-            masks.append(info.get("action_mask"))
+            masks.append(_mask_in(info))
             self._history.begin(i)
         self._take_masks(masks)
         self._checker.obs(self._buffers.obs)
@@ -92,14 +101,15 @@ class SyncEnv(BatchEnv):
         try:
             # a copy, since an environment may keep its action, or change it
             for i, action in enumerate(actions.copy() if self._action_start is None else actions + self._action_start):
-                observation, reward[i], terminated[i], truncated[i], info = self._steps[i](action)
+                observation, given, terminated[i], truncated[i], info = self._steps[i](action)
+                reward[i] = given if isinstance(given, NUMBERS) else self._number(given, i)
                 if terminated[i] or truncated[i]:
                     ended.append(i)
                     self._write(observation, buffers.final, i)
-                    if "is_success" in info:
+                    if info and "is_success" in info:
                         successes[i] = bool(info["is_success"])
                     doing = "reset"
-                    if GOES_ON not in info:
+                    if not info or GOES_ON not in info:
                         over.append(i)
                         self._beginnings[i] = Beginning(generators=save_generators(self.envs[i]))
                         self._history.begin(i)
@@ -110,12 +120,12 @@ class SyncEnv(BatchEnv):
                 else:
                     self._write(observation, obs, i)
                 if masked:
-                    self._write_mask(info.get("action_mask"), i)
-                elif "action_mask" in info and self._mask_parts:
+                    self._write_mask(_mask_in(info), i)
+                elif info and "action_mask" in info and self._mask_parts:
                     raise TrainingError(f"{self.id}: step gave info['action_mask'], the reset before it did not")
         except TrainingError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._fault(doing, i, error) from error
         self._tally.returns += reward
         self._tally.lengths += 1
@@ -136,12 +146,20 @@ class SyncEnv(BatchEnv):
     def _guard(self, doing: str, i: int, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return call(*args, **kwargs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._fault(doing, i, error) from error
 
-    def _fault(self, doing: str, i: int, error: Exception) -> TrainingError:
+    def _fault(self, doing: str, i: int, error: BaseException) -> TrainingError:
         words = " ".join(str(error).split()) or "no message"
-        return TrainingError(f"{self.id}: {doing} of environment {i} raised {type(error).__name__}: {words}")
+        where = f"{doing} of environment {self._first + i}"
+        return TrainingError(f"{self.id}: {where} raised {type(error).__name__}: {words}")
+
+    def _number(self, reward: Any, i: int) -> float:
+        """A reward in another form than a number: an array of one is one, too."""
+        value = np.asarray(reward)
+        if value.size == 1 and value.dtype.kind in "biuf":
+            return float(value.item())
+        raise no_number(f"{self.id}: environment {self._first + i}", reward, value.shape)
 
     def _write(self, observation: Any, into: Obs, i: int) -> None:
         for leaf in self.leaves:
@@ -200,7 +218,7 @@ class SyncEnv(BatchEnv):
                 self._write(observation, self._buffers.obs, i)
             else:
                 self._beginnings[i] = snapshot.beginning
-            masks.append(info.get("action_mask"))
+            masks.append(_mask_in(info))
         actions = [s.actions[:0] if i in lost else s.actions for i, s in enumerate(snapshots)]
         self._history.load(actions)
         self._tally.lengths[:] = [len(lane) for lane in actions]
@@ -222,13 +240,13 @@ class SyncEnv(BatchEnv):
             for action in snapshot.actions.copy() if start is None else snapshot.actions + start:
                 observation, _, terminated, truncated, info = env.step(action)
                 if terminated or truncated:
-                    if GOES_ON not in info:
+                    if not info or GOES_ON not in info:
                         return None
                     observation, info = env.reset()
             self._write(observation, self._buffers.obs, i)
-        except Exception:
+        except (Exception, SystemExit):
             return None
-        return info if self._last(i) == snapshot.last else None
+        return (info or {}) if self._last(i) == snapshot.last else None
 
     def _last(self, i: int) -> str:
         return base64.b64encode(b"".join(array[i].tobytes() for array in self._buffers.obs.values())).decode()
@@ -241,22 +259,42 @@ class SyncEnv(BatchEnv):
         return self._buffers.obs
 
     def verify_restores(self) -> bool:
-        if not self.try_restore():
-            self.restores = "running episodes start over: replaying one did not give its observation again"
+        self.restores = self.try_restore()
         return self.restores == "exact"
 
-    def try_restore(self) -> bool:
-        """Restores lane 0 into a fresh environment and compares."""
+    def try_restore(self) -> str:
+        """Restores lane 0 into a fresh environment and compares; what `restores` is then."""
         snapshot = self.snapshots()[0]
-        probe = SyncEnv(self.id, self._make, 1, check=False)
         try:
-            return probe.restore([snapshot]) == []
+            probe = SyncEnv(self.id, self._make, 1, check=False)
+        except Exception as error:  # one copy only, as a simulator on a port
+            return f"running episodes start over: no second environment could be made to try it on ({error})"
+        try:
+            restored = probe.restore([snapshot]) == []
+        except TrainingError:
+            restored = False
         finally:
             probe.close()
+        return "exact" if restored else "running episodes start over: replaying one did not give its observation again"
 
     def close(self) -> None:
         for env in self.envs:
-            env.close()
+            with contextlib.suppress(Exception, SystemExit):  # what is over cannot fail any more
+                env.close()
+
+
+def no_number(who: str, reward: Any, shape: tuple[int, ...]) -> TrainingError:
+    """What to do about rewards of this `shape` each."""
+    if not shape:
+        return TrainingError(f"{who} returned the reward {reward!r}, which is no number")
+    return TrainingError(
+        f"{who} returned a reward of shape {shape}, and a reward is one number here; a wrapper that weighs them into "
+        "one, as MO-Gymnasium's LinearReward does, would do"
+    )
+
+
+def _mask_in(info: dict[str, Any] | None) -> Any:
+    return info.get("action_mask") if info else None
 
 
 def lost_words(id: str, lost: list[int], num_envs: int) -> str:

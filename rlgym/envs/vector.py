@@ -7,6 +7,7 @@ DISABLED: the environments that ended are reset here.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import gymnasium as gym
@@ -16,7 +17,7 @@ from gymnasium.vector import AutoresetMode
 from rlgym.envs.batch import BatchEnv, Step, Tally, mask_size
 from rlgym.envs.check import Checker
 from rlgym.envs.spaces import Array, Obs, empty, flatten, part
-from rlgym.envs.sync import action_start, flat_mask, mask_parts
+from rlgym.envs.sync import action_start, flat_mask, mask_parts, no_number
 from rlgym.errors import TrainingError
 from rlgym.learner import Section
 
@@ -59,7 +60,7 @@ class VectorEnv(BatchEnv):
         actions = actions if self._action_start is None else actions + self._action_start
         observation, rewards, terminations, truncations, infos = self._try("step", actions)
         obs = self._flatten(observation)
-        reward = np.asarray(rewards, float)
+        reward = self._numbers(rewards)
         terminated, truncated = np.asarray(terminations, bool), np.asarray(truncations, bool)
         ended = terminated | truncated
         step = Step(obs, reward, terminated, truncated)
@@ -87,10 +88,18 @@ class VectorEnv(BatchEnv):
             step.reward = np.sign(reward)
         return step
 
+    def _numbers(self, rewards: Any) -> Array:
+        """Rewards `[envs]` float64."""
+        values = np.asarray(rewards)
+        if values.dtype.kind not in "biuf" or values.size != self.num_envs:
+            raise no_number(f"{self.id}: the environments", rewards, values.shape[1:])
+        return values.reshape(self.num_envs).astype(float)
+
     def _try(self, doing: str, *arguments: Any, **options: Any) -> Any:
         try:
-            return getattr(self.env, doing)(*arguments, **options)
-        except Exception as error:
+            *given, infos = getattr(self.env, doing)(*arguments, **options)
+            return *given, infos or {}
+        except (Exception, SystemExit) as error:
             words = " ".join(str(error).split()) or "no message"
             raise TrainingError(f"{self.id}: {doing} raised {type(error).__name__}: {words}") from error
 
@@ -148,4 +157,5 @@ class VectorEnv(BatchEnv):
         return False
 
     def close(self) -> None:
-        self.env.close()
+        with contextlib.suppress(Exception, SystemExit):  # what is over cannot fail any more
+            self.env.close()

@@ -48,6 +48,7 @@ class AsyncEnv(BatchEnv):
         size = mask_size(self.action_space)
         self._memory: list[Any] = []
         self._buffers = allocate(self.leaves, num_envs, size, self._shared_zeros)
+        self._said: dict[str, str] = {}  # the notices of all workers, one of each leaf
         self._pipes: list[Connection] = []
         self._workers: list[Any] = []
         # No worker may collect what this process made: the threads of a batched environment do not survive a fork,
@@ -81,10 +82,11 @@ class AsyncEnv(BatchEnv):
         answers, failure = [], None
         for k, pipe in enumerate(self._pipes):
             try:
-                fine, answer, notices = pipe.recv()
+                fine, answer, said = pipe.recv()
             except (EOFError, OSError):
                 raise self._death(k) from None
-            self.notices += [line for line in notices if line not in self.notices]
+            self.notices += [line for leaf, line in said.items() if leaf not in self._said]
+            self._said = said | self._said
             if not fine:
                 failure = failure or answer
             answers.append(answer)
@@ -130,8 +132,7 @@ class AsyncEnv(BatchEnv):
         return self._buffers.obs
 
     def verify_restores(self) -> bool:
-        if not self._call("try_restore")[0]:
-            self.restores = "running episodes start over: replaying one did not give its observation again"
+        self.restores = self._call("try_restore")[0]
         return self.restores == "exact"
 
     def close(self) -> None:
@@ -192,14 +193,13 @@ def _work(
                 break
             if env is None:
                 buffers = _attach(leaves, num_envs, size, memory).lanes(*share)
-                env = SyncEnv(id, make, share[1] - share[0], check=check, buffers=buffers)
-            pipe.send((True, _answer(env, name, arguments), list(env.notices)))
-            env.notices.clear()
+                env = SyncEnv(id, make, share[1] - share[0], check=check, buffers=buffers, first=share[0])
+            pipe.send((True, _answer(env, name, arguments), env.said))
         except (EOFError, BrokenPipeError):
             break
-        except Exception as error:
-            line = str(error) if isinstance(error, TrainingError | RequestError) else f"{id}: {error!r}"
-            pipe.send((False, (type(error).__name__, line, traceback.format_exc()), []))
+        except (Exception, KeyboardInterrupt) as error:  # Ctrl-C is ignored here: it is the environment's own
+            line = str(error) if isinstance(error, TrainingError | RequestError) else f"{id}: {name} raised {error!r}"
+            pipe.send((False, (type(error).__name__, line, traceback.format_exc()), {}))
     if env is not None:
         env.close()
 

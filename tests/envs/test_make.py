@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 import time
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,21 @@ def test_wrong_arguments_name_the_key() -> None:
     for backend in ("auto", "sync", "async"):
         with pytest.raises(RequestError, match=r"^env\.kwargs=\{'zz': 1\}: env=CartPole-v1 refused: .*'zz'"):
             make_env(EnvConfig(id="CartPole-v1", kwargs={"zz": 1}, backend=backend))
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("never made", r"AssertionError \(.*toys\.py:\d+\): assert how != \"never made\""),
+        ("no license", r"ValueError \(.*toys\.py:\d+\): no license"),
+        ("exits", r"SystemExit \(.*toys\.py:\d+\): 5"),
+    ],
+)
+def test_what_a_constructor_raises_is_told_with_its_place(how: str, words: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        make_env(EnvConfig(id="Misbehaving-v0", kwargs={"how": how}, backend="sync"))
+    begin = re.escape(f"env=Misbehaving-v0 could not be made with env.kwargs={{'how': '{how}'}}: ")
+    assert re.fullmatch(begin + words, str(caught.value)), caught.value
 
 
 def test_a_module_that_registers_an_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,22 +149,24 @@ def test_frame_stack() -> None:
 
 
 def test_spaces_that_cannot_be_are_refused() -> None:
-    class Words(Misbehaving):
-        def __init__(self, render_mode: str | None = None) -> None:
-            super().__init__()
-            self.observation_space = gym.spaces.Text(3)
-
-    class Nested(Misbehaving):
-        def __init__(self, render_mode: str | None = None) -> None:
-            super().__init__()
-            self.action_space = gym.spaces.Tuple((gym.spaces.Discrete(2),))
-
-    gym.register("Words-v0", lambda **kwargs: Words(**kwargs))
-    gym.register("Nested-v0", lambda **kwargs: Nested(**kwargs))
-    with pytest.raises(RequestError, match="env=Words-v0: observation space obs: Text is not supported"):
-        make_env(EnvConfig(id="Words-v0"))
-    with pytest.raises(RequestError, match="env=Nested-v0: action space Tuple is not supported"):
-        make_env(EnvConfig(id="Nested-v0"))
+    two, nothing = gym.spaces.Discrete(2), gym.spaces.Box(-1, 1, (0,))
+    supported = "it can be Discrete, MultiDiscrete, Box or MultiBinary"
+    several = f"action space Tuple is not supported; {supported}; a Tuple of 2 "
+    for id, observed, actions, words in (
+        ("Words", gym.spaces.Text(3), two, "observation space obs: Text is not supported"),
+        ("Nested", two, gym.spaces.Dict({"a": two}), f"action space Dict is not supported; {supported}; wrap"),
+        ("Joint", two, gym.spaces.Tuple((two, two)), f"{several}actions: a wrapper that shows one agent's part, or"),
+        ("Agents", gym.spaces.Tuple((two, two)), gym.spaces.Tuple((two, two)), f"{several}actions and as many observ"),
+        ("Blind", gym.spaces.Dict({}), two, "observation space Dict() holds no numbers"),
+        ("Hollow", gym.spaces.Tuple((nothing, nothing)), two, "observation space Tuple("),
+        ("Idle", two, nothing, "action space Box([], [], (0,), float32) holds no numbers: there is nothing to choose"),
+        ("Still", two, gym.spaces.MultiDiscrete([]), "action space MultiDiscrete([]) holds no numbers"),
+    ):
+        env = Misbehaving()
+        env.observation_space, env.action_space = observed, actions
+        gym.register(f"{id}-v0", partial(deepcopy, env))
+        with pytest.raises(RequestError, match=re.escape(f"env={id}-v0: {words}")):
+            make_env(EnvConfig(id=f"{id}-v0"))
 
 
 def test_no_warnings_reach_the_person(recwarn: pytest.WarningsRecorder, capfd: pytest.CaptureFixture[str]) -> None:

@@ -15,12 +15,13 @@ import psutil
 import pytest
 
 from rlgym.config import EnvConfig
+from rlgym.envs.batch import BatchEnv
 from rlgym.envs.make import make_env
 from rlgym.envs.sync import SyncEnv
 from rlgym.envs.vector import VectorEnv
 from rlgym.envs.workers import AsyncEnv, WorkerTraceback
 from rlgym.errors import TrainingError
-from tests.envs.toys import Diary, Masked, Misbehaving
+from tests.envs.toys import Diary, DiaryVector, Masked, Misbehaving
 
 WORDS = {
     "raise": "step of environment 0 raised ZeroDivisionError: the world ended",
@@ -28,20 +29,25 @@ WORDS = {
     "reward": "environment 0 returned the reward nan",
     "shape": "observation obs has shape (3,), its space (2,)",
     "dtype": "observation obs has dtype <U1, its space float32",
-    "bounds": "observation obs[1] of environment 0 is 5.0, above its declared bound 1.0; declare the real bounds, "
-    "or set env.check=false",
+    "bounds and nan": "observation obs[1] of environment 0 is nan",
+    "exit": "step of environment 0 raised SystemExit: the world ended",
+    "vector reward": "environment 0 returned a reward of shape (2,), and a reward is one number here; a wrapper that "
+    "weighs them into one, as MO-Gymnasium's LinearReward does, would do",
+    "no reward": "environment 0 returned the reward None, which is no number",
     "discrete": "observation obs[0] of environment 0 is 7 (counted from 0), its space has 3 values",
     "key": "the observation has no b, which its space declares",
     "final": "final observation obs[1] of environment 0 is inf",
 }
 
 
-def play(how: str, backend: str, check: bool = True) -> None:
+def play(how: str, backend: str, check: bool = True) -> list[str]:
+    """Four steps; the notices."""
     env = make_env(EnvConfig(id="Misbehaving-v0", num_envs=2, backend=backend, kwargs={"how": how}, check=check))
     try:
         env.reset(0)
         for _ in range(4):
             env.step(np.zeros(2, int))
+        return env.notices
     finally:
         env.close()
         assert multiprocessing.active_children() == []
@@ -65,16 +71,21 @@ def test_the_traceback_is_chained() -> None:
     assert "in step" in str(caught.value.__cause__) and "ZeroDivisionError" in str(caught.value.__cause__)
 
 
-def test_check_off_forgives_bounds_and_not_nan() -> None:
-    play("bounds", "sync", check=False)
-    play("rounding", "sync")
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_bounds_that_are_left_are_said_once(backend: str) -> None:
+    said = "Misbehaving-v0: observation obs[1] of environment 0 is 5.0, above its declared bound 1.0; said once, "
+    assert play("bounds", backend) == [f"{said}training goes on"]
+
+
+def test_check_off_is_silent_of_bounds_and_not_of_nan() -> None:
+    assert play("bounds", "sync", check=False) == play("rounding", "sync") == []
     for how in ("nan", "final", "shape", "discrete"):
         with pytest.raises(TrainingError):
             play(how, "sync", check=False)
 
 
 def test_the_same_over_another_vector_environment() -> None:
-    for how in ("raise", "nan", "bounds", "reward"):
+    for how in ("raise", "nan", "bounds and nan", "reward", "exit", "vector reward", "no reward"):
         vector = gym.vector.SyncVectorEnv([partial(Misbehaving, how)] * 2)
         env = VectorEnv("Misbehaving-v0", vector)
         env.reset(0)
@@ -91,6 +102,33 @@ def test_gymnasiums_own_overshoot_is_said_once() -> None:
         env.step(np.full(4, 2))  # thrust up and away: above the declared height in most episodes
     assert len(env.notices) == 1
     assert "above its declared bound 2.5; said once" in env.notices[0]
+
+
+def test_a_worker_takes_a_keyboard_interrupt_for_the_environments() -> None:
+    with pytest.raises(TrainingError, match=r"^Misbehaving-v0: step raised KeyboardInterrupt\(\)$"):
+        play("interrupt", "async")
+
+
+@pytest.mark.parametrize("backend", ["sync", "async", "vector"])
+def test_no_info_and_a_reward_in_an_array(backend: str) -> None:
+    class CasualVector(DiaryVector):
+        def reset(self, **how: Any) -> Any:
+            return super().reset(**how)[0], None
+
+        def step(self, actions: Any) -> Any:
+            obs, rewards, terminated, truncated, _ = super().step(actions)
+            return obs, rewards[:, None], terminated, truncated, None
+
+    if backend == "vector":
+        env: BatchEnv = VectorEnv("Casual-v0", CasualVector(2))
+    else:
+        env = make_env(EnvConfig(id="Casual-v0", num_envs=2, backend=backend))
+    try:
+        env.reset(0)
+        for _ in range(3):
+            assert env.step(np.zeros(2, int)).reward.tolist() == [1.0, 1.0]
+    finally:
+        env.close()
 
 
 def test_a_killed_worker_is_noticed_and_leaves_nobody() -> None:

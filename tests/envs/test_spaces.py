@@ -46,6 +46,14 @@ def test_leaves_of_a_nested_space_hold_its_numbers() -> None:
     assert (obs["inner.1"] == batch["inner"][1].reshape(6, 4)).all()
 
 
+def test_names_are_unique_and_what_holds_no_numbers_is_left_out() -> None:
+    one, nothing = spaces.Discrete(2), spaces.Box(-1, 1, (0, 3))
+    space = spaces.Dict({"a.b": one, "a": spaces.Dict({"b": one, "none": nothing}), "": one, "obs": one, "1": one})
+    found = {leaf.name: leaf.path for leaf in leaves(space)}
+    assert sorted(found.values()) == [("",), ("1",), ("a", "b"), ("a.b",), ("obs",)]
+    assert sorted(found) == ["1", "a.b", "a.b#", "obs", "obs#"]
+
+
 @pytest.mark.parametrize(
     ("shape", "layout"),
     [((84, 84), "hw"), ((4, 84, 84), "chw"), ((84, 84, 3), "hwc"), ((4, 96, 96, 3), "shwc"), ((4, 3, 96, 96), "schw")],

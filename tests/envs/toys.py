@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from typing import Any
 
 import gymnasium as gym
@@ -52,6 +53,11 @@ class Misbehaving(gym.Env[Any, Any]):
     def __init__(self, how: str = "", render_mode: str | None = None) -> None:
         self.how = how
         self.render_mode = render_mode
+        assert how != "never made"
+        if how == "exits":
+            sys.exit(5)
+        if how == "no license":
+            raise ValueError("no\nlicense")
         self.observation_space: gym.Space[Any] = spaces.Box(-1, 1, (2,), np.float32)
         if how == "discrete":
             self.observation_space = spaces.Discrete(3)
@@ -71,7 +77,8 @@ class Misbehaving(gym.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.t += 1
-        obs, reward = self._fine(), 0.0
+        obs = self._fine()
+        reward: Any = 0.0
         if self.t == 3:
             match self.how:
                 case "raise":
@@ -86,6 +93,16 @@ class Misbehaving(gym.Env[Any, Any]):
                     obs = np.array(["a", "b"])
                 case "bounds":
                     obs = np.array([0.0, 5.0], np.float32)
+                case "bounds and nan":
+                    obs = np.array([5.0, np.nan], np.float32)
+                case "exit":
+                    sys.exit("the world ended")
+                case "interrupt":
+                    raise KeyboardInterrupt
+                case "vector reward":
+                    reward = np.ones(2)
+                case "no reward":
+                    reward = None
                 case "rounding":
                     obs = np.array([0.0, 1.00001], np.float32)
                 case "discrete":
@@ -97,6 +114,32 @@ class Misbehaving(gym.Env[Any, Any]):
                 case "die":
                     os.kill(os.getpid(), signal.SIGKILL)
         return obs, reward, False, False, {}
+
+
+class Casual(Diary):
+    """Gives no info, neither with reset nor with a step, and rewards as arrays of one number."""
+
+    def reset(self, **how: Any) -> Any:
+        return super().reset(**how)[0], None
+
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, truncated, _ = super().step(action)
+        return obs, np.array([reward]), terminated, truncated, None
+
+
+class OnlyOne(Diary):
+    """Of which one copy may live at a time, as of a simulator on a port."""
+
+    living = 0
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if OnlyOne.living:
+            raise RuntimeError("port 2000 is taken")
+        OnlyOne.living += 1
+
+    def close(self) -> None:
+        OnlyOne.living -= 1
 
 
 class Masked(gym.Env[Any, Any]):
@@ -194,6 +237,6 @@ class DiaryVector(gym.vector.VectorEnv[Any, Any, Any]):
 def register() -> None:
     if "Diary-v0" in gym.registry:
         return
-    for kind in (Diary, Misbehaving, Masked, Whimsical):
+    for kind in (Diary, Misbehaving, Casual, OnlyOne, Masked, Whimsical):
         gym.register(f"{kind.__name__}-v0", f"{__name__}:{kind.__name__}")
     gym.register("DiaryVector-v0", vector_entry_point=f"{__name__}:DiaryVector")
