@@ -104,7 +104,12 @@ def drive(
     failure: TrainingError | None = None
     display.start()
     try:
-        outcome = loop()
+        try:
+            outcome = loop()
+        except KeyboardInterrupt as error:
+            if loop.signal is None:  # the first Ctrl-C raises nothing: this is an environment's own
+                raise TrainingError(f"{config.label}: KeyboardInterrupt was raised, and not by Ctrl-C") from error
+            raise
     except TrainingError as error:
         run.log_traceback(error)
         failure = error

@@ -54,6 +54,8 @@ class Faulty(gym.Env):
                 reward = 1e25
             if self.how == "space":
                 obs = np.array([0.0, 7.0], np.float32)
+            if self.how == "interrupt":
+                raise KeyboardInterrupt
             if self.how == "slow":
                 time.sleep(0.01)
         return obs, reward, self.t == 7, False, {}
@@ -133,7 +135,7 @@ def test_an_unwritable_place_is_refused_before_training(where: str, rlgym: Calla
 
 SAID = {
     "not_a_number": "faulty:Faulty-v0: environment 0 returned the reward nan",
-    "space": "faulty:Faulty-v0: observation obs[1] of environment 0 is 7.0, above its declared bound 1.0",
+    "interrupt": "KeyboardInterrupt was raised, and not by Ctrl-C",
     "raise": "faulty:Faulty-v0: step of environment 0 raised ZeroDivisionError: the world ended",
 }
 
@@ -151,6 +153,15 @@ def test_a_faulty_environment_is_named(how: str, rlgym: Callable[..., Answer], h
     assert rlgym("evaluate", str(run), "episodes=2", "trust=true").code == 0
     again = rlgym("resume", str(run), "trust=true", "display=quiet")
     failed(again, run, SAID[how])
+
+
+def test_a_bound_that_is_left_costs_no_training(rlgym: Callable[..., Answer], here: Path) -> None:
+    run = here / "run"
+    words = ["env.backend=sync", "+env.kwargs.how=space", "checkpoint.every=0", f"run.dir={run}", "display=quiet"]
+    assert rlgym(*FAULTY_RUN[:1], "steps=512", *SMALL, *words).code == 0
+    said = "observation obs[1] of environment 0 is 7.0, above its declared bound 1.0; said once, training goes on"
+    assert (run / "log.txt").read_text().count(said) == 1
+    assert json.loads((run / "summary.json").read_text())["steps"] == 512
 
 
 def test_a_non_finite_loss_names_the_step_and_is_never_best(rlgym: Callable[..., Answer], here: Path) -> None:
