@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra import version
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -26,6 +30,7 @@ from rlgym.errors import RequestError
 from rlgym.groups import GROUPS, choices, config_folder, roots
 from rlgym.nearest import did_you_mean
 from rlgym.overrides import Words
+from rlgym.own_folder import OwnFolder, own_files, refuse_misplaced
 from rlgym.registry import BUILT_IN, OPEN, entries, entry, resolve, see_current_folder
 from rlgym.typed import to_dict
 
@@ -40,16 +45,23 @@ def compose(overrides: list[str], root: str = "train", config_dir: str | None = 
     roots(config_dir)  # says so when there is no such folder; Hydra would only warn
     for group, name in words.choices.items():
         _check_choice(root, group, name, config_dir)
-    data, chosen = _compose(root, hydra_words(words, config_dir))
+    data, chosen = _compose(root, hydra_words(words), config_dir)
+    if config_dir is not None:
+        agent, env = (words.choices.get(group, chosen.get(group, "")) for group in ("agent", "env"))
+        refuse_misplaced(Path(config_dir), root, agent, "" if "tuned" in words.choices else env)
     _check_recipe(words, root, config_dir)
     refuse_targets(data)
-    for group in GROUPS[root]:
-        if group not in (*ROOTS[root].sections, "env"):
-            data.pop(group, None)
-    for group, key in (("env", "id"), ("model", "name")):
+    named = [(group, key) for group, key in ROOTS[root].sections.items() if chosen.get(group) in entries(group)]
+    for group, key in (("env", "id"), ("model", "name"), *named):
         if group in chosen and isinstance(data.get(group), dict) and not data[group].get(key):
             data[group][key] = chosen[group]
-    config = from_plain(data)
+    try:
+        config = from_plain(data)
+    except RequestError as error:
+        own = own_files(config_dir, chosen)
+        if not own or any(key in str(error) for key in words.values):
+            raise
+        raise RequestError(f"{error} (in {' or '.join(own)})") from error
     if isinstance(config, TrainConfig):
         check_env(config.env.id)
     return config
@@ -80,21 +92,25 @@ def revise(config: RootConfig, overrides: list[str]) -> Any:
     return from_plain(data)
 
 
-def hydra_words(words: Words, config_dir: str | None) -> list[str]:
+def hydra_words(words: Words) -> list[str]:
     """What Hydra composes for these words; also puts what they need into its ConfigStore."""
     _store(words.choices)
-    own = [f"hydra.searchpath=[{_quoted(f'file://{Path(config_dir).resolve()}')}]"] if config_dir else []
-    return [*own, *words.hydra, *(f"{group}={_quoted(name)}" for group, name in words.choices.items()), *words.lines]
+    return [*words.hydra, *(f"{group}={_quoted(name)}" for group, name in words.choices.items()), *words.lines]
 
 
 @contextmanager
-def hydra_at_conf() -> Iterator[None]:
-    """Hydra with `conf/` as its configs; a Hydra that the caller uses of its own is put back afterwards."""
+def hydra_at_conf(config_dir: str | None) -> Iterator[None]:
+    """Hydra with `conf/` as its configs, behind those of a person's own folder; a Hydra that the caller uses of its own
+    is put back afterwards."""
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
+    version.setbase("1.3")
+    path = create_config_search_path("pkg://rlgym.conf")
+    if config_dir is not None:
+        path.prepend("own", f"{OwnFolder.scheme()}://{Path(config_dir).resolve()}", anchor="main")
     try:
-        with hydra.initialize_config_module("rlgym.conf", version_base="1.3"):
-            yield
+        Hydra.create_main_hydra2("rlgym", path)
+        yield
     finally:
         GlobalHydra.instance().hydra = outer
 
@@ -113,24 +129,33 @@ def _quoted(text: str) -> str:
 
 
 def _store(chosen: dict[str, str]) -> None:
-    """The dataclasses' defaults as plain nodes that the YAML files extend and refer to."""
-    store = ConfigStore.instance()
-    for root, cls in ROOTS.items():
-        store.store(name=f"{root}_schema", node=to_dict(cls()))
+    """What YAML files extend and refer to: the dataclasses' defaults, and the names that have no file."""
+    _store_built_in()
+    for cls in ROOTS.values():
         for group, key in cls.sections.items():
-            for known in BUILT_IN[group]:
-                _put(store, f"{group}/{known.name}_schema", to_dict(resolve(known.config)()))
+            if group not in OPEN:
+                continue
             others = entries(group).keys() - {known.name for known in BUILT_IN[group]}
-            if group in OPEN and ":" in chosen.get(group, ""):
+            if ":" in chosen.get(group, ""):
                 others.add(chosen[group])
             for name in others:
-                _put(store, f"{group}/{name}", {key: name})  # its own dataclass has the defaults
+                _put(f"{group}/{name}", {key: name})  # its own dataclass has the defaults
 
 
-def _put(store: ConfigStore, path: str, node: dict[str, Any]) -> None:
+@cache
+def _store_built_in() -> None:
+    """The dataclasses' defaults as plain nodes; once a process, as it takes a third of composing."""
+    for root, cls in ROOTS.items():
+        ConfigStore.instance().store(name=f"{root}_schema", node=to_dict(cls()))
+        for group in cls.sections:
+            for known in BUILT_IN[group]:
+                _put(f"{group}/{known.name}_schema", to_dict(resolve(known.config)()))
+
+
+def _put(path: str, node: dict[str, Any]) -> None:
     """A choice's name may hold a slash (agent=sb3/ppo): to Hydra that is a folder."""
     group, _, name = path.rpartition("/")
-    store.store(group=group, name=name, node=node)
+    ConfigStore.instance().store(group=group, name=name, node=node)
 
 
 def _refuse_hydra(words: Words) -> None:
@@ -163,7 +188,7 @@ def _check_recipe(words: Words, root: str, config_dir: str | None) -> None:
     given = {group: words.choices[group] for group in groups if group in words.choices}
     if recipe is None or not given:
         return
-    _, own = _compose(root, hydra_words(Words({"experiment": recipe}, {}, [], []), config_dir))
+    _, own = _compose(root, hydra_words(Words({"experiment": recipe}, {}, [], [])), config_dir)
     for group, name in given.items():
         if name != own[group]:
             recipe_for = " ".join(f"{g}={own[g]}" for g in groups)
@@ -172,10 +197,10 @@ def _check_recipe(words: Words, root: str, config_dir: str | None) -> None:
             )
 
 
-def _compose(root: str, lines: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+def _compose(root: str, lines: list[str], config_dir: str | None) -> tuple[dict[str, Any], dict[str, str]]:
     """The composed plain data, and which choice each group took."""
     try:
-        with hydra_at_conf():
+        with hydra_at_conf(config_dir):
             composed = hydra.compose(root, lines, return_hydra_config=True)
         chosen = OmegaConf.to_container(composed.hydra.runtime.choices)
         OmegaConf.set_struct(composed, False)
@@ -184,5 +209,8 @@ def _compose(root: str, lines: list[str]) -> tuple[dict[str, Any], dict[str, str
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         lines_of_error = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise RequestError("; ".join(lines_of_error[:2]) or type(error).__name__) from error
+    except RecursionError as error:
+        where = "" if config_dir is None else f"--config-dir {config_dir}: a config includes itself, or "
+        raise RequestError(f"{where}values are nested too deeply") from error
     assert isinstance(data, dict) and isinstance(chosen, dict)
     return data, chosen  # type: ignore[return-value]

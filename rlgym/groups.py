@@ -47,26 +47,27 @@ SUMMARIES = {
 
 
 def choices(root: str, group: str, config_dir: str | None = None) -> dict[str, str]:
-    """Choice -> its summary, the file's first comment line; a user's own come after the built-in ones."""
+    """Choice -> its summary, the file's first comment line; a user's own come after the built-in ones, or replace
+    them."""
     found: dict[str, str] = {}
-    for tree in roots(config_dir):
+    for tree in reversed(roots(config_dir)):
         folder = tree / group
         if folder.is_dir():
             for name, file in sorted(_yaml(folder, "")):
-                text = file.read_text(encoding="utf-8")
+                text = file.read_bytes().decode("utf-8-sig", errors="replace")
                 if group != "experiment" or set(re.findall(r"override /(\w+):", text)) <= set(GROUPS[root]):
-                    found.setdefault(name, summary(text))
+                    found[name] = summary(text)
     return found
 
 
 def roots(config_dir: str | None = None) -> list[Traversable]:
-    """The built-in config folder and the user's."""
+    """The user's config folder, whose files win, and the built-in one."""
     own = config_folder(config_dir)
     if own is None:
         return [files("rlgym.conf")]
-    if not Path(own).is_dir():
+    if not os.path.isdir(own):
         raise RequestError(f"--config-dir {own}: no such folder")
-    return [files("rlgym.conf"), Path(own)]
+    return [Path(own), files("rlgym.conf")]
 
 
 def config_folder(config_dir: str | None) -> str | None:

@@ -148,7 +148,7 @@ def hint_of(config: Any, key: str) -> Any:
 
 def default_space(agent: str, config_dir: str | None) -> dict[str, str]:
     """The ranges of conf/search/<agent>.yaml, one's own folder first."""
-    for tree in reversed(roots(config_dir)):
+    for tree in roots(config_dir):
         file = tree
         for part in ("search", *f"{agent}.yaml".split("/")):
             file = file / part

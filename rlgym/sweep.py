@@ -71,9 +71,9 @@ def sweep(
     if count > 1:
         rows = _side_by_side(root, jobs, config_dir, command, count)
     else:
-        settings = [*QUIET, *hydra_words(parse(own, ()), config_dir)]
-        lines = [hydra_words(parse(job, GROUPS[root]), None) for job in jobs]
-        rows = _launch(root, settings, lines, Job(jobs, configs, command))
+        settings = [*QUIET, *hydra_words(parse(own, ()))]
+        lines = [hydra_words(parse(job, GROUPS[root])) for job in jobs]
+        rows = _launch(root, settings, lines, Job(jobs, configs, command), config_dir)
     print_table(rows, ("job", "words", "folder", "exit code", "return"))
     return max(int(row["exit code"]) for row in rows)
 
@@ -208,10 +208,12 @@ def _check(jobs: list[list[str]], configs: list[RootConfig]) -> None:
             raise RequestError(f"{error} (in job {' '.join(job)})") from error
 
 
-def _launch(root: str, settings: list[str], lines: list[list[str]], task: Job) -> list[dict[str, Any]]:
+def _launch(
+    root: str, settings: list[str], lines: list[list[str]], task: Job, config_dir: str | None
+) -> list[dict[str, Any]]:
     """`settings` are the words of the sweep, `lines` those of each job, both as Hydra composes them."""
     try:
-        with hydra_at_conf():
+        with hydra_at_conf(config_dir):
             instance = GlobalHydra.instance().hydra
             assert instance is not None
             config = instance.compose_config(root, settings, run_mode=RunMode.MULTIRUN)

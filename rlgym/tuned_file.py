@@ -16,7 +16,7 @@ import rlgym
 from rlgym.compose import compose
 from rlgym.errors import RequestError
 from rlgym.files import write_atomic
-from rlgym.groups import roots, user_folder
+from rlgym.groups import config_folder, user_folder
 from rlgym.scores import flat
 from rlgym.typed import to_dict
 
@@ -29,12 +29,14 @@ def write_tuned(
 ) -> list[str]:
     """Write what `words` change of `agent`'s plain defaults on `env`; lines that say where it is and how it is used.
 
-    A file that is there is left, and one of the package cannot be replaced from outside: then the new one has a name of
-    its own, unless `overwrite`.
+    A file that is there is left: then the new one has a name of its own, unless `overwrite`. In a checkout one of the
+    person's own folder stays in force, too.
     """
     folder = target(config_dir)
     path = folder / agent / f"{env}.yaml"
-    shadowed = any(_file(tree, agent, env) for tree in roots(config_dir) if not _same(tree, folder.parent))
+    own = config_folder(config_dir)
+    in_force = path if own is None else Path(own) / "tuned" / agent / f"{env}.yaml"
+    shadowed = in_force.is_file() and in_force.resolve() != path.resolve()
     name = env
     if shadowed or (path.exists() and not overwrite):
         name = f"{env}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
@@ -47,10 +49,9 @@ def write_tuned(
         raise RequestError(f"{written}: cannot be written ({error.strerror}); --config-dir DIR names another") from None
     flag = "" if config_dir is None else f" --config-dir {config_dir}"
     if name != env:
-        kept = "the package's own" if shadowed else str(path)
         remedy = "" if shadowed else "; overwrite=true would have replaced it"
         use = f"agent={agent} env={env} tuned={agent}/{name}{flag}"
-        return [f"written to {written}; {kept} stays in force{remedy}", f"use it: {use}"]
+        return [f"written to {written}; {in_force if shadowed else path} stays in force{remedy}", f"use it: {use}"]
     return [
         f"{'replaced' if replaced else 'written to'} {written}",
         f"it is picked up by: agent={agent} env={env}{flag}",
@@ -81,13 +82,3 @@ def target(config_dir: str | None) -> Path:
     if (checkout / "pyproject.toml").is_file() and (checkout / "conf").is_dir():
         return checkout / "conf" / "tuned"
     return user_folder() / "tuned"
-
-
-def _file(tree: Any, agent: str, env: str) -> bool:
-    for part in ("tuned", *agent.split("/"), *f"{env}.yaml".split("/")):
-        tree = tree / part
-    return bool(tree.is_file())
-
-
-def _same(tree: Any, folder: Path) -> bool:
-    return isinstance(tree, Path) and tree.resolve() == folder.resolve()

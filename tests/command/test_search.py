@@ -196,11 +196,10 @@ def test_it_finds_the_best_and_prunes_the_poor(
     trials = json.loads((tmp_path / "found/trials.json").read_text())["trials"]
     assert len(trials) == 30 and sum(trial["state"] == "pruned" for trial in trials) >= 5
     assert trials[0]["score"] > 9, trials[0]
-    assert "stays in force" in answer.out  # the package has values of its own for this pair
-    (file,) = (tmp_path / "tuned/ppo").iterdir()
-    assert file.name.startswith("Acrobot-v1_") and file.read_text().startswith("# @package _global_\n# found by")
+    (file,) = (tmp_path / "tuned/ppo").iterdir()  # the package has values of its own for this pair: these come first
+    assert file.name == "Acrobot-v1.yaml" and file.read_text().startswith("# @package _global_\n# found by")
     best = compose([*words[:1], *trials[0]["words"]])
-    reached = compose(["env=Acrobot-v1", f"tuned=ppo/{file.stem}"], config_dir=str(tmp_path))
+    reached = compose(["env=Acrobot-v1"], config_dir=str(tmp_path))
     assert (reached.agent, reached.env, reached.steps) == (best.agent, best.env, best.steps)
 
 
@@ -244,6 +243,11 @@ def test_a_persons_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert lines[-1] == "it is picked up by: agent=ppo env=Taxi-v4"
     assert compose(["env=Taxi-v4"]).agent.gamma == 0.9
     assert compose(["env=Taxi-v4"], config_dir=str(tmp_path)).agent.gamma == 0.99  # --config-dir stands in its place
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr(tuned_file, "target", lambda config_dir: tmp_path / "checkout/conf/tuned")
+    kept, use = tuned_file.write_tuned("ppo", "Taxi-v4", ["env=Taxi-v4", "agent.gamma=0.8"], None, False, "a test")
+    assert f"{tmp_path / 'rlgym/tuned/ppo/Taxi-v4.yaml'} stays in force" in kept and " tuned=ppo/Taxi-v4_" in use
 
 
 def test_after_a_power_cut(command: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

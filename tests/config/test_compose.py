@@ -166,10 +166,117 @@ def test_a_mistake_in_ones_own_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "env").mkdir()
     (tmp_path / "env/bad.yaml").write_text("id: CartPole-v1\nnum_env: 3\n")
     (tmp_path / "env/torn.yaml").write_text("id: [\n")
-    with pytest.raises(RequestError, match="^unknown key env.num_env - did you mean env.num_envs[?]$"):
+    with pytest.raises(RequestError, match="^unknown key env.num_env - .* env.num_envs[?] .in .*env/bad.yaml.$"):
         compose(["env=bad"], config_dir=str(tmp_path))
     with pytest.raises(RequestError):
         compose(["env=torn"], config_dir=str(tmp_path))
+
+
+TUNED_TEXT = "# @package _global_\nsteps: 5_000\nagent: {n_steps: 64}\n"
+OWN_TUNED = {
+    "as the package's": TUNED_TEXT.encode(),
+    "a byte order mark": b"\xef\xbb\xbf" + TUNED_TEXT.encode(),
+    "Windows line ends": TUNED_TEXT.replace("\n", "\r\n").encode(),
+    "the header on another line": b"# my values\n\n" + TUNED_TEXT.encode(),
+    "the header at the end": b"steps: 5_000\nagent: {n_steps: 64}\n# @package _global_",
+    "no header": TUNED_TEXT.partition("\n")[2].encode(),
+}
+
+
+def put(file: Path, content: str | bytes) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return file
+
+
+@pytest.mark.parametrize("way", OWN_TUNED)
+def test_a_tuned_file_of_ones_own_folder_wins(way: str, tmp_path: Path) -> None:
+    """CartPole-v1 is an id that the package has a tuned file for."""
+    put(tmp_path / "tuned/ppo/CartPole-v1.yaml", OWN_TUNED[way])
+    config = compose(["steps=6_000"], config_dir=str(tmp_path))
+    assert (config.steps, config.agent.n_steps) == (6_000, 64)
+    assert config.agent.learning_rate == PPOConfig().learning_rate
+    assert compose([], config_dir=str(tmp_path)).steps == 5_000
+
+
+@pytest.mark.parametrize("id", ["Family/Own-v5", "own_env:Own-v0"])
+def test_a_tuned_file_of_an_id_with_a_slash_or_a_module(id: str, own_module: str, tmp_path: Path) -> None:
+    folder = tmp_path / "configs"
+    put(folder / f"tuned/ppo/{id}.yaml", "steps: 5_000\n")
+    put(folder / f"env/{id}.yaml", "num_envs: 3\n")
+    gymnasium.register("Family/Own-v5", entry_point="gymnasium.envs.classic_control:CartPoleEnv")
+    try:
+        config = compose([f"env={id}"], config_dir=str(folder))
+    finally:
+        gymnasium.registry.pop("Family/Own-v5")
+    assert (config.env.id, config.env.num_envs, config.steps) == (id, 3, 5_000)
+
+
+def test_every_group_of_ones_own_folder_wins(tmp_path: Path) -> None:
+    bom = b"\xef\xbb\xbf"
+    put(tmp_path / "agent/ppo.yaml", bom + b"# mine\nn_steps: 32\n")
+    put(tmp_path / "env/Acrobot-v1.yaml", bom + b"num_envs: 3\n")
+    put(tmp_path / "experiment/cartpole_fast.yaml", "defaults:\n  - override /env: Acrobot-v1\n# mine\nsteps: 5_000\n")
+    config = compose(["experiment=cartpole_fast", "tuned=off"], config_dir=str(tmp_path))
+    assert (config.agent.name, config.agent.n_steps, config.env.num_envs, config.steps) == ("ppo", 32, 3, 5_000)
+    assert choices("train", "agent", str(tmp_path))["ppo"] == "mine"
+    put(tmp_path / "model/gpt_nano.yaml", bom + b"defaults: [gpt2_schema]\nname: gpt_nano\ndepth: 1\n")
+    assert compose(["model=gpt_nano"], "pretrain", str(tmp_path)).model.depth == 1
+
+
+MISPLACED = {
+    "tuned/ppo/CartPole-v1.yml": "is not read for env=CartPole-v1; rename it to tuned/ppo/CartPole-v1.yaml",
+    "tuned/PPO/cartpole-v1.yaml": "is not read for env=CartPole-v1; rename it to tuned/ppo/CartPole-v1.yaml",
+    "tuned/ppo/CartPole-v1.yaml.txt": "rename it to tuned/ppo/CartPole-v1.yaml",
+    "tuned/ppo-CartPole-v1.yaml": "rename it to tuned/ppo/CartPole-v1.yaml",
+    "tuned/CartPole-v1.yaml": "rename it to tuned/ppo/CartPole-v1.yaml",
+    "env/cartpole-v1.yaml": "is not read for env=CartPole-v1; rename it to env/CartPole-v1.yaml",
+    "Tuned/ppo/CartPole-v1.yaml": "is not read; a group's folder is named tuned",
+    "train.yaml": "conf/train.yaml cannot be replaced",
+}
+
+
+@pytest.mark.parametrize("name", MISPLACED)
+def test_a_file_of_ones_own_that_would_not_be_read_is_named(name: str, tmp_path: Path) -> None:
+    file = put(tmp_path / name, TUNED_TEXT)
+    with pytest.raises(RequestError, match=re.escape(MISPLACED[name])) as refused:
+        compose([], config_dir=str(tmp_path))
+    assert str(file if name[0] != "T" else tmp_path / "Tuned") in str(refused.value)
+
+
+WRONG_FILES = {
+    b"# @package agent\nn_steps: 64\n": "@package agent: files of tuned/ hold whole keys, so it must be _global_",
+    b"agent: {n_stepz: 64}\n": "unknown key agent.n_stepz - did you mean agent.n_steps?",
+    b"n_steps: 64\n": "unknown key n_steps - did you mean agent.n_steps?",
+    b"- a\n- b\n": "must hold keys and values",
+    b"five\n": "unknown key five",
+    b"steps: [\n": "not plain YAML",
+    b"steps: 1\nsteps: 2\n": "not plain YAML",
+    "steps: 5 # \u00e9".encode("utf-16"): "not text in UTF-8",
+    b"steps: 5 # \xe9\n": "not text in UTF-8",
+    b"[" * 5_000: "not plain YAML",
+    b"steps: 5\x00\n": "not plain YAML",
+}
+
+
+@pytest.mark.parametrize("content", WRONG_FILES, ids=range(len(WRONG_FILES)))
+def test_what_is_wrong_in_a_file_of_ones_own_is_named(content: bytes, tmp_path: Path) -> None:
+    file = put(tmp_path / "tuned/ppo/CartPole-v1.yaml", content)
+    with pytest.raises(RequestError, match=re.escape(WRONG_FILES[content])) as refused:
+        compose([], config_dir=str(tmp_path))
+    assert str(file) in str(refused.value)
+
+
+def test_a_file_of_ones_own_that_includes_itself_is_refused(tmp_path: Path) -> None:
+    put(tmp_path / "agent/ppo.yaml", "defaults: [ppo]\nn_steps: 32\n")
+    with pytest.raises(RequestError, match=f"^--config-dir {re.escape(str(tmp_path))}: a config includes itself"):
+        compose([], config_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("word", ["tuned.steps=5", "experiment.steps=5"])
+def test_a_key_of_a_group_without_keys_is_refused(word: str) -> None:
+    with pytest.raises(RequestError, match="^unknown key "):
+        compose([word])
 
 
 def test_target_in_ones_own_file_is_refused_and_not_run(tmp_path: Path) -> None:
