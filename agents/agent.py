@@ -19,7 +19,7 @@ from rlgym.device import pick_device, settle
 from rlgym.envs.episodes import evaluate_policy, fresh_seed
 from rlgym.envs.make import make_env
 from rlgym.envs.video import record, require_frames
-from rlgym.errors import RequestError
+from rlgym.errors import RequestError, TrainingError
 from rlgym.learner import Evaluation, Progress, Section, weights_and_gradients
 from rlgym.state import load_module
 
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from rlgym.agents.policy import Policy
     from rlgym.config import TrainConfig
     from rlgym.envs.batch import BatchEnv
+
+
+BY_TRAINING: tuple[str, Literal["max", "min"]] = ("rollout/ep_rew_mean", "max")
+"""What is monitored where no second environment can be made for evaluations."""
 
 
 class Agent:
@@ -65,7 +69,7 @@ class Agent:
         same = "exact, with the recorded thread count" if on_cpu else "to rounding: GPUs add in any order"
         self.exactness = {"environment": self.env.restores, "arithmetic": same}
         self._evaluation_env: BatchEnv | None = None
-        self._verified = False
+        self._evaluated = self._verified = False
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -80,10 +84,18 @@ class Agent:
         episodes, seed = config.evaluate.episodes, fresh_seed(config.seed, self.progress.step)
         if self.standings is not None:
             found = self.standings.evaluate(episodes, seed)
+        elif self.monitor == BY_TRAINING:
+            return Evaluation(self.recent.metrics())
         else:
-            if self._evaluation_env is None:
-                self._evaluation_env = make_env(config.env, num_envs=min(episodes, config.env.num_envs))
-            found = evaluate_policy(self.policy, self._evaluation_env, episodes, seed)
+            try:
+                if self._evaluation_env is None:
+                    self._evaluation_env = make_env(config.env, num_envs=min(episodes, config.env.num_envs))
+                found = evaluate_policy(self.policy, self._evaluation_env, episodes, seed)
+            except (RequestError, TrainingError) as error:
+                if self._evaluated:
+                    raise
+                return self._evaluate_by_training(error)
+            self._evaluated = True
         if config.evaluate.video:
 
             def film(path: Path) -> tuple[np.ndarray, int]:
@@ -92,6 +104,18 @@ class Agent:
 
             found.videos["eval/episode"] = film
         return found
+
+    def _evaluate_by_training(self, error: Exception) -> Evaluation:
+        """One copy only, as of a simulator on a port: from now on the latest episodes of training count."""
+        if self._evaluation_env is not None:
+            self._evaluation_env.close()
+            self._evaluation_env = None
+        self.monitor = BY_TRAINING
+        self.notices.append(
+            f"no second environment to evaluate in ({error}): the mean return of training's latest episodes, "
+            f"{BY_TRAINING[0]}, stands in; once training is over, `evaluate` plays in one of its own"
+        )
+        return Evaluation(self.recent.metrics())
 
     def histograms(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}

@@ -148,6 +148,7 @@ class Loop:
                 self._finish()
             if self.saved != progress.step and progress.update > 0:
                 self._save(False)
+            self._show_notices()
         return Outcome(status, reason, exit_code, self.latest, state)
 
     def _verdict(self) -> tuple[str, str, int] | None:

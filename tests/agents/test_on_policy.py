@@ -11,6 +11,7 @@ import torch
 
 from rlgym import checkpoint
 from tests.agents.worlds import AGENTS, Clock, copied, on_policy, same, spy_on_batches, spy_on_minibatches
+from tests.envs import toys
 
 # ---- truncated episodes are worth what their final observation is (traps 3, 5, 7)
 
@@ -84,6 +85,31 @@ def test_evaluation_leaves_no_trace(agent: str) -> None:
         assert first.records == second.records, "the same model at the same step meets the same episodes"
         assert len({episode["return"] for episode in first.records["episodes"]}) == 3
     assert same(disturbed.state_dict(), undisturbed.state_dict())
+
+
+def test_of_one_copy_the_latest_episodes_of_training_are_judged() -> None:
+    """No second environment, neither for a checkpoint to try a restore on nor for an evaluation: both say so once."""
+    toys.register()
+    ppo = on_policy("ppo", "OnlyOne-v0", {"backend": "sync"}, num_envs=1)
+    try:
+        ppo.update()
+        state = copied(ppo.state_dict())
+        assert ppo.exactness["environment"].startswith("running episodes start over: no second environment could be ")
+        found = {"rollout/ep_rew_mean": 3.0, "rollout/ep_len_mean": 3.0, "rollout/success_rate": 0.6}
+        for _ in range(2):
+            assert ppo.evaluate().metrics == found
+        assert ppo.monitor == ("rollout/ep_rew_mean", "max")
+        (said,) = ppo.notices
+        assert said.startswith("no second environment to evaluate in (env=OnlyOne-v0 could not be made: RuntimeError")
+        assert same(state, ppo.state_dict())
+    finally:
+        ppo.close()
+    resumed = on_policy("ppo", "OnlyOne-v0", {"backend": "sync"}, num_envs=1)
+    try:
+        resumed.load_state_dict(state)
+        assert resumed.progress.step == 16 and "could not be restored" in resumed.env.restore_report
+    finally:
+        resumed.close()
 
 
 # ---- one seed, one stream; N + N is 2N (trap 16)
