@@ -190,7 +190,7 @@ def _runs(line: CommandLine, command: list[str]) -> int:
     if not rows:
         print(f"no runs under {root}/")
         return 0
-    columns = [column for column in rows[0] if column not in ("dir", "parent")]
+    columns = [column for column in rows[0] if column not in ("dir", "lower", "parent")]
     if wanted["sort"]:
         rows = ordered(rows, wanted["sort"])
     chosen = fitting(rows, wanted)

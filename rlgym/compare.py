@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from rlgym import statistics
-from rlgym.display import lower_is_better
 from rlgym.errors import RequestError
 from rlgym.files import to_json, write_atomic
 from rlgym.manifest import now
+from rlgym.monitor import Monitor
 from rlgym.run import is_run
 from rlgym.scores import (
     Judged,
@@ -86,14 +86,14 @@ def compare(words: Sequence[str], options: dict[str, Any]) -> Path:
             f"none of {len(runs)} runs is finished; unfinished=true scores what they reached, where they reached any"
         )
     differences(kept, notes.append)
-    judged = score(kept, metric, options["score"], options["at"], notes.append)
+    judged = score(kept, metric.tag, options["score"], options["at"], notes.append)
     if not judged:
-        raise RequestError(f"none of {len(kept)} runs has {metric}; metric=TAG names another of metrics.jsonl")
+        raise RequestError(f"none of {len(kept)} runs has {metric.tag}; metric=TAG names another of metrics.jsonl")
     judged.sort(key=lambda run: (run.env, run.agent, run.seed))
     scale, units = scales(judged, options["scores"], metric)
     rows = [environment_row(group, scale[group[0].env]) for group in grouped(judged, _place).values()]
     overall = across(judged, scale, notes.append)
-    pairs = compare_pairs(judged, lower_is_better(metric))
+    pairs = compare_pairs(judged, metric.lower)
     few = min(row.seeds for row in rows)
     if few == 1:
         alone = ", ".join(f"{row.agent} on {row.env}" for row in rows if row.seeds == 1)
@@ -115,7 +115,7 @@ def compare(words: Sequence[str], options: dict[str, Any]) -> Path:
 
     pictures = [summary(overall or rows, folder / "summary.png")]
     if any(len(run.curve[0]) > 1 for run in judged):
-        pictures.append(curves(judged, metric, folder / "curves.png"))
+        pictures.append(curves(judged, metric.tag, folder / "curves.png"))
     print(text)
     names = ", ".join(["comparison.md", "comparison.json", *(picture.name for picture in pictures)])
     print(f"written to {folder}: {names}")
@@ -242,7 +242,7 @@ def _p(p: float) -> str:
 
 def report(
     judged: Sequence[Judged],
-    metric: str,
+    metric: Monitor,
     units: str,
     rows: Sequence[Row],
     overall: Sequence[Row],
@@ -251,7 +251,7 @@ def report(
 ) -> str:
     """The comparison as Markdown that is read in a terminal as well."""
     sources = ", or ".join(dict.fromkeys(run.source for run in judged))
-    better = "lower" if lower_is_better(metric) else "higher"
+    better = "lower" if metric.lower else "higher"
     lines = [
         f"Score: {sources}; {better} is better. One value a run, {len(judged)} runs.",
         f"In brackets: 95 % intervals, stratified bootstrap over seeds, {statistics.REPETITIONS:,} repetitions.",
@@ -301,7 +301,7 @@ def _number(value: float) -> str:
 
 def _record(
     judged: Sequence[Judged],
-    metric: str,
+    metric: Monitor,
     scale: dict[str, tuple[float, float]],
     rows: Sequence[Row],
     overall: Sequence[Row],
@@ -311,8 +311,8 @@ def _record(
     """Everything in comparison.md as numbers, and every run's score."""
     keys = ("agent", "env", "seed", "steps", "status", "score", "source")
     return {
-        "metric": metric,
-        "lower_is_better": lower_is_better(metric),
+        "metric": metric.tag,
+        "lower_is_better": metric.lower,
         "notes": list(notes),
         "scales": scale,
         "runs": [{"dir": str(run.run.dir)} | {key: getattr(run, key) for key in keys} for run in judged],

@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-HEADLINES = {
-    "rollout/ep_rew_mean": "return",
-    "eval/mean_reward": "eval return",
-    "validation/loss": "validation loss",
-    "train/loss": "loss",
-}
-"""The one number that tells how a run does: the first of these that it has, and its word on the terminal."""
+    from rlgym.budgets import Budget
+
+MOVING = {"rollout/ep_rew_mean": "return", "rollout/reward_mean": "reward", "train/loss": "loss"}
+"""How training goes: the first of these that a run has, and its word on the terminal. Beside it stands what evaluations
+found, the metric that the run is monitored by."""
 
 DRAW_EVERY = 0.25  # seconds, on a terminal
 LINE_EVERY = 2.0  # seconds, elsewhere
@@ -33,40 +31,32 @@ BAR = 16  # columns of the progress bar
 
 class Display(Protocol):
     def start(self) -> None: ...
-    def update(self, step: int, metrics: Mapping[str, float], seconds: float, eta: float | None) -> None: ...
+    def update(
+        self, step: int, metrics: Mapping[str, float], seconds: float, lead: Budget, eta: float | None
+    ) -> None: ...
     def message(self, line: str) -> None: ...
     def finish(self, lines: list[str]) -> None: ...
     def close(self) -> None: ...
 
 
-def make_display(mode: str, title: str, total: int | None, unit: str) -> Display:
-    """`mode`: rich, plain, quiet, or auto: rich on a terminal that is wide enough. `unit`: what `total` counts."""
+def make_display(mode: str, title: str, unit: str, monitor: str) -> Display:
+    """`mode`: rich, plain, quiet, or auto: rich on a terminal that is wide enough. `unit`: what a step is; `monitor`:
+    the tag of the metric by which the run is evaluated."""
     if mode == "quiet":
         return Quiet()
     terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     if mode == "rich" or (mode == "auto" and terminal and _width() >= NARROW):
-        return Rich(title, total, unit)
-    return Plain(title, total, unit, _width() if terminal else None)
-
-
-def headline(metrics: Mapping[str, object]) -> tuple[str, float] | None:
-    """(tag, value) of the first of HEADLINES that is a number."""
-    for tag in HEADLINES:
-        value = metrics.get(tag)
-        if isinstance(value, int | float):
-            return tag, value
-    return None
-
-
-def lower_is_better(tag: str) -> bool:
-    return tag.endswith(("loss", "bits_per_byte", "perplexity"))
+        return Rich(title, Status(unit, monitor))
+    return Plain(title, Status(unit, monitor), _width() if terminal else None)
 
 
 class Quiet:
     """Nothing at all; log.txt and the exit code tell."""
 
     def start(self) -> None: ...
-    def update(self, step: int, metrics: Mapping[str, float], seconds: float, eta: float | None) -> None: ...
+    def update(
+        self, step: int, metrics: Mapping[str, float], seconds: float, lead: Budget, eta: float | None
+    ) -> None: ...
     def message(self, line: str) -> None: ...
     def finish(self, lines: list[str]) -> None: ...
     def close(self) -> None: ...
@@ -75,17 +65,18 @@ class Quiet:
 class Status:
     """The latest of what the loop told, in words."""
 
-    def __init__(self, total: int | None, unit: str) -> None:
-        self.total = total
-        self.unit = unit
+    def __init__(self, unit: str, monitor: str) -> None:
+        self.unit, self.monitor = unit, monitor
         self.step = 0
+        self.lead: Budget | None = None
+        """The budget of which the largest share is spent."""
         self._metrics: dict[str, float] = {}
         self._eta: float | None = None
         self._began: tuple[int, float] | None = None
         self._speed: float | None = None
 
-    def take(self, step: int, metrics: Mapping[str, float], seconds: float, eta: float | None) -> None:
-        self.step, self._eta = step, eta
+    def take(self, step: int, metrics: Mapping[str, float], seconds: float, lead: Budget, eta: float | None) -> None:
+        self.step, self.lead, self._eta = step, lead, eta
         self._metrics.update(metrics)
         if self._began is None:
             self._began = (step, seconds)
@@ -95,20 +86,21 @@ class Status:
     def line(self, width: int | None) -> str:
         """Progress, scores, time left, speed; what does not fit into `width` columns is left out, the last first."""
         line = f"{self.step:,} {self.unit}"
-        if self.total:
-            line = f"{min(1.0, self.step / self.total):4.0%}  {self.step:,}/{self.total:,} {self.unit}"
+        if self.lead is not None:
+            of = str(self.lead) if self.lead.unit == self.unit else f"{line}  {self.lead}"
+            line = f"{self.lead.share:4.0%}  {of}"
         for part in (*self.scores(), self.eta(), self.speed()):
             if part and (width is None or len(line) + 2 + len(part) < width):
                 line += f"  {part}"
         return line
 
     def scores(self) -> list[str]:
-        """Every headline that the run has, such as the return of training and that of evaluation."""
-        found = [(word, self._metrics[tag]) for tag, word in HEADLINES.items() if tag in self._metrics]
-        shown = [f"{word} {value:.4g}" for word, value in found]
-        if len(shown) > 1 and "train/loss" in self._metrics:
-            shown.pop()  # the training loss, last of HEADLINES, is for runs that have nothing better
-        return shown
+        """How training goes, and what the latest evaluation found."""
+        moving = next((tag for tag in MOVING if tag in self._metrics), None)
+        found = {} if moving is None else {moving: MOVING[moving]}
+        if self.monitor in self._metrics:
+            found[self.monitor] = self.monitor.replace("mean_reward", "return").replace("/", " ").replace("_", " ")
+        return [f"{word} {self._metrics[tag]:.4g}" for tag, word in found.items()]
 
     def speed(self) -> str:
         speed = self._metrics.get("time/fps", self._metrics.get("time/tokens_per_second", self._speed))
@@ -128,9 +120,8 @@ def duration(seconds: float) -> str:
 class Plain:
     """A line now and then, without control characters: for logs, pipes and narrow terminals."""
 
-    def __init__(self, title: str, total: int | None, unit: str, width: int | None) -> None:
-        self._title = title
-        self._status = Status(total, unit)
+    def __init__(self, title: str, status: Status, width: int | None) -> None:
+        self._title, self._status = title, status
         self._width = width
         self._next = 0.0
         self._pending = False
@@ -138,8 +129,8 @@ class Plain:
     def start(self) -> None:
         self._print(self._title)
 
-    def update(self, step: int, metrics: Mapping[str, float], seconds: float, eta: float | None) -> None:
-        self._status.take(step, metrics, seconds, eta)
+    def update(self, step: int, metrics: Mapping[str, float], seconds: float, lead: Budget, eta: float | None) -> None:
+        self._status.take(step, metrics, seconds, lead, eta)
         self._pending = True
         now = time.monotonic()
         if now >= self._next:
@@ -169,9 +160,8 @@ class Plain:
 class Rich:
     """One live line: bar, steps, speed, time left, score."""
 
-    def __init__(self, title: str, total: int | None, unit: str) -> None:
-        self._title = title
-        self._status = Status(total, unit)
+    def __init__(self, title: str, status: Status) -> None:
+        self._title, self._status = title, status
         self._next = 0.0
         self._progress: Progress | None = None
 
@@ -187,13 +177,13 @@ class Rich:
             auto_refresh=False,
             redirect_stdout=sys.stdout.isatty(),  # prints of an environment go above the line, unless into a file
         )
-        self._progress.add_task("", total=self._status.total)
+        self._progress.add_task("", total=1.0)
         with suppress(OSError, ValueError):
             console.print(self._title, style="bold", markup=False)
             self._progress.start()
 
-    def update(self, step: int, metrics: Mapping[str, float], seconds: float, eta: float | None) -> None:
-        self._status.take(step, metrics, seconds, eta)
+    def update(self, step: int, metrics: Mapping[str, float], seconds: float, lead: Budget, eta: float | None) -> None:
+        self._status.take(step, metrics, seconds, lead, eta)
         now = time.monotonic()
         if now >= self._next:
             self._next = now + DRAW_EVERY
@@ -223,8 +213,9 @@ class Rich:
         if self._progress is None:
             return
         line = self._status.line(self._progress.console.width - BAR - 1)
+        share = self._status.lead.share if self._status.lead is not None else 0.0
         with suppress(OSError, ValueError):
-            self._progress.update(self._progress.task_ids[0], completed=self._status.step, description=line)
+            self._progress.update(self._progress.task_ids[0], completed=share, description=line)
             self._progress.refresh()
 
 

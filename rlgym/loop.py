@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rlgym import checkpoint
+from rlgym.budgets import Budget, budgets, leading
 from rlgym.errors import TrainingError
 from rlgym.files import to_json, write_atomic
 from rlgym.learner import NON_FINITE
@@ -99,8 +100,9 @@ class Loop:
         self._began = time.perf_counter()
         self._training_seconds = 0.0
         self._rate_from = learner.progress.step
-        self._pace_from: tuple[int, int, float] | None = None
-        """Step, update and seconds of this sitting's first row: what came before it was a start, and tells no pace."""
+        self._pace_from: tuple[dict[str, float], float] | None = None
+        """What of each budget was done at this sitting's first row, and its seconds: what came before was a start, and
+        tells no pace."""
 
     def resume(self, state: dict[str, Any]) -> None:
         """Continue from the `loop` part of a checkpoint."""
@@ -111,6 +113,10 @@ class Loop:
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self._began
+
+    def budgets(self, seconds: float) -> list[Budget]:
+        progress = self.learner.progress
+        return budgets(self.config, self.learner.unit, progress.step, progress.update, seconds)
 
     # ---- the loop
 
@@ -154,20 +160,16 @@ class Loop:
     def _verdict(self) -> tuple[str, str, int] | None:
         """Whether to end, and how: (status, reason, exit code). The one place that several processes must agree in:
         signals, clocks and losses differ between them."""
-        config, progress, state = self.config, self.learner.progress, self.state
+        config, state = self.config, self.state
         if self.signal is not None:
             name = signal.Signals(self.signal).name
             return "stopped", f"stopped by {name}", EXIT_CODE[signal.Signals(self.signal)]
+        if spent := next((budget for budget in self.budgets(self.seconds) if budget.spent), None):
+            return "finished", f"spent its budget of {spent.words}", 0
         if self.unpromising is not None:
             return "stopped", self.unpromising, 0
-        if progress.step >= config.budget:
-            return "finished", f"spent its budget of {config.budget:,} {self.learner.unit}", 0
-        if config.updates is not None and progress.update >= config.updates:
-            return "finished", f"spent its budget of {config.updates:,} updates", 0
-        if config.minutes is not None and self.seconds >= 60 * config.minutes:
-            return "finished", f"spent its budget of {config.minutes:g} minutes", 0
         tag, direction = self.learner.monitor
-        if config.stop.at is not None and state.best is not None and state.evaluated == progress.step:
+        if config.stop.at is not None and state.best is not None and state.evaluated == self.learner.progress.step:
             reached = state.best >= config.stop.at if direction == "max" else state.best <= config.stop.at
             if reached:
                 return "finished", f"reached {tag} {config.stop.at:g}", 0
@@ -236,18 +238,20 @@ class Loop:
         step, seconds = self.learner.progress.step, self.seconds
         self.tracker.log(step, seconds, row)
         self.latest |= row
-        self.display.update(step, self.latest, seconds, self._eta(step, seconds))
+        found = self.budgets(seconds)
+        self.display.update(step, self.latest, seconds, leading(found), self._eta(found, seconds))
 
-    def _eta(self, step: int, seconds: float) -> float | None:
+    def _eta(self, found: list[Budget], seconds: float) -> float | None:
         """Seconds left by the budget that ends first, at the pace since this sitting's first row, evaluations too."""
-        config, update = self.config, self.learner.progress.update
-        self._pace_from = self._pace_from or (step, update, seconds)
-        steps, updates, took = (now - then for now, then in zip((step, update, seconds), self._pace_from, strict=True))
-        left = [took / steps * (config.budget - step)] if steps else []
-        if config.updates is not None and updates:
-            left.append(took / updates * (config.updates - update))
-        if config.minutes is not None:
-            left.append(60 * config.minutes - seconds)
+        done = {budget.key: budget.done for budget in found}
+        self._pace_from = self._pace_from or (done, seconds)
+        began, then = self._pace_from
+        left = []
+        for key, _, now, total in found:
+            if key == "minutes":
+                left.append(60 * (total - now))
+            elif now > began[key]:
+                left.append((seconds - then) / (now - began[key]) * (total - now))
         return max(0.0, min(left)) if left else None
 
     def _show_notices(self) -> None:

@@ -37,6 +37,7 @@ def facts(config: RootConfig, command: list[str]) -> dict[str, Any]:
         "threads": None,
         "cuda": None,
         "data": None,
+        "monitor": None,
         "resume": None,
         "git": git(Path(__file__).resolve().parent.parent),
         "packages": dict(versions()),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlgym import checkpoint
+from rlgym.budgets import budgets, more
 from rlgym.config_file import load_config, save_config
 from rlgym.errors import CheckpointError, RequestError
 from rlgym.learner import REPLAY
@@ -45,11 +46,13 @@ def resume(folder: Path, words: dict[str, Any]) -> Run:
     except CheckpointError as error:
         raise _cannot_resume(folder, error, without) from error
     step = int(state["progress"]["step"])
-    if step >= config.budget and began == (config.budget, config.updates, config.minutes):
-        raise RequestError(
-            f"{folder} has spent its budget of {config.budget:,}; give it more, as in {key}={2 * config.budget}"
-        )
-    if began != (config.budget, config.updates, config.minutes):  # more was asked for than what ended the run
+    asked = began != (config.budget, config.updates, config.minutes)
+    concluded = run.manifest.get("status") == "finished"  # or was killed in its last evaluation, which it still owes
+    now = budgets(config, key, step, int(state["progress"]["update"]), loop_state["seconds"])
+    if (asked or concluded) and any(budget.spent for budget in now):
+        done = " and ".join(f"{budget} are done" for budget in now if budget.spent)
+        raise RequestError(f"{folder}: nothing to go on with, {done}; {more(now)} would do")
+    if asked or concluded:  # the goal that ended it counts anew
         loop_state |= {"evaluated": -1, "since_best": 0}
     learner = build_learner(config, run)
     try:

@@ -15,9 +15,9 @@ from typing import Any
 from rlgym import manifest
 from rlgym.config import RootConfig
 from rlgym.config_file import to_yaml
-from rlgym.display import headline, lower_is_better
 from rlgym.errors import RequestError
 from rlgym.files import read_json, read_rows, to_json, write_atomic
+from rlgym.monitor import monitor_of
 from rlgym.nearest import nearest
 
 MARKS = ("manifest.json", "config.yaml", "log.txt", "metrics.jsonl", "checkpoints")
@@ -183,21 +183,25 @@ def row_of(run: Run) -> dict[str, Any]:
     if status == "running" and not _still_runs(recorded):
         status = "killed"
     if status in ("running", "killed") or not summary:  # a summary of before a resume would be stale
-        summary = _so_far(read_rows(run.dir / "metrics.jsonl"))
-    best, final = _metrics(summary.get("best")), _metrics(summary.get("final"))
-    tag = _judged(best) or _judged(final)
+        summary = _so_far(read_rows(run.dir / "metrics.jsonl"), recorded)
     return {
         "name": run.name,
         "dir": str(run.dir),
         **{key: recorded.get(key) for key in ("agent", "env", "seed")},  # of text: objective and model, corpus
         "status": status,
         "steps": summary.get("steps"),
-        "best": best.get(tag),
-        "final": final.get(tag),
+        **measured(recorded, summary),
         "wall_time_s": summary.get("wall_time_s"),
         "age_s": time.time() - _started(run)[0],
         "parent": _parent(recorded),
     }
+
+
+def measured(recorded: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The metric that stands for a run with this manifest and summary, whether less of it is better, and its values."""
+    best, final = _metrics(summary.get("best")), _metrics(summary.get("final"))
+    tag, lower = monitor_of(recorded, best, final) or (None, False)
+    return {"metric": tag, "lower": lower, "best": best.get(tag), "final": final.get(tag)}
 
 
 def _parent(recorded: Mapping[str, Any]) -> str | None:
@@ -217,21 +221,13 @@ def _metrics(part: Any) -> dict[str | None, Any]:
     return part if isinstance(part, dict) else {}
 
 
-def _judged(metrics: Mapping[Any, Any]) -> str | None:
-    """The tag by which a run is compared with others: an evaluation's where there is one."""
-    evaluations = {tag: value for tag, value in metrics.items() if str(tag).startswith(("eval/", "validation/"))}
-    found = headline(evaluations) or headline(metrics)
-    return found[0] if found else None
-
-
-def _so_far(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _so_far(rows: list[dict[str, Any]], recorded: Mapping[str, Any]) -> dict[str, Any]:
     """What a summary would say, from the rows of a run that has not written one."""
     if not rows:
         return {}
     final = {tag: value for row in rows for tag, value in row.items() if value is not None}
-    tag = _judged(final)
     best: dict[str, Any] | None = None
-    if tag:
-        pick = min if lower_is_better(tag) else max
-        best = {tag: pick(row[tag] for row in rows if isinstance(row.get(tag), int | float))}
+    if monitor := monitor_of(recorded, {}, final):
+        values = [row[monitor.tag] for row in rows if isinstance(row.get(monitor.tag), int | float)]
+        best = {monitor.tag: (min if monitor.lower else max)(values)} if values else None
     return {"steps": rows[-1]["step"], "wall_time_s": rows[-1].get("time"), "final": final, "best": best}

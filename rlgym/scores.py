@@ -10,14 +10,15 @@ from typing import Any
 
 import yaml
 
-from rlgym.display import lower_is_better
+from rlgym.config import ROOTS
 from rlgym.errors import RequestError
 from rlgym.files import read_json, read_rows
+from rlgym.monitor import Monitor, lower_is_better, monitor_of
 from rlgym.nearest import did_you_mean
 from rlgym.run import Run, find_run, is_run, row_of
 
 METRIC = {"train": "eval/mean_reward", "pretrain": "validation/loss"}
-"""What a run is scored by, unless asked otherwise."""
+"""What runs are scored by that are monitored by different metrics, or whose manifests do not say."""
 ROLLOUT = "rollout/ep_rew_mean"
 
 SAME = (
@@ -57,6 +58,7 @@ class Judged:
     age: float
     config: dict[str, Any]
     """Dotted key -> value."""
+    monitor: Monitor
     score: float = math.nan
     source: str = ""
     """Where the score is from, in words."""
@@ -114,7 +116,9 @@ def read_run(run: Run) -> Judged:
     steps = row["steps"] if isinstance(row["steps"], int) else 0
     agent, env = str(row["agent"] or "?"), str(row["env"] or "?")
     root = str(manifest.get("root") or ("pretrain" if "objective.name" in config else "train"))
-    return Judged(run, root, agent, env, seed, str(row["status"]), steps, row["age_s"], config)
+    usual = METRIC.get(root) or str(row["metric"])
+    monitor = monitor_of(manifest, {}, {}) or Monitor(usual, lower_is_better(usual))
+    return Judged(run, root, agent, env, seed, str(row["status"]), steps, row["age_s"], config, monitor)
 
 
 def flat(nested: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -204,26 +208,35 @@ def _count(number: int, word: str) -> str:
 # ---- what is scored
 
 
-def metric_of(runs: Sequence[Judged], wanted: str, say: Callable[[str], None]) -> str:
-    """The metric by which these runs are compared; runs that no metric compares are refused."""
+def metric_of(runs: Sequence[Judged], wanted: str, say: Callable[[str], None]) -> Monitor:
+    """The metric by which these runs are compared: what all of them are monitored by. Runs that no metric compares are
+    refused."""
     roots = {run.root for run in runs}
     if len(roots) > 1:
+        mixed = " and of ".join(root for root in ROOTS if root in roots)
         raise RequestError(
-            "these are runs of train and of pretrain, which nothing compares; name some, or choose with agent= and env="
+            f"these are runs of {mixed}, which nothing compares; name some, or choose with agent= and env="
         )
     (root,) = roots
-    metric = wanted or METRIC.get(root, METRIC["train"])
-    if root == "pretrain":
-        objectives = {str(run.config.get("objective.name")) for run in runs}
-        if len(objectives) > 1 and metric.endswith("loss"):
+    monitors = {run.monitor.tag: run.monitor for run in runs}
+    tag = wanted or next(iter(monitors))
+    if not wanted and len(monitors) > 1:
+        if root not in METRIC:
             raise RequestError(
-                f"{metric} of {' and '.join(sorted(objectives))} is not of the same thing; choose one with agent="
+                f"these runs are monitored by {' and '.join(sorted(monitors))}, which nothing compares; choose one "
+                "with agent=, or name a metric that all have with metric="
             )
+        tag = METRIC[root]
+        say(f"the runs are monitored by {' and '.join(sorted(monitors))}: scored by {tag}")
+    taught = {str(run.config.get("objective.name", run.config.get("method.name"))) for run in runs}
+    if root != "train" and len(taught) > 1 and tag.endswith("loss"):
+        raise RequestError(f"{tag} of {' and '.join(sorted(taught))} is not of the same thing; choose one with agent=")
+    if root == "pretrain" and not wanted and taught == {"next_token"}:
         tokenizers = {repr({k: v for k, v in run.config.items() if k.startswith("tokenizer.")}) for run in runs}
-        if len(tokenizers) > 1 and not wanted and objectives == {"next_token"}:
-            metric = "validation/bits_per_byte"
+        if len(tokenizers) > 1:
+            tag = "validation/bits_per_byte"
             say("the tokenizers differ, so a loss a token compares nothing: scored by bits per byte")
-    return metric
+    return monitors.get(tag) or Monitor(tag, lower_is_better(tag))
 
 
 def score(runs: Sequence[Judged], metric: str, how: str, at: int | None, say: Callable[[str], None]) -> list[Judged]:
@@ -302,16 +315,16 @@ def _evaluated(run: Judged, metric: str) -> tuple[float, str] | None:
 # ---- in which units
 
 
-def scales(runs: Sequence[Judged], given: str, metric: str) -> tuple[dict[str, tuple[float, float]], str]:
+def scales(runs: Sequence[Judged], given: str, metric: Monitor) -> tuple[dict[str, tuple[float, float]], str]:
     """Environment -> (the value that counts as 0, the one that counts as 1), and in words what they are."""
     envs = list(dict.fromkeys(run.env for run in runs))
     own = _given(given, envs)
-    known = KNOWN if metric == METRIC["train"] else {}
+    known = KNOWN if metric.tag == METRIC["train"] else {}
     found: dict[str, tuple[float, float]] = {}
     words = []
     for env in envs:
         values = [run.score for run in runs if run.env == env]
-        worst, best = (max(values), min(values)) if lower_is_better(metric) else (min(values), max(values))
+        worst, best = (max(values), min(values)) if metric.lower else (min(values), max(values))
         zero, one = own.get(env) or known.get(env) or (worst, best)
         found[env] = zero, one
         origin = "given" if env in own else "random and solved" if env in known else "worst and best of these runs"

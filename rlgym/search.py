@@ -1,7 +1,8 @@
 """`sweep`: a search for better hyper-parameters by Optuna, each trial an ordinary run over several seeds.
 
 A sweep's folder holds sweep.json (what was asked for), study.journal (Optuna's record, JSON lines), trials.json (what
-came out) and a run folder for each trial and seed. A trial's score is the mean over seeds of an evaluation's return.
+came out) and a run folder for each trial and seed. A trial's score is the mean over seeds of the metric
+that the agent is monitored by, as its evaluations found it.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ class Request:
     minutes: float | None
     jobs: int
     config_dir: str | None
+    better: str = "max"
+    """Which way the metric that the agent is monitored by, and trials are scored by, is better: max or min."""
     process: dict[str, Any] = field(default_factory=process)
     start: str = field(default_factory=now)
 
@@ -86,7 +89,7 @@ def search(words: Sequence[str], options: dict[str, Any], command: list[str], co
     env = base.env.id if recipe else chosen.get("env", base.env.id)
     space = searched or default_space(agent, config_dir)
     axes = check_space(space, base)
-    from rlgym.training import check_request
+    from rlgym.training import check_request, learner_class
 
     check_request(base)
     lean = [f"{key}={value}" for key, value in LEAN.items() if key not in given.values]
@@ -104,6 +107,7 @@ def search(words: Sequence[str], options: dict[str, Any], command: list[str], co
         env=env,
         seed=base.seed,
         config_dir=None if config_dir is None else str(Path(config_dir).resolve()),
+        better=learner_class(base).monitor[1],
         **{key: options[key] for key in ("seeds", "score", "pruning", "trials", "minutes", "jobs")},
     )
     folder = new_folder(base.run.dir, f"sweep_{base.run.name or base.label}")
@@ -263,12 +267,13 @@ def train_seed(folder: Path, request: Request, trial: Any, words: list[str], k: 
         if not math.isfinite(value):
             return None
         trial.report(value, k * MANY + len(seen))  # the same seed's evaluation of the same number, in every trial
-        behind = request.pruning and trial.should_prune() and step < config.steps
-        return f"pruned at step {step:,}, below the median of the trials before" if behind else None
+        behind = request.pruning and trial.should_prune()
+        return f"pruned at step {step:,}, worse than the median of the trials before" if behind else None
 
     run = run_training(config, request.command, fail=_raise, watch=watch)
     if seen and run.summary.get("status") == "finished":
-        values.append({"last": seen[-1], "best": max(seen), "mean": sum(seen) / len(seen)}[request.score])
+        best = min(seen) if request.better == "min" else max(seen)
+        values.append({"last": seen[-1], "best": best, "mean": sum(seen) / len(seen)}[request.score])
     return run
 
 
@@ -295,7 +300,10 @@ def open_study(folder: Path, offset: int = 0) -> optuna.Study:
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     request = read_request(folder)
     storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
-    study = optuna.create_study(storage=storage, study_name="sweep", direction="maximize", load_if_exists=True)
+    direction = (
+        optuna.study.StudyDirection.MINIMIZE if request.better == "min" else optuna.study.StudyDirection.MAXIMIZE
+    )
+    study = optuna.create_study(storage=storage, study_name="sweep", direction=direction, load_if_exists=True)
     study.sampler = optuna.samplers.TPESampler(
         n_startup_trials=min(STARTUP, max(2, request.trials // 3)),
         multivariate=True,
@@ -349,7 +357,8 @@ def table(study: optuna.Study, request: Request) -> list[dict[str, Any]]:
                 "baseline": bool(trial.user_attrs.get("baseline")),
             }
         )
-    return sorted(rows, key=lambda row: (row["score"] is None, -(row["score"] or 0.0), row["trial"]))
+    sign = 1 if request.better == "min" else -1
+    return sorted(rows, key=lambda row: (row["score"] is None, sign * (row["score"] or 0.0), row["trial"]))
 
 
 def _baseline(trial: Any) -> dict[str, bool]:

@@ -28,6 +28,7 @@ from rlgym.errors import RequestError, TrainingError
 from rlgym.groups import GROUPS, config_folder
 from rlgym.overrides import parse
 from rlgym.processes import Died, Signals, in_processes
+from rlgym.run import measured
 from rlgym.table import print_table
 
 STOPPED = (130, 143)
@@ -74,7 +75,7 @@ def sweep(
         settings = [*QUIET, *hydra_words(parse(own, ()))]
         lines = [hydra_words(parse(job, GROUPS[root])) for job in jobs]
         rows = _launch(root, settings, lines, Job(jobs, configs, command), config_dir)
-    print_table(rows, ("job", "words", "folder", "exit code", "return"))
+    print_table(rows, ("job", "words", "folder", "exit code", "metric", "final"))
     return max(int(row["exit code"]) for row in rows)
 
 
@@ -129,18 +130,11 @@ def train_job(index: int, words: list[str], config: RootConfig, command: list[st
     except Exception:  # a fault of one job's code must not take the others with it
         traceback.print_exc()
         return row | {"exit code": 1}
-    return row | {"exit code": run.exit_code, "folder": str(run.dir), "return": _final_return(run.summary)}
+    return row | {"exit code": run.exit_code, "folder": str(run.dir)} | measured(run.manifest, run.summary)
 
 
 def _row(index: int, words: list[str]) -> dict[str, Any]:
     return {"job": index + 1, "words": " ".join(words)}
-
-
-def _final_return(summary: dict[str, Any]) -> float | None:
-    from rlgym.display import headline
-
-    found = headline(summary.get("final") or {})
-    return found[1] if found else None
 
 
 # ---- several jobs at once
@@ -164,8 +158,8 @@ def _side_by_side(
             print(f"rlgym: job {index + 1}: {answer}", file=sys.stderr)
             answer = _row(index, job) | {"exit code": _stop_code(signals) or 1}
         rows[index] = answer
-        code, value = answer["exit code"], answer.get("return")
-        result = "" if value is None else f", return {value:.4g}"
+        code, value = answer["exit code"], answer.get("final")
+        result = "" if value is None else f", {answer['metric']} {value:.4g}"
         print(f"rlgym: job {index + 1} ended with exit code {code}{result}", file=sys.stderr)
     stopped = max((row["exit code"] for row in rows.values() if row["exit code"] in STOPPED), default=0)
     absent = {"exit code": _stop_code(signals) or stopped or 1, "folder": "not started"}

@@ -11,6 +11,9 @@ from rlgym.errors import RequestError
 from rlgym.nearest import did_you_mean
 from rlgym.words import age, matching
 
+MEASURED = ("best", "final")
+"""Columns of a run's own metric."""
+
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     cells = [[shown(row.get(column), column) for column in columns] for row in rows]
@@ -51,14 +54,23 @@ def fitting(rows: Sequence[dict[str, Any]], words: Mapping[str, Any]) -> list[di
 
 
 def ordered(rows: Sequence[dict[str, Any]], sort: str) -> list[dict[str, Any]]:
-    """Rows by a column, descending with a leading `-`; rows without a value come last."""
+    """Rows by a column, descending with a leading `-`; rows without a value come last. Values of different metrics
+    compare nothing: `best` and `final` are sorted within each metric, the best of it last, or first with a `-`."""
     column = sort.removeprefix("-")
     if column not in rows[0]:
         raise RequestError(f"sort={sort}: must be one of {', '.join(rows[0])}{did_you_mean(column, rows[0], 'sort=')}")
     present = [row for row in rows if row[column] is not None]
     absent = [row for row in rows if row[column] is None]
-    # A broken manifest may hold text where others hold a number.
-    return sorted(present, key=lambda row: (isinstance(row[column], str), row[column]), reverse=sort != column) + absent
+
+    def place(row: dict[str, Any]) -> tuple[bool, Any]:
+        value = row[column]  # a broken manifest may hold text where others hold a number
+        better_lower = column in MEASURED and row["lower"] and isinstance(value, int | float)
+        return isinstance(value, str), -value if better_lower else value
+
+    present.sort(key=place, reverse=sort != column)
+    if column in MEASURED:
+        present.sort(key=lambda row: str(row["metric"]))
+    return present + absent
 
 
 def shown(value: Any, column: str = "") -> str:

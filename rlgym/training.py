@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rlgym import registry
+from rlgym import checkpoint, registry
+from rlgym.budgets import more
 from rlgym.compose import compose
 from rlgym.config_file import to_yaml
 from rlgym.display import Display, make_display
@@ -91,7 +93,7 @@ def drive(
 ) -> Run:
     """Run the loop over `learner` in `run`'s folder, from `loop_state` on if it is a resume, and write how it ended."""
     tracker = Tracker(run.dir, None if loop_state is None else learner.progress.step)
-    display = make_display(config.display, _title(config, run), config.budget, learner.unit)
+    display = make_display(config.display, _title(config, run), learner.unit, learner.monitor[0])
     tracker.hparams(asdict(config), [learner.monitor[0]])
     loop = Loop(learner, config, run, tracker, display, watch)
     if loop_state is not None:
@@ -100,7 +102,7 @@ def drive(
         tracker.text("config", f"```yaml\n{to_yaml(config)}\n```", 0)
         for tag, text in learner.furnish(run.dir).items():
             tracker.text(tag, text, 0)
-    run.update_manifest(status="running")
+    run.update_manifest(status="running", monitor=list(learner.monitor))
     failure: TrainingError | None = None
     display.start()
     try:
@@ -160,26 +162,27 @@ def _conclude(
     if outcome.status != "failed":
         for line in loop.lines:
             run.log_line(line)
-        display.finish(closing_words(config, run, outcome, best, seconds, loop.lines))
+        display.finish(closing_words(config, run, loop, outcome, best))
 
 
-def closing_words(
-    config: RootConfig, run: Run, outcome: Outcome, best: dict[str, Any] | None, seconds: float, found: list[str]
-) -> list[str]:
+def closing_words(config: RootConfig, run: Run, loop: Loop, outcome: Outcome, best: dict[str, Any] | None) -> list[str]:
     """The final summary: what came out, where it is, and the commands to try next."""
+    folder = shlex.quote(str(run.dir))
     trust = " trust=true" if any(":" in name for name in config.subject.values()) else ""
-    lines = [f"{outcome.status}: {outcome.reason}, after {seconds:,.1f} s"]
+    lines = [f"{outcome.status}: {outcome.reason}, after {loop.seconds:,.1f} s"]
     if best is not None:
         tag = next(iter(best))
         lines.append(f"best {tag} {best[tag]:.4g} at step {best['step']:,}")
-    lines += found
-    lines += [f"folder       {run.dir}", f"tensorboard  tensorboard --logdir {run.dir.parent}"]
+    lines += loop.lines
+    lines += [f"folder       {run.dir}", f"tensorboard  tensorboard --logdir {shlex.quote(str(run.dir.parent))}"]
     if outcome.status == "finished":
-        lines += [f"{word:<12} python -m rlgym {cmd} {run.dir}{trust}" for word, cmd in config.products.items()]
-        key, more = config.budget_key, 2 * config.budget
-        lines.append(f"go on        python -m rlgym resume {run.dir} {key}={more} schedule_{key}={more}{trust}")
+        lines += [f"{word:<12} python -m rlgym {cmd} {folder}{trust}" for word, cmd in config.products.items()]
+    if outcome.status == "finished" and (words := more(loop.budgets(outcome.state.seconds))):
+        lines.append(f"go on        python -m rlgym resume {folder} {words}{trust}")
+    elif checkpoint.steps(run.dir):
+        lines.append(f"go on        python -m rlgym resume {folder}{trust}")
     else:
-        lines.append(f"go on        python -m rlgym resume {run.dir}{trust}")
+        lines.append(f"again        python -m rlgym rerun {folder}{trust}")
     return lines
 
 

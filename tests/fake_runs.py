@@ -24,9 +24,10 @@ def fake_run(
     config: Mapping[str, Any] | None = None,
     hours: float = 1.0,
     name: str = "",
+    monitor: list[str] | None = None,
 ) -> Path:
     """A run of `agent` on `env` that began `hours` ago. `evaluations`: step -> value of `tag`; `judged`: what
-    `evaluate RUN` found; `config`: dotted keys besides the usual."""
+    `evaluate RUN` found; `config`: dotted keys besides the usual; `monitor`: as in manifests, but for older ones."""
     curve = {1_000: 10.0, 2_000: 20.0} if evaluations is None else dict(evaluations)
     folder = root / (
         name or f"run_{agent.replace('/', '-')}_{env.replace('/', '-')}_s{seed}_{len(list(root.glob('*')))}"
@@ -44,6 +45,7 @@ def fake_run(
     (folder / "config.yaml").write_text(yaml.safe_dump(nested))
     start = (datetime.now() - timedelta(hours=hours)).astimezone().isoformat()
     manifest = {"agent": agent, "env": env, "seed": seed, "status": status, "start": start, "host": "elsewhere"}
+    manifest |= {} if monitor is None else {"monitor": monitor}
     (folder / "manifest.json").write_text(json.dumps(manifest | {"root": "pretrain" if text else "train"}))
     rows = [{"step": step, "time": step / 1e3, tag: value} for step, value in curve.items()]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

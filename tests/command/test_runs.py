@@ -50,6 +50,19 @@ def test_filters_and_order(words: str, names: str, command: Callable[..., Answer
     assert "".join(listed(command("runs", *words.split()))) == names
 
 
+def test_values_are_sorted_within_their_metric(command: Callable[..., Answer], tmp_path: Path) -> None:
+    """The best of each first, whichever way that is; a run without a value last of all."""
+    values = {"a": ("eval/nash_conv", "min", 0.5), "b": ("eval/nash_conv", "min", 0.1)}
+    values |= {"c": ("eval/rating", "max", 0.3), "d": ("eval/rating", "max", 900.0)}
+    values |= {"e": ("validation/loss", "min", 0.2)}
+    for hours, (name, (tag, better, value)) in enumerate(values.items(), 1):
+        fake_run(tmp_path / "runs", name=name, tag=tag, evaluations={1: value}, hours=hours, monitor=[tag, better])
+    fake_run(tmp_path / "runs", name="f", evaluations={}, monitor=["eval/rating", "max"])
+    assert "".join(listed(command("runs", "sort=-final"))) == "badcef"
+    assert "".join(listed(command("runs", "sort=final"))) == "abcdef"
+    assert [line.split()[6] for line in command("runs", "sort=-final").out.splitlines()[1:3]] == ["eval/nash_conv"] * 2
+
+
 def test_nothing_fits(command: Callable[..., Answer], root: Path) -> None:
     assert command("runs", "agent=zzz") == Answer(0, "none of 4 runs under runs/ fits\n", "")
 

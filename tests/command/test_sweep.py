@@ -38,8 +38,10 @@ class FakeTrain(ModuleType):
         end = self.ends.get(config.seed, 0)
         if isinstance(end, Exception):
             raise end
-        final = {"eval/mean_reward": 100.0 * config.seed}
-        return SimpleNamespace(exit_code=end, dir=Path(f"runs/seed{config.seed}"), summary={"final": final})
+        final = {"rollout/ep_rew_mean": 3.0, "eval/rating": 100.0 * config.seed}
+        manifest = {"monitor": ["eval/rating", "max"]}
+        folder = Path(f"runs/seed{config.seed}")
+        return SimpleNamespace(exit_code=end, dir=folder, manifest=manifest, summary={"final": final})
 
 
 @pytest.fixture
@@ -63,8 +65,8 @@ def test_jobs_train_what_their_words_say(command: Callable[..., Answer], train: 
     got = [(c.env.id, c.seed, c.steps, c.env.kwargs) for c in train.trained]
     assert got == [(env, seed, 10_000, {"x": 3}) for env in ("CartPole-v1", "Acrobot-v1") for seed in (1, 2)]
     assert train.trained[0].agent != train.trained[2].agent  # each with the tuned values of its env
-    assert [line.split()[-3:] for line in answer.out.splitlines()[1:]] == [
-        [f"runs/seed{seed}", "0", f"{100 * seed}"] for seed in (1, 2, 1, 2)
+    assert [line.split()[-4:] for line in answer.out.splitlines()[1:]] == [
+        [f"runs/seed{seed}", "0", "eval/rating", f"{100 * seed}"] for seed in (1, 2, 1, 2)
     ]
     assert [path for path in tmp_path.rglob("*") if path.name != "runs"] == []  # Hydra wrote nothing of its own
 
@@ -90,8 +92,8 @@ def test_others_finish_and_the_worst_code_is_the_answer(
     assert [config.seed for config in train.trained] == [1, 2]
     assert str(fault) in answer.err
     rows = answer.out.splitlines()
-    assert rows[1].split() == ["1", "seed=1", "-", str(answer.code), "-"]
-    assert rows[2].split() == ["2", "seed=2", "runs/seed2", "0", "200"]
+    assert rows[1].split() == ["1", "seed=1", "-", str(answer.code), "-", "-"]
+    assert rows[2].split() == ["2", "seed=2", "runs/seed2", "0", "eval/rating", "200"]
 
 
 @pytest.mark.parametrize("code", [130, 143])
@@ -179,7 +181,7 @@ def test_two_jobs_at_once_and_the_worst_code(shell: Callable[..., Answer], tmp_p
     answer = shell("-m", *words, "jobs=2", timeout=200)
     assert answer.code == 3, answer.err
     rows = [line.split() for line in answer.out.splitlines()[1:]]
-    assert [(row[0], row[-2]) for row in rows] == [("1", "0"), ("2", "3"), ("3", "1"), ("4", "0")]
+    assert [(row[0], row[-3]) for row in rows] == [("1", "0"), ("2", "3"), ("3", "1"), ("4", "0")]
     assert "job 3: its process was ended by SIGKILL" in answer.err and "worn out" in answer.err
     statuses = sorted(status_of(folder) for folder in (tmp_path / "runs").iterdir())
     assert statuses == ["failed", "finished", "finished", "running"]

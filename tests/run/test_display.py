@@ -11,9 +11,14 @@ import time
 import pytest
 
 from rlgym import display
-from rlgym.display import Plain, Quiet, Rich, duration, headline, make_display
+from rlgym.budgets import Budget
+from rlgym.display import Plain, Quiet, Rich, duration, make_display
 
 pty = pytest.importorskip("pty")
+
+
+def of(done: int, total: int) -> Budget:
+    return Budget("steps", "steps", done, total)
 
 
 class Clock:
@@ -45,11 +50,11 @@ def show_on_terminal(columns: int, mode: str, code: str = "") -> str:
             os.environ["TERM"] = "xterm"
             for name, number in (("stdout", 1), ("stderr", 2)):
                 setattr(sys, name, os.fdopen(os.dup(number), "w"))
-            shown = make_display(mode, "ppo on CartPole-v1 [seed 1]", 1_000_000, "steps")
+            shown = make_display(mode, "ppo on CartPole-v1 [seed 1]", "steps", "eval/mean_reward")
             shown.start()
             for step in range(1, 101):
                 metrics = {"rollout/ep_rew_mean": step / 2, "eval/mean_reward": 100.0}
-                shown.update(step * 10_000, metrics, step / 100, 100 - step)
+                shown.update(step * 10_000, metrics, step / 100, of(step * 10_000, 1_000_000), 100 - step)
             shown.message("a [MASK] message")
             shown.finish(["done", "in runs/x"])
             os._exit(0)
@@ -90,12 +95,12 @@ def test_fault_22_a_narrow_terminal_gets_plain_lines_that_fit() -> None:
 
 
 def test_fault_22_not_a_terminal_gets_plain_lines(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
-    shown = make_display("auto", "ppo on CartPole-v1", 1000, "steps")
+    shown = make_display("auto", "ppo on CartPole-v1", "steps", "eval/mean_reward")
     assert isinstance(shown, Plain)
     shown.start()
     for step in range(10, 1001, 10):  # eight updates a second for 12.5 seconds
         clock.now += 0.125
-        shown.update(step, {"rollout/ep_rew_mean": step / 10}, step / 100, (1000 - step) / 100)
+        shown.update(step, {"rollout/ep_rew_mean": step / 10}, step / 100, of(step, 1000), (1000 - step) / 100)
     shown.message("early stop")
     shown.finish(["final", "lines"])
     out, err = capsys.readouterr()
@@ -108,18 +113,32 @@ def test_fault_22_not_a_terminal_gets_plain_lines(capsys: pytest.CaptureFixture[
     assert last.startswith("100%  1,000/1,000 steps  return 100  ETA 0:00")
 
 
-def test_without_a_total_the_count_is_told(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
-    shown = make_display("plain", "t", None, "tokens")
-    shown.update(5_000, {"train/loss": 2.5, "time/tokens_per_second": 1234.0}, 1.0, None)
+@pytest.mark.parametrize(
+    ("step", "metrics", "lead", "line"),
+    [
+        (9, {"train/loss": 2.5}, Budget("tokens", "tokens", 9, 10), " 90%  9/10 tokens  loss 2.5"),
+        (9, {"train/loss": 2.5, "validation/loss": 3}, None, "loss 2.5  validation loss 3"),
+        (9, {"train/loss": 2.5, "rollout/reward_mean": 0.5, "eval/reward_mean": 1}, None, "reward 0.5"),
+        (72_704, {}, Budget("minutes", "minutes", 1.002, 1.0), "100%  72,704 tokens  1/1 minutes"),
+        (72_704, {}, Budget("minutes", "minutes", 0.6, 2.5), " 24%  72,704 tokens  0.6/2.5 minutes"),
+        (512, {}, Budget("updates", "updates", 3, 4), " 75%  512 tokens  3/4 updates"),
+    ],
+)
+def test_the_budget_that_leads_is_shown_and_the_metrics_that_move(
+    step: int, metrics: dict[str, float], lead: Budget | None, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = make_display("plain", "t", "tokens", "validation/loss")
+    shown.update(step, metrics | {"time/tokens_per_second": 1234.0}, 1.0, lead or of(step, 10), None)
     shown.close()
-    assert capsys.readouterr().err == "5,000 tokens  loss 2.5  1,234 tokens/s\n"
+    said = capsys.readouterr().err.removesuffix("  1,234 tokens/s\n")
+    assert said.endswith(line) if lead is None else said == line
 
 
 def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = make_display("quiet", "t", 10, "steps")
+    shown = make_display("quiet", "t", "steps", "eval/mean_reward")
     assert isinstance(shown, Quiet)
     shown.start()
-    shown.update(1, {}, 0.1, None)
+    shown.update(1, {}, 0.1, of(1, 10), None)
     shown.message("x")
     shown.finish(["y"])
     shown.close()
@@ -136,24 +155,24 @@ def test_a_terminal_that_goes_away_does_not_end_the_training(monkeypatch: pytest
             patch.setattr(sys, "stderr", Gone())
             patch.setattr(sys, "stdout", Gone())
             patch.setattr(display, "DRAW_EVERY", 0.0)
-            shown = make_display(mode, "t", 10, "steps")
+            shown = make_display(mode, "t", "steps", "eval/mean_reward")
             shown.start()
             for step in range(10):
-                shown.update(step, {}, step, 1.0)
+                shown.update(step, {}, step, of(step, 10), 1.0)
             shown.message("x")
             shown.finish(["y"])
 
 
 def test_rich_draws_at_most_every_so_often(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    shown = make_display("rich", "t", 1000, "steps")
+    shown = make_display("rich", "t", "steps", "eval/mean_reward")
     assert isinstance(shown, Rich)
     shown.start()
     drawn: list[float] = []
     monkeypatch.setattr(shown, "_draw", lambda: drawn.append(clock.now))
     for step in range(1000):
         clock.now += 0.01
-        shown.update(step, {}, step, None)
+        shown.update(step, {}, step, of(step, 1000), None)
     assert 38 <= len(drawn) <= 41
     shown.close()
 
@@ -161,21 +180,15 @@ def test_rich_draws_at_most_every_so_often(monkeypatch: pytest.MonkeyPatch, cloc
 @pytest.mark.parametrize("mode", ["plain", "rich"])
 def test_an_update_costs_next_to_nothing(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    shown = make_display(mode, "t", 10**9, "steps")
+    shown = make_display(mode, "t", "steps", "eval/mean_reward")
     shown.start()
     costs = []
     for step in range(2000):
         start = time.perf_counter()
-        shown.update(step, {"rollout/ep_rew_mean": 1.0}, step / 1000, 5.0)
+        shown.update(step, {"rollout/ep_rew_mean": 1.0}, step / 1000, of(step, 10**9), 5.0)
         costs.append(time.perf_counter() - start)
     shown.close()
     assert sorted(costs)[len(costs) // 2] < 2e-5
-
-
-def test_the_headline_is_the_first_that_is_a_number() -> None:
-    assert headline({"train/loss": 1.0, "eval/mean_reward": 5}) == ("eval/mean_reward", 5)
-    assert headline({"rollout/ep_rew_mean": None, "train/loss": 1.0}) == ("train/loss", 1.0)
-    assert headline({"time/fps": 1.0}) is None
 
 
 def test_durations() -> None:

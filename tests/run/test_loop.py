@@ -19,6 +19,7 @@ import rlgym.plots
 import rlgym.training
 from rlgym import checkpoint
 from rlgym.agents.config import PPOConfig
+from rlgym.budgets import Budget
 from rlgym.config import TrainConfig
 from rlgym.errors import TrainingError
 from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section
@@ -142,9 +143,11 @@ class Estimates(rlgym.display.Quiet):
 
     def __init__(self) -> None:
         self.told: list[float | None] = []
+        self.shares: list[float] = []
 
-    def update(self, step: int, metrics: Mapping[str, float], seconds: float, eta: float | None) -> None:
+    def update(self, step: int, metrics: Mapping[str, float], seconds: float, lead: Budget, eta: float | None) -> None:
         self.told.append(eta)
+        self.shares.append(lead.share)
 
 
 @pytest.mark.parametrize("budget", [{"steps": 100}, {"updates": 10, "steps": 10_000}])
@@ -158,6 +161,16 @@ def test_a_slow_start_does_not_lengthen_the_time_left(
     go(learner, configured(tmp_path, log__every=10, **budget))
     first, second, *_, last = estimates.told
     assert first is None and second is not None and 0.05 < second < 0.5 and last == 0
+
+
+def test_the_budget_that_ends_a_run_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress and the time left are those of the minutes, though a third of the steps are done."""
+    estimates, learner, clock = Estimates(), Counter(), Clock(monkeypatch)
+    monkeypatch.setattr(rlgym.training, "make_display", lambda *words: estimates)
+    learner.during = lambda: clock.advance(15)
+    run = go(learner, configured(tmp_path, log__every=10, steps=120, minutes=1.0))
+    assert estimates.shares == [0.25, 0.5, 0.75, 1, 1] and estimates.told == [45, 30, 15, 0, 0]
+    assert run.summary["steps"] == 40 and run.manifest["monitor"] == ["eval/score", "max"]
 
 
 def test_never_more_often_than_each_update(tmp_path: Path) -> None:

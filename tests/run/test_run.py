@@ -291,11 +291,45 @@ def test_list_runs_tells_each_runs_state(tmp_path: Path) -> None:
     first = listed[1]
     assert (first["agent"], first["env"], first["name"]) == ("ppo", "CartPole-v1", finished.name)
     assert (first["steps"], first["best"], first["final"], first["wall_time_s"]) == (1000, 500, 480.0, 2.5)
+    assert (first["metric"], first["lower"]) == ("eval/mean_reward", False)
     assert 0 <= first["age_s"] < 60
     assert listed[2]["steps"] is None
     for seed in (3, 4):
         row = listed[seed]
         assert (row["steps"], row["best"], row["final"], row["wall_time_s"]) == (20, 30.0, 20.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "final", "best", "row"),
+    [
+        (
+            ["validation/accuracy", "max"],
+            {"validation/loss": 0.3, "validation/accuracy": 0.9},
+            0.95,
+            (False, 0.95, 0.9),
+        ),
+        (["eval/nash_conv", "min"], {"rollout/ep_rew_mean": 1.0, "eval/nash_conv": 0.2}, 0.1, (True, 0.1, 0.2)),
+        (["eval/diverse_reward", "max"], {"train/loss": 2.0, "rollout/reward_mean": 0.4}, 0.5, (False, 0.5, None)),
+    ],
+)
+def test_the_metric_of_a_run_is_what_its_learner_is_monitored_by(
+    monitor: list[str], final: dict[str, float], best: float, row: tuple[bool, float, float | None], tmp_path: Path
+) -> None:
+    """A collapsed policy has no diverse reward at the end, and its loss is none."""
+    run = make(tmp_path)
+    run.write_summary({"steps": 1, "final": final, "best": {monitor[0]: best, "step": 1}})
+    run.update_manifest(status="finished", monitor=monitor)
+    (found,) = list_runs(tmp_path)
+    assert (found["metric"], (found["lower"], found["best"], found["final"])) == (monitor[0], row)
+    (run.dir / "summary.json").unlink()
+    rows = [{"step": 1, "time": 0.1, **final}, {"step": 2, "time": 0.2, monitor[0]: best}]
+    (run.dir / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    (found,) = list_runs(tmp_path)
+    assert (found["metric"], found["best"], found["final"]) == (monitor[0], best, best)
+    run.update_manifest(monitor=None)
+    run.write_summary({"steps": 1, "final": final, "best": {monitor[0]: best, "step": 1}})
+    (found,) = list_runs(tmp_path)
+    assert (found["metric"], found["lower"]) == (monitor[0], row[0]), "an older run: its summary's best"
 
 
 def test_list_runs_survives_broken_folders(tmp_path: Path) -> None:
