@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -27,10 +28,15 @@ if TYPE_CHECKING:
     from rlgym.agents.policy import Policy
     from rlgym.config import TrainConfig
     from rlgym.envs.batch import BatchEnv
+    from rlgym.envs.spaces import Leaf
 
 
 BY_TRAINING: tuple[str, Literal["max", "min"]] = ("rollout/ep_rew_mean", "max")
 """What is monitored where no second environment can be made for evaluations."""
+
+
+ENCODING = 2
+"""How observations are encoded, in checkpoints; see `as_trained`."""
 
 
 class Agent:
@@ -135,6 +141,7 @@ class Agent:
                 "step": self.progress.step,
                 "update": self.progress.update,
                 "num_envs": self.env.num_envs,
+                "encoding": ENCODING,
                 "recent": [list(episode) for episode in self.recent.episodes],
             },
         }
@@ -145,7 +152,13 @@ class Agent:
         return state
 
     def check_standing(self, state: Mapping[str, Section]) -> None:
-        """Before anything is loaded: that a checkpoint's environments are as many as these."""
+        """Before anything is loaded: that a checkpoint's environments are as many as these, and its observations are
+        encoded as they are here."""
+        if as_trained(self.env.leaves, state) != self.env.leaves:
+            raise RequestError(
+                f"this run of env={self.env.id} began when images were divided by 255 whatever their bounds, and large "
+                "choices were one-hot: it can be evaluated, played and exported, not resumed; train it anew"
+            )
         running = state["progress"]["num_envs"]
         if running != self.env.num_envs:
             raise RequestError(
@@ -183,6 +196,7 @@ class Agent:
     def load(cls, config: TrainConfig, state: Mapping[str, Section], device: torch.device, folder: Path) -> Any:
         """The policy of the finished run in `folder`, from its config and a checkpoint."""
         env = make_env(config.env, num_envs=1)
+        env.leaves = as_trained(env.leaves, state)
         try:
             policy = cls.policy_for(config, env, device)
         finally:
@@ -194,6 +208,22 @@ class Agent:
         self.env.close()
         if self._evaluation_env is not None:
             self._evaluation_env.close()
+
+
+def as_trained(leaves: tuple[Leaf, ...], state: Mapping[str, Section]) -> tuple[Leaf, ...]:
+    """The leaves as a checkpoint's network reads them: before checkpoints said how observations are encoded, all images
+    were divided by 255 and all choices one-hot."""
+    if "encoding" in state.get("progress", {"encoding": ENCODING}):
+        return leaves
+
+    def before(leaf: Leaf) -> Leaf:
+        if any(leaf.looked_up):
+            return replace(leaf, one_hot_at_most=max(leaf.nvec))
+        if leaf.kind == "image" and leaf.pixels != (0.0, 255.0):
+            return replace(leaf, low=np.zeros(leaf.shape, leaf.dtype), high=np.full(leaf.shape, 255, leaf.dtype))
+        return leaf
+
+    return tuple(map(before, leaves))
 
 
 @contextmanager

@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlgym.agents.action_spaces import agents_for, refused
 from rlgym.agents.agent import seeded
 from rlgym.agents.by_hand import Memory
 from rlgym.agents.critic_gradient import (
@@ -37,7 +37,6 @@ from rlgym.agents.flat_adam import FlatAdam
 from rlgym.agents.off_policy import OffPolicy
 from rlgym.agents.policy import Policy
 from rlgym.agents.replay import Batch
-from rlgym.errors import RequestError
 from rlgym.flat import restore
 from rlgym.learner import NON_FINITE, Metrics, Section
 from rlgym.schedules import factor
@@ -65,7 +64,7 @@ class Continuous(OffPolicy):
     judge: Callable[[dict[str, Tensor], Tensor], Tensor]
     """The least of the target critics' q `[batch]`, without gradients."""
     by_hand: bool
-    """Whether all passes are (by_hand.py): on a CPU, without images."""
+    """Whether all passes are (by_hand.py): on a CPU, where encoders learn nothing."""
     gradient_steps: int
 
     # ---- what a subclass says
@@ -109,7 +108,7 @@ class Continuous(OffPolicy):
         self.gradient_steps = 0
         self.actor_adam = FlatAdam(self.trained(), math.inf, knobs.adam_eps)
         policy.refresh()
-        self.by_hand = policy.numpy_actor is not None and config.compile != "on"
+        self.by_hand = policy.numpy_actor is not None and not self.actor.encoder.learns and config.compile != "on"
         if self.by_hand:
             turns, slopes = Memory(), Memory()
             self.actor_passes = ActorByHand(self.actor, slopes)
@@ -219,22 +218,9 @@ def build_policy(agent: type[Continuous], config: TrainConfig, env: BatchEnv, de
 
 def bounded_box(space: gym.Space[Any], config: TrainConfig) -> tuple[int, ...]:
     """The shape of a Box of floats with finite bounds; any other action space is a RequestError."""
-    name, id = config.agent.name, config.env.id
-    if not isinstance(space, gym.spaces.Box):
-        others = "ppo, dqn or a2c" if isinstance(space, gym.spaces.Discrete) else "ppo or a2c"
-        raise RequestError(
-            f"agent={name} needs continuous actions, and those of env={id} are {space}; agent={others} would do"
-        )
-    if not np.issubdtype(space.dtype, np.floating):
-        raise RequestError(
-            f"agent={name} needs actions of floats, and those of env={id} are {space}; wrap the environment so that "
-            "they are floats, or a MultiDiscrete for agent=ppo or a2c"
-        )
-    if not space.is_bounded():
-        raise RequestError(
-            f"agent={name} spreads its actions between finite bounds, and {space} of env={id} has none; agent=ppo or "
-            "a2c would do"
-        )
+    if not isinstance(space, gym.spaces.Box) or "sac" not in agents_for(space):
+        why = "spreads its actions between the finite bounds of a Box of floats"
+        raise refused(config.agent.name, why, config.env.id, space)
     return space.shape
 
 

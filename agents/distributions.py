@@ -89,25 +89,27 @@ class Categorical:
 
 
 class MultiCategorical:
-    """Independent choices: `MultiDiscrete(nvec)`, and `MultiBinary(n)` as n choices out of 2."""
+    """Independent choices: `MultiDiscrete(nvec)`, and `MultiBinary(n)` as n choices out of 2, of any shape."""
 
     action_shape: tuple[int, ...]
     action_dtype = torch.int64
 
-    def __init__(self, nvec: tuple[int, ...]) -> None:
+    def __init__(self, nvec: tuple[int, ...], shape: tuple[int, ...] | None = None) -> None:
         self.nvec = nvec
         self.outputs = sum(nvec)
-        self.action_shape = (len(nvec),)
+        self.action_shape = shape or (len(nvec),)
 
     def sample(self, outputs: Tensor, generator: torch.Generator | None) -> Tensor:
-        return torch.stack([_gumbel_argmax(part, generator) for part in outputs.split(self.nvec, -1)], -1)
+        choices = torch.stack([_gumbel_argmax(part, generator) for part in outputs.split(self.nvec, -1)], -1)
+        return choices.reshape(-1, *self.action_shape)
 
     def sample_numpy(self, outputs: Array, generator: np.random.Generator | None) -> Array:
         noisy = outputs if generator is None else outputs - _log_exponential(outputs, generator)
-        return np.stack([part.argmax(-1) for part in np.split(noisy, np.cumsum(self.nvec)[:-1], -1)], -1)
+        choices = np.stack([part.argmax(-1) for part in np.split(noisy, np.cumsum(self.nvec)[:-1], -1)], -1)
+        return choices.reshape(-1, *self.action_shape)
 
     def log_prob_entropy(self, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        parts = [F.log_softmax(part, -1) for part in outputs.split(self.nvec, -1)]
+        parts, action = [F.log_softmax(part, -1) for part in outputs.split(self.nvec, -1)], action.flatten(1)
         log_prob = sum(part.gather(-1, action[..., i : i + 1]).squeeze(-1) for i, part in enumerate(parts))
         entropy = -sum((part.exp() * part).sum(-1) for part in parts)
         assert isinstance(log_prob, Tensor) and isinstance(entropy, Tensor)
@@ -259,10 +261,10 @@ def distribution_for(space: gym.Space[object], agent: str, squash: bool = False)
     """The distribution of a policy that acts in `space`; `agent` is named to the person when there is none."""
     if isinstance(space, gym.spaces.Discrete):
         return Categorical(int(space.n))
-    if isinstance(space, gym.spaces.MultiDiscrete) and space.nvec.ndim == 1:
-        return MultiCategorical(tuple(int(n) for n in space.nvec))
-    if isinstance(space, gym.spaces.MultiBinary) and len(space.shape) == 1:
-        return MultiCategorical((2,) * space.shape[0])
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return MultiCategorical(tuple(int(n) for n in space.nvec.ravel()), space.shape)
+    if isinstance(space, gym.spaces.MultiBinary):
+        return MultiCategorical((2,) * math.prod(space.shape), space.shape)
     if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
         if not squash:
             return Gaussian(space.shape)

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlgym.agents.action_spaces import refused
 from rlgym.agents.agent import seeded
 from rlgym.agents.distributions import mask_logits
 from rlgym.agents.epsilon_greedy import EpsilonGreedy, annealed_epsilon
@@ -77,7 +78,7 @@ class DQN(OffPolicy):
         """The step up to which updates of the target network were made."""
         policy.refresh()
         self.passes: Passes
-        if policy.numpy_actor is None or knobs.noisy or config.compile == "on":
+        if policy.numpy_actor is None or self.network.encoder.learns or knobs.noisy or config.compile == "on":
             self.passes = Autograd(self.network, self.optimizer.gradients, compiled=config.compile == "on")
         else:
             self.passes = ByHand(self.network)
@@ -267,7 +268,4 @@ def number_of_actions(env: BatchEnv, agent: str) -> int:
     space = env.action_space
     if isinstance(space, gym.spaces.Discrete):
         return int(space.n)
-    others = "agent=sac, agent=td3 or agent=ppo" if isinstance(space, gym.spaces.Box) else "agent=ppo"
-    raise RequestError(
-        f"agent={agent} values each action of a Discrete space, and env={env.id} takes {space}; {others} would do"
-    )
+    raise refused(agent, "values each action of a Discrete space", env.id, space)

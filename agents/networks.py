@@ -7,12 +7,15 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlgym.agents.distributions import Gaussian
 from rlgym.agents.running_norm import RunningNorm
+from rlgym.envs.spaces import unique
+from rlgym.errors import RequestError
 
 if TYPE_CHECKING:
     from rlgym.agents.distributions import Distribution
@@ -42,8 +45,8 @@ def mlp(inputs: int, widths: list[int], outputs: int, activation: str, last_gain
 class NatureCNN(nn.Module):
     """The three convolutions of Mnih et al. 2015 (doi:10.1038/nature14236), to 512 features.
 
-    Takes images `[batch, *leaf.shape]` in the environment's own layout, with values 0..255; stacked frames and colours
-    all become channels.
+    Takes images `[batch, *leaf.shape]` in the environment's own layout, and scales them by the bounds of their space to
+    0..1; stacked frames and colours all become channels.
     """
 
     features = 512
@@ -51,6 +54,8 @@ class NatureCNN(nn.Module):
     def __init__(self, leaf: Leaf) -> None:
         super().__init__()
         self.layout = leaf.layout
+        self.low, high = leaf.pixels
+        self.range = max(1.0, high - self.low)
         channels, height, width = self.planes(torch.zeros(1, *leaf.shape)).shape[1:]
         self.convolutions = nn.Sequential(
             orthogonal(nn.Conv2d(channels, 32, 8, 4), math.sqrt(2)),
@@ -73,34 +78,64 @@ class NatureCNN(nn.Module):
         return image.reshape(image.shape[0], -1, height, width).float()
 
     def forward(self, image: Tensor) -> Tensor:
-        return F.relu(self.linear(self.convolutions(self.planes(image) / 255.0)))
+        planes = self.planes(image)
+        planes = (planes - self.low if self.low else planes) / self.range
+        return F.relu(self.linear(self.convolutions(planes)))
+
+
+class Tables(nn.ModuleList):
+    """A row of `features` numbers for each value of each choice that is too large for a one-hot vector."""
+
+    features = 64
+
+    def __init__(self, leaf: Leaf) -> None:
+        super().__init__()
+        sizes = [n for n, looked_up in zip(leaf.nvec, leaf.looked_up, strict=True) if looked_up]
+        taken = 16 * self.features * sum(sizes)  # bytes, with gradients and Adam's moments
+        free = psutil.virtual_memory().available
+        if taken > free:
+            raise RequestError(
+                f"observation {leaf.name}: a table of its {sum(sizes):,} values takes {taken / 1e9:.1f} GB, and "
+                f"{free / 1e9:.1f} GB are free; a wrapper that gives its digits as a MultiDiscrete would do"
+            )
+        self.extend(nn.Embedding(n, self.features) for n in sizes)
 
 
 class Encoder(nn.Module):
     """Observations, leaf by leaf, to one feature vector `[batch, features]`: vectors flattened (and scaled by running
-    statistics with `normalize`), choices one-hot, images through a NatureCNN, all side by side."""
+    statistics with `normalize`), choices one-hot or looked up, images through a NatureCNN, all side by side."""
 
     def __init__(self, leaves: tuple[Leaf, ...], normalize: bool = False) -> None:
         super().__init__()
         self.leaves = leaves
-        self.images = nn.ModuleDict({key(leaf): NatureCNN(leaf) for leaf in leaves if leaf.kind == "image"})
-        self.norms = nn.ModuleDict(
-            {key(leaf): RunningNorm(leaf.shape) for leaf in leaves if normalize and _scaled(leaf)}
-        )
+        self.names = module_names(leaves)
+        images = [leaf for leaf in leaves if leaf.kind == "image"]
+        scaled = [leaf for leaf in leaves if normalize and _scaled(leaf)]
+        large = [leaf for leaf in leaves if any(leaf.looked_up)]
+        self.images = nn.ModuleDict({self.names[leaf.name]: NatureCNN(leaf) for leaf in images})
+        self.norms = nn.ModuleDict({self.names[leaf.name]: RunningNorm(leaf.shape) for leaf in scaled})
+        self.tables = nn.ModuleDict({self.names[leaf.name]: Tables(leaf) for leaf in large})
         self.features = 0
         for leaf in leaves:
             if leaf.kind == "image":
                 self.features += NatureCNN.features
             elif leaf.kind == "onehot":
-                self.features += sum(leaf.nvec)
+                widths = zip(leaf.nvec, leaf.looked_up, strict=True)
+                self.features += sum(Tables.features if looked_up else n for n, looked_up in widths)
             else:
                 self.features += math.prod(leaf.shape)
+
+    @property
+    def learns(self) -> bool:
+        """Whether it has parameters: convolutions or tables."""
+        return bool(self.images) or bool(self.tables)
 
     def observe(self, obs: dict[str, Tensor]) -> None:
         """Move the running statistics by what was seen, each leaf `[batch, *leaf.shape]`."""
         for leaf in self.leaves:
-            if key(leaf) in self.norms:
-                norm = self.norms[key(leaf)]
+            name = self.names[leaf.name]
+            if name in self.norms:
+                norm = self.norms[name]
                 assert isinstance(norm, RunningNorm)
                 norm.update(obs[leaf.name])
 
@@ -108,26 +143,32 @@ class Encoder(nn.Module):
         """Each leaf `[batch, *leaf.shape]`."""
         parts = []
         for leaf in self.leaves:
-            value = obs[leaf.name]
+            value, name = obs[leaf.name], self.names[leaf.name]
             if leaf.kind == "image":
-                parts.append(self.images[key(leaf)](value))
+                parts.append(self.images[name](value))
             elif leaf.kind == "onehot":
-                columns = value.flatten(1).long()
-                parts += [F.one_hot(columns[:, i], n).float() for i, n in enumerate(leaf.nvec)]
+                tables = iter(self.tables[name].children() if name in self.tables else ())
+                for column, n, looked_up in zip(value.flatten(1).long().T, leaf.nvec, leaf.looked_up, strict=True):
+                    parts.append(next(tables)(column) if looked_up else F.one_hot(column, n).float())
             else:
-                scaled = self.norms[key(leaf)](value) if key(leaf) in self.norms else value.float()
+                scaled = self.norms[name](value) if name in self.norms else value.float()
                 parts.append(scaled.flatten(1))
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 def _scaled(leaf: Leaf) -> bool:
     """Whether running statistics may scale it: numbers, not bits (MultiBinary is int8) and not images."""
-    return leaf.kind == "vector" and leaf.dtype != np.int8
+    bits = leaf.dtype == np.int8 and np.all(leaf.low == 0) and np.all(leaf.high == 1)
+    return leaf.kind == "vector" and not bits
 
 
-def key(leaf: Leaf) -> str:
-    """The leaf's name as torch allows it for a submodule (no dots)."""
-    return leaf.name.replace(".", "/")
+def module_names(leaves: tuple[Leaf, ...]) -> dict[str, str]:
+    """The leaves' names as torch allows them for submodules: without dots, and none that a ModuleDict has itself."""
+    names: dict[str, str] = {}
+    own = dir(nn.ModuleDict())
+    for leaf in leaves:
+        names[leaf.name] = unique(leaf.name.replace(".", "/"), (*own, *names.values()))
+    return names
 
 
 class Heads(nn.Module):

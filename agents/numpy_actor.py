@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from rlgym.agents.networks import Encoder, key
+from rlgym.agents.networks import Encoder
 from rlgym.agents.running_norm import CLIP, RunningNorm
 from rlgym.envs.spaces import Array
 
@@ -27,11 +27,15 @@ class NumpyEncoder:
         assert not encoder.images, "images belong in torch"
         self.leaves = encoder.leaves
         self.norms: dict[str, tuple[Array, Array]] = {}
+        self.tables: dict[str, list[Array]] = {}
         for leaf in self.leaves:
-            if key(leaf) in encoder.norms:
-                norm = encoder.norms[key(leaf)]
+            name = encoder.names[leaf.name]
+            if name in encoder.norms:
+                norm = encoder.norms[name]
                 assert isinstance(norm, RunningNorm)
                 self.norms[leaf.name] = norm.mean.numpy(), norm.variance.numpy()
+            if name in encoder.tables:
+                self.tables[leaf.name] = [table.detach().numpy() for table in encoder.tables[name].parameters()]
 
     def features(self, obs: Mapping[str, Any]) -> Array:
         """The encoder in NumPy: `[batch, features]`."""
@@ -39,14 +43,24 @@ class NumpyEncoder:
         for leaf in self.leaves:
             value = obs[leaf.name]
             if leaf.kind == "onehot":
-                columns = value.reshape(len(value), -1)
-                parts += [np.eye(n, dtype=np.float32)[columns[:, i]] for i, n in enumerate(leaf.nvec)]
+                tables = iter(self.tables.get(leaf.name, ()))
+                for column, n, looked_up in zip(
+                    value.reshape(len(value), -1).T, leaf.nvec, leaf.looked_up, strict=True
+                ):
+                    parts.append(next(tables)[column] if looked_up else one_hot(column, n))
                 continue
             if leaf.name in self.norms:
                 mean, variance = self.norms[leaf.name]
                 value = ((value - mean) / np.sqrt(variance + 1e-8)).clip(-CLIP, CLIP)
             parts.append(value.reshape(len(value), -1).astype(np.float32, copy=False))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
+
+
+def one_hot(choice: Array, n: int) -> Array:
+    """`[batch, n]` of `choice [batch]`."""
+    ones = np.zeros((len(choice), n), np.float32)
+    ones[np.arange(len(choice)), choice] = 1.0
+    return ones
 
 
 class NumpyActor(NumpyEncoder):

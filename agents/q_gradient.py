@@ -56,10 +56,11 @@ class Autograd:
 
 
 class ByHand:
-    """For networks without images, noise and layer normalisation, whose parameters have gradients to write into."""
+    """For networks without noise and layer normalisation, whose encoders learn nothing and whose parameters have
+    gradients to write into."""
 
     def __init__(self, network: QNetwork) -> None:
-        assert not network.encoder.images and not network.is_noisy and not network.norms
+        assert not network.encoder.learns and not network.is_noisy and not network.norms
         self.encoder = network.encoder
         self.actions, self.atoms = network.actions, network.atoms
         activation = "tanh" if isinstance(network.activation, nn.Tanh) else "relu"

@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
+from rlgym.agents.networks import module_names
 from rlgym.envs.batch import BatchEnv, Episode
 from rlgym.envs.spaces import Array, Leaf, Obs
 
@@ -21,12 +22,13 @@ class View:
     """The spaces that the library knows, and the way there and back.
 
     A space that is one leaf is that leaf; Dict and Tuple, nested or not, are one flat Dict. Choices count from 0, and
-    images are planes [channels, height, width], stacked frames among the channels.
+    images are planes [channels, height, width] with values 0 to 255, stacked frames among the channels.
     """
 
     def __init__(self, leaves: tuple[Leaf, ...], action_space: spaces.Space[Any]) -> None:
         self.leaves = leaves
-        self.parts = {_key(leaf): (leaf, _observation_space(leaf)) for leaf in leaves}
+        names = module_names(leaves)  # the library makes a submodule of each key
+        self.parts = {names[leaf.name]: (leaf, _observation_space(leaf)) for leaf in leaves}
         self.whole = not leaves[0].path
         """Whether observations are one array."""
         seen = {key: space for key, (_, space) in self.parts.items()}
@@ -117,11 +119,6 @@ class BatchVecEnv(VecEnv):
         return [None] * self.num_envs
 
 
-def _key(leaf: Leaf) -> str:
-    """The leaf's name as torch allows it for a submodule (no dots)."""
-    return leaf.name.replace(".", "/")
-
-
 def _observation_space(leaf: Leaf) -> spaces.Space[Any]:
     if leaf.kind == "image":
         return spaces.Box(0, 255, _planes(np.zeros((1, *leaf.shape), np.uint8), leaf).shape[1:], np.uint8)
@@ -132,7 +129,7 @@ def _observation_space(leaf: Leaf) -> spaces.Space[Any]:
 
 
 def _seen(obs: Array, leaf: Leaf, space: spaces.Space[Any]) -> Array:
-    values = _planes(obs, leaf) if leaf.kind == "image" else obs
+    values = _spread(_planes(obs, leaf), *leaf.pixels) if leaf.kind == "image" else obs
     return np.array(values).reshape(len(obs), *(space.shape or ()))
 
 
@@ -141,6 +138,14 @@ def _planes(image: Array, leaf: Leaf) -> Array:
     if leaf.layout.endswith("c"):
         image = np.moveaxis(image, -1, -3)
     return image.reshape(len(image), -1, *image.shape[-2:])
+
+
+def _spread(image: Array, low: float, high: float) -> Array:
+    """Bytes from `low` to `high` spread over 0 to 255, which is what the library divides by."""
+    if (low, high) == (0.0, 255.0):
+        return image
+    spread: Array = np.rint((image - np.float32(low)) * (255 / max(1.0, high - low))).clip(0, 255).astype(np.uint8)
+    return spread
 
 
 def _action_space(space: spaces.Space[Any]) -> spaces.Space[Any]:

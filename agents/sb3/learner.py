@@ -29,7 +29,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeI
 from torch import nn
 
 from rlgym.agents import saved_replay
-from rlgym.agents.agent import Agent, seeded
+from rlgym.agents.action_spaces import agents_for, refused
+from rlgym.agents.agent import Agent, as_trained, seeded
 from rlgym.agents.sb3.env import BatchVecEnv, View
 from rlgym.agents.sb3.policy import SB3Policy
 from rlgym.agents.sb3.state import (
@@ -270,7 +271,7 @@ class SB3(Agent):
         knobs: Any = config.agent
         env = make_env(config.env, num_envs=1)
         try:
-            view = View(env.leaves, env.action_space)
+            view = View(as_trained(env.leaves, state), env.action_space)
             normalizer = build_normalizer(BatchVecEnv(env, view), config.env, knobs.gamma)
         finally:
             env.close()
@@ -323,18 +324,12 @@ def check(config: TrainConfig, env: BatchEnv, view: View) -> None:
 
 def check_actions(name: str, env: BatchEnv) -> None:
     """RequestError where the algorithm does not act in this environment; names those that do."""
-    space = env.action_space
-    fits = [other for other, kinds in ACTS_IN.items() if isinstance(space, kinds)]
-    own = name.removeprefix("sb3/")
-    if own not in fits:
-        kinds = " or ".join(kind.__name__ for kind in ACTS_IN[own])
-        others = f"{', '.join(fits[:-1])} or {fits[-1]} would do, with or without sb3/"
-        raise RequestError(f"agent={name} acts in {kinds}, and env={env.id} takes {space}; {others}")
-    if isinstance(space, spaces.Box):
-        if not np.issubdtype(space.dtype, np.floating):
-            raise RequestError(f"agent={name} acts in Box of floats, and env={env.id} takes {space}")
-        if not space.is_bounded():
-            raise RequestError(f"agent={name} needs bounded actions, and env={env.id} takes {space}; ppo would do")
+    space, box = env.action_space, "a bounded Box of floats"
+    kinds = ACTS_IN[name.removeprefix("sb3/")]
+    if isinstance(space, kinds) and (not isinstance(space, spaces.Box) or "sac" in agents_for(space)):
+        return
+    acts_in = " or ".join(box if kind is spaces.Box else kind.__name__ for kind in kinds)
+    raise refused(name, f"acts in {acts_in}", env.id, space)
 
 
 # ---- from knobs to the library's objects

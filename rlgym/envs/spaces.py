@@ -20,13 +20,17 @@ Obs = dict[str, Array]
 IMAGE_SIDE = 36
 """uint8 boxes whose height and width are at least this are images: below it the Nature CNN has nothing left to see."""
 
+ONE_HOT_AT_MOST = 1_000
+"""Values of a choice that becomes a one-hot vector; of more, an encoder looks up a row that it learns."""
+
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
     """One array of an observation.
 
     vector: a Box (or MultiBinary, dtype int8) of `shape`. image: a uint8 Box in the environment's own `layout`.
-    onehot: integers [len(nvec)], each counting from 0 and below its entry of `nvec`; the encoder one-hots them.
+    onehot: integers [len(nvec)], each counting from 0 and below its entry of `nvec`; the encoder one-hots them, or
+    looks them up.
     """
 
     name: str
@@ -39,6 +43,18 @@ class Leaf:
     path: tuple[str | int, ...] = ()  # the keys from the whole observation down to this leaf
     given: tuple[int, ...] = ()  # its shape in the environment's hands: Discrete () is stored as (1,)
     start: Array | None = None  # onehot: what the space counts from; None: from 0
+    one_hot_at_most: int = ONE_HOT_AT_MOST
+
+    @property
+    def looked_up(self) -> tuple[bool, ...]:
+        """Of choices: which entries of `nvec` are too large for one-hot vectors."""
+        return tuple(n > self.one_hot_at_most for n in self.nvec)
+
+    @property
+    def pixels(self) -> tuple[float, float]:
+        """Of an image: the least and the greatest value that its space declares, 0 and 255 of most."""
+        assert self.low is not None and self.high is not None
+        return float(self.low.min()), float(self.high.max())
 
     @property
     def layout(self) -> str:

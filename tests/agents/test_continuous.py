@@ -414,10 +414,11 @@ def test_images(agent: str, observation: str) -> None:
 
 
 REFUSED = {
-    "discrete": r"^agent=(sac|td3) needs continuous actions, and those of env=Anything-v0 are Discrete\(3\); "
-    r"agent=ppo, dqn or a2c would do$",
-    "multidiscrete": r"^agent=(sac|td3) needs continuous .* are MultiDiscrete\(\[2 4\]\); agent=ppo or a2c would do$",
-    "box_unbounded": r"^agent=(sac|td3) spreads its actions between finite bounds, .* agent=ppo or a2c would do$",
+    "discrete": r"^agent=(sac|td3) spreads its actions between the finite bounds of a Box of floats, and env=Any.* "
+    r"takes Discrete\(3\); agent=ppo, a2c, reinforce, dqn, rainbow or pqn would do$",
+    "multidiscrete": r" takes MultiDiscrete\(\[2 4\]\); agent=ppo, a2c or reinforce would do$",
+    "box_unbounded": r" takes Box\(-inf, inf, .*; agent=ppo, a2c or reinforce would do$",
+    "integers": r" takes Box\(-5, 5, \(2,\), int64\); wrap the environment so that its actions are Discrete, Multi",
 }
 
 

@@ -437,10 +437,14 @@ def test_what_is_not_finite_is_withheld() -> None:
 def test_continuous_actions_are_refused_with_what_would_do(name: str) -> None:
     with pytest.raises(RequestError, match=f"agent={name} values each action of a Discrete space, and env=Pendulum-v1"):
         q_learner(name, "Pendulum-v1", num_envs=2)
-    with pytest.raises(RequestError, match="agent=sac, agent=td3 or agent=ppo would do"):
-        q_learner(name, "Pendulum-v1", num_envs=2)
-    with pytest.raises(RequestError, match="; agent=ppo would do"):
-        q_learner(name, "Anything-v0", num_envs=2, kwargs={"action": "multidiscrete"})
+    for action, remedy in (
+        ("box", "agent=ppo, a2c, reinforce, sac or td3 would do"),
+        ("box_unbounded", "agent=ppo, a2c or reinforce would do"),
+        ("multidiscrete", "agent=ppo, a2c or reinforce would do"),
+        ("integers", "wrap the environment so that its actions are Discrete, MultiDiscrete, MultiBinary or a Box of f"),
+    ):
+        with pytest.raises(RequestError, match=f"; {remedy}"):
+            q_learner(name, "Anything-v0", num_envs=2, kwargs={"action": action})
 
 
 def test_knobs_that_cannot_be() -> None:

@@ -372,12 +372,12 @@ def test_numbers_that_are_not_finite_end_the_training() -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "sac discrete": (
         {"algo": "sac", "id": "CartPole-v1"},
-        "agent=sb3/sac acts in Box, and env=CartPole-v1 takes Discrete(2); ppo, a2c or dqn would do",
+        "agent=sb3/sac acts in a bounded Box of floats, and env=CartPole-v1 takes Discrete(2); agent=ppo, a2c, ",
     ),
     "dqn box": ({"algo": "dqn", "id": "Pendulum-v1"}, "agent=sb3/dqn acts in Discrete, and env=Pendulum-v1 takes Box"),
     "unbounded": (
         {"algo": "ppo", "id": "Anything-v0", "kwargs": {"action": "box_unbounded"}},
-        "agent=sb3/ppo needs bounded actions",
+        "or a bounded Box of floats, and env=Anything-v0 takes Box(-inf, inf, (1,), float32); agent=ppo, a2c or rein",
     ),
     "phantoms": (
         {"algo": "ppo", "id": "ClockVector-v0", "env": {"backend": "native"}},

@@ -34,6 +34,13 @@ OBSERVATIONS: dict[str, gym.Space[Any]] = {
     "dict": spaces.Dict(
         {"a": BOX, "b": spaces.Dict({"c": spaces.MultiBinary(2), "d": spaces.Tuple((spaces.Discrete(3), BOX))})}
     ),
+    "large": spaces.Dict(
+        {
+            "type": spaces.Discrete(1_100, start=-2),
+            "a.b": spaces.MultiDiscrete([3, 1_200]),
+            "a": spaces.Dict({"b": BOX, "none": spaces.Box(-1.0, 1.0, (0,), np.float32)}),
+        }
+    ),
     "image_hwc": spaces.Box(0, 255, (84, 84, 3), np.uint8),
     "image_chw": spaces.Box(0, 255, (1, 84, 84), np.uint8),
     "image_stacked": spaces.Box(0, 255, (4, 84, 84, 3), np.uint8),
@@ -46,10 +53,13 @@ ACTIONS: dict[str, gym.Space[Any]] = {
     "box": spaces.Box(-1.0, 1.0, (2,), np.float32),
     "box_asymmetric": spaces.Box(np.array([[-1, 3, 0]] * 2), np.array([[0, 3.5, 200]] * 2), dtype=np.float64),
     "box_unbounded": spaces.Box(-np.inf, np.inf, (1,), np.float32),
+    "multidiscrete_matrix": spaces.MultiDiscrete([[2, 3], [4, 1]]),
     "multidiscrete": spaces.MultiDiscrete([2, 4]),
     "multidiscrete_start": spaces.MultiDiscrete([2, 4], start=[3, -1]),
     "multibinary": spaces.MultiBinary(3),
 }
+REFUSED: dict[str, gym.Space[Any]] = {"integers": spaces.Box(-5, 5, (2,), np.int64)}
+"""Actions that no agent takes."""
 
 
 class Anything(gym.Env[Any, Any]):
@@ -57,7 +67,7 @@ class Anything(gym.Env[Any, Any]):
 
     def __init__(self, observation: str = "vector", action: str = "discrete", render_mode: str | None = None) -> None:
         self.observation_space = deepcopy(OBSERVATIONS[observation])  # its generators belong to this one alone
-        self.action_space = deepcopy(ACTIONS[action])
+        self.action_space = deepcopy((ACTIONS | REFUSED)[action])
         self.render_mode = render_mode
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

@@ -1,0 +1,29 @@
+"""Which agents act in which action spaces, and what the request for another agent is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from rlgym.errors import RequestError
+
+
+def agents_for(space: spaces.Space[Any]) -> tuple[str, ...]:
+    """The agents that act in `space`; none where no agent does."""
+    if isinstance(space, spaces.Discrete):
+        return "ppo", "a2c", "reinforce", "dqn", "rainbow", "pqn"
+    floats = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
+    if floats and space.is_bounded():
+        return "ppo", "a2c", "reinforce", "sac", "td3"
+    return ("ppo", "a2c", "reinforce") if floats or isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary) else ()
+
+
+def refused(agent: str, why: str, id: str, space: spaces.Space[Any]) -> RequestError:
+    """That `agent`, which does what `why` says, does not act in env=`id`; and who would."""
+    *others, last = agents_for(space) or ("",)
+    remedy = f"agent={', '.join(others)} or {last} would do"
+    if not last:
+        remedy = "wrap the environment so that its actions are Discrete, MultiDiscrete, MultiBinary or a Box of floats"
+    return RequestError(f"agent={agent} {why}, and env={id} takes {space}; {remedy}")
