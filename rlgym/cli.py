@@ -128,7 +128,7 @@ def _rerun(line: CommandLine, command: list[str]) -> int:
     trust = read(help.WORDS["rerun"], own)["trust"]
     from rlgym.compose import load_config, revise
 
-    config = load_config(_find(line, word), trust=trust)
+    config = load_config(_find(line, word), trust)
     config.run.dir = ""  # a folder holds one run
     return _start(revise(config, [w for w in words if w not in own]), line, command)
 

@@ -6,6 +6,7 @@ against the dataclasses afterwards, so that a mistake is one line.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -25,8 +26,9 @@ from yaml import YAMLError
 
 from rlgym import overrides as grammar
 from rlgym.config import ROOTS, RootConfig, TrainConfig
-from rlgym.config_file import from_plain, load_config, refuse_targets, save_config
+from rlgym.config_file import from_plain, load_config, save_config
 from rlgym.errors import RequestError
+from rlgym.files import read_yaml
 from rlgym.groups import GROUPS, choices, config_folder, roots
 from rlgym.nearest import did_you_mean
 from rlgym.overrides import Words
@@ -36,27 +38,35 @@ from rlgym.typed import to_dict
 
 __all__ = ["compose", "expand", "hydra_at_conf", "hydra_words", "load_config", "revise", "save_config"]
 
+MOST_FILES = 10_000
+"""In a config folder that nobody vouches for: another one is a whole disk."""
 
-def compose(overrides: list[str], root: str = "train", config_dir: str | None = None) -> Any:
-    """The typed, complete config that the words ask for: TrainConfig, PretrainConfig, ... Raises RequestError only."""
+
+def compose(overrides: list[str], root: str = "train", config_dir: str | None = None, trust: bool = True) -> Any:
+    """The typed, complete config that the words ask for: TrainConfig, PretrainConfig, ... Raises RequestError only.
+
+    `trust`: whether a person gave the words and `config_dir`, or vouches for the folder that they come from. Without it
+    what was composed may name no code to import and look up nothing on this machine.
+    """
     words = grammar.parse(overrides, GROUPS[root])
     _refuse_hydra(words)
+    if not trust:
+        _check_files(config_dir)
     config_dir = config_folder(config_dir)
     roots(config_dir)  # says so when there is no such folder; Hydra would only warn
     for group, name in words.choices.items():
         _check_choice(root, group, name, config_dir)
-    data, chosen = _compose(root, hydra_words(words), config_dir)
+    data, chosen = _compose(root, hydra_words(words), config_dir, trust)
     if config_dir is not None:
         agent, env = (words.choices.get(group, chosen.get(group, "")) for group in ("agent", "env"))
         refuse_misplaced(Path(config_dir), root, agent, "" if "tuned" in words.choices else env)
-    _check_recipe(words, root, config_dir)
-    refuse_targets(data)
+    _check_recipe(words, root, config_dir, trust)
     named = [(group, key) for group, key in ROOTS[root].sections.items() if chosen.get(group) in entries(group)]
     for group, key in (("env", "id"), ("model", "name"), *named):
         if group in chosen and isinstance(data.get(group), dict) and not data[group].get(key):
             data[group][key] = chosen[group]
     try:
-        config = from_plain(data)
+        config = from_plain(data, trust)
     except RequestError as error:
         own = own_files(config_dir, chosen)
         if not own or any(key in str(error) for key in words.values):
@@ -73,8 +83,9 @@ def expand(overrides: list[str], root: str = "train") -> list[list[str]]:
     return grammar.expand([word for word in overrides if not word.lstrip("+").startswith(hydra_own)])
 
 
-def revise(config: RootConfig, overrides: list[str]) -> Any:
-    """A saved config with some keys changed (`rerun`). The groups' choices stay: another would bring its own values."""
+def revise(config: RootConfig, overrides: list[str], trust: bool = True) -> Any:
+    """A saved config with some keys changed (`rerun`). The groups' choices stay: another would bring its own values.
+    `trust`: as of `compose`."""
     words = grammar.parse(overrides, GROUPS[config.root])
     for group, name in words.choices.items():
         raise RequestError(f"{group}={name}: a rerun keeps its run's choices; start a new run with {group}={name}")
@@ -88,8 +99,7 @@ def revise(config: RootConfig, overrides: list[str]) -> Any:
         if not isinstance(node, dict):
             raise RequestError(f"unknown key {key}")
         node[last] = value
-    refuse_targets(data)
-    return from_plain(data)
+    return from_plain(data, trust)
 
 
 def hydra_words(words: Words) -> list[str]:
@@ -181,14 +191,14 @@ def _check_choice(root: str, group: str, name: str, config_dir: str | None) -> N
     raise RequestError(f"{group}={name} not found{near}")
 
 
-def _check_recipe(words: Words, root: str, config_dir: str | None) -> None:
+def _check_recipe(words: Words, root: str, config_dir: str | None, trust: bool) -> None:
     """An experiment's values were found for its agent and env, or objective and model; with others: nonsense."""
     recipe = words.choices.get("experiment")
     groups = ROOTS[root].recipe_groups
     given = {group: words.choices[group] for group in groups if group in words.choices}
     if recipe is None or not given:
         return
-    _, own = _compose(root, hydra_words(Words({"experiment": recipe}, {}, [], [])), config_dir)
+    _, own = _compose(root, hydra_words(Words({"experiment": recipe}, {}, [], [])), config_dir, trust)
     for group, name in given.items():
         if name != own[group]:
             recipe_for = " ".join(f"{g}={own[g]}" for g in groups)
@@ -197,7 +207,34 @@ def _check_recipe(words: Words, root: str, config_dir: str | None) -> None:
             )
 
 
-def _compose(root: str, lines: list[str], config_dir: str | None) -> tuple[dict[str, Any], dict[str, str]]:
+def _check_files(config_dir: str | None) -> None:
+    """RequestError where a config folder that nobody vouches for holds what no config needs: Hydra bounds nothing."""
+    count = 0
+    for place, folders, names in os.walk(config_dir or ""):
+        for path in (Path(place, name) for name in (*folders, *names)):
+            count += 1
+            try:
+                if count > MOST_FILES:
+                    raise ValueError(f"more than {MOST_FILES:,} files")
+                if path.is_symlink():
+                    raise ValueError("a symbolic link")
+                if path.suffix == ".yaml":
+                    read_yaml(path)
+            except (OSError, ValueError) as error:
+                said = getattr(error, "strerror", None) or error
+                raise RequestError(f"{path}: {said}; add trust=true if you trust {config_dir}") from error
+
+
+def _refuse_lookups(value: Any, key: str = "") -> None:
+    """RequestError where a config would look something up outside of itself, as ${oc.env:HOME} does."""
+    if isinstance(value, str) and "${" in value and ":" in value:
+        raise RequestError(f"{key}={value} looks something up on this machine: add trust=true if you trust it")
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in items:
+        _refuse_lookups(part, f"{key}.{name}" if key else str(name))
+
+
+def _compose(root: str, lines: list[str], config_dir: str | None, trust: bool) -> tuple[dict[str, Any], dict[str, str]]:
     """The composed plain data, and which choice each group took."""
     try:
         with hydra_at_conf(config_dir):
@@ -205,6 +242,8 @@ def _compose(root: str, lines: list[str], config_dir: str | None) -> tuple[dict[
         chosen = OmegaConf.to_container(composed.hydra.runtime.choices)
         OmegaConf.set_struct(composed, False)
         composed.pop("hydra")
+        if not trust:
+            _refuse_lookups(OmegaConf.to_container(composed, resolve=False))
         data = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         lines_of_error = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -5,7 +5,8 @@ Read as plain YAML, never through Hydra: a file from elsewhere can name no code 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ import yaml
 
 from rlgym.config import ROOTS, RootConfig
 from rlgym.errors import RequestError
-from rlgym.files import write_atomic
+from rlgym.files import read_yaml, write_atomic
 from rlgym.registry import entry, resolve
 from rlgym.typed import build, keys, to_dict
+
+OWN_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w./-]*")
+"""`module:Name`, or an environment's `module:Id`."""
 
 
 def save_config(config: RootConfig, path: Path) -> None:
@@ -35,25 +39,48 @@ def load_config(path: Path, trust: bool = False) -> Any:
     path = path / "config.yaml" if path.is_dir() else path
     data = _read(path)
     try:
-        refuse_targets(data)
-        for group, name in {**root_of(data).sections, "env": "id"}.items():
-            section = data.get(group)
-            value = section.get(name) if isinstance(section, dict) else None
-            if not trust and ":" in str(value):
-                raise RequestError(f"{group}.{name}={value} names code to import: add trust=true if you trust it")
-        for term in _terms(data):
-            if not trust and ":" in str(term.get("name")):
-                raise RequestError(f"reward.terms: {term['name']} names code to import: add trust=true if you trust it")
-        return from_plain(data)
+        return from_plain(data, trust)
     except RequestError as error:
         raise RequestError(f"{path}: {error}") from error
 
 
-def _terms(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What reward=sum adds up."""
-    reward = data.get("reward")
-    terms = reward.get("terms") if isinstance(reward, Mapping) else None
-    return [term for term in terms if isinstance(term, Mapping)] if isinstance(terms, list) else []
+def check_trust(data: Mapping[str, Any], trust: bool) -> None:
+    """RequestError where plain data names code to import and nobody vouches for it. Every config passes here, after it
+    was read or composed and before anything that it names is imported."""
+    for key, name in names_of_code(data):
+        if not trust:
+            raise RequestError(f"{key}={name} names code to import: add trust=true if you trust it")
+
+
+def names_of_code(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(key, value) of everything in a config that stands for code of a person's own, `module:Name`."""
+    keys = {"env": "id"}
+    for root in ROOTS.values():
+        keys |= root.sections
+    for group, key in keys.items():
+        value = _section(data, group).get(key)
+        if isinstance(value, str) and ":" in value:
+            yield f"{group}.{key}", value
+    for key, value in _texts(_section(data, "reward").get("terms"), "reward.terms"):
+        if ":" in value and key.endswith(".name"):
+            yield key, value
+    for key, value in _texts(_section(data, "env").get("kwargs"), "env.kwargs"):
+        if OWN_CODE.fullmatch(value):  # an environment may make another one by its id
+            yield key, value
+
+
+def _section(data: Mapping[str, Any], group: str) -> Mapping[str, Any]:
+    section = data.get(group)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """(dotted key, text) of every text in plain data."""
+    if isinstance(value, str):
+        yield key, value
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in items:
+        yield from _texts(part, f"{key}.{name}")
 
 
 def root_of_run(folder: Path) -> str:
@@ -63,21 +90,14 @@ def root_of_run(folder: Path) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = _plain_yaml(path.read_text(encoding="utf-8"))
+        data = read_yaml(path)
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not text'}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise RequestError(f"{path} is not plain YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise RequestError(f"{path} is not a config")
     return data
-
-
-def _plain_yaml(text: str) -> Any:
-    """Without aliases: a few lines of them can spell out a structure that fills the memory, or that never ends."""
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-        raise ValueError("it holds aliases")
-    return yaml.safe_load(text)
 
 
 def root_of(data: Mapping[str, Any]) -> type[RootConfig]:
@@ -89,8 +109,14 @@ def root_of(data: Mapping[str, Any]) -> type[RootConfig]:
     raise RequestError(f"{wanted} is missing: it says what learns")
 
 
-def from_plain(data: Mapping[str, Any]) -> Any:
-    """The typed config that plain data says, the knobs of its sections (agent, model, ...) included."""
+def from_plain(data: Mapping[str, Any], trust: bool) -> Any:
+    """The typed config that plain data says, the knobs of its sections (agent, model, ...) included.
+
+    `trust`: whether a person wrote the data, or vouches for the folder that it comes from. Without it nothing is
+    imported but what is installed.
+    """
+    refuse_targets(data)
+    check_trust(data, trust)
     root = root_of(data)
     sections: dict[str, Any] = {}
     known: list[str] = []

@@ -5,9 +5,19 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import yaml
+
+YAML_BYTES = 1 << 20
+"""Of the largest YAML file that is read: a config has a few thousand, and parsing takes a second for each million."""
+JSON_BYTES = 1 << 26
+METRICS_BYTES = 1 << 30
+DEEPEST = 64
+"""Levels of nesting in a YAML file."""
 
 
 def fsync_folder(folder: Path) -> None:
@@ -63,10 +73,46 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, bool | int) else str(value)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; ValueError when the content is anything else, OSError when it cannot be read."""
+def read_bounded(path: Path, most: int) -> bytes:
+    """The content of a regular file of at most `most` bytes; ValueError for a larger one, and for a device or a pipe,
+    which may have no end. OSError when it cannot be read."""
+
+    def without_waiting(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    with open(path, "rb", opener=without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("not a regular file")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"more than {most:,} bytes")
+    return content
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file says in plain data. ValueError when it is no plain YAML of bounded size and depth without
+    aliases: a few lines of them can spell out a structure that fills the memory, or that never ends. OSError when it
+    cannot be read."""
+    content = read_bounded(path, YAML_BYTES)
+    depth = 0
     try:
-        value = json.loads(path.read_bytes())
+        text = content.decode("utf-8-sig")
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("it holds aliases")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ValueError("nested too deeply")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def read_json(path: Path, most: int = JSON_BYTES) -> dict[str, Any]:
+    """A JSON object; ValueError when the content is anything else or has more than `most` bytes, OSError when it cannot
+    be read."""
+    try:
+        value = json.loads(read_bounded(path, most))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(value, dict):
@@ -80,17 +126,22 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def parse_rows(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """The whole lines of a metrics.jsonl beside what they say; each row has an integer `step`."""
+    """The whole lines of a metrics.jsonl beside what they say: numbers by tag, and an integer `step`."""
     rows: list[tuple[bytes, dict[str, Any]]] = []
     try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError:
+        lines = read_bounded(path, METRICS_BYTES).split(b"\n")
+    except (OSError, ValueError):
         return rows
     for line in lines:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and type(row.get("step")) is int:
-            rows.append((line + b"\n", row))
+        if isinstance(row, dict) and type(row.get("step")) is int and _is_number(row["step"]):
+            rows.append((line + b"\n", {tag: value for tag, value in row.items() if _is_number(value)}))
     return rows
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value of JSON is null or a number that arithmetic with 64 bits takes."""
+    return value is None or isinstance(value, float) or (type(value) is int and value.bit_length() < 64)

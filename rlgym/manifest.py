@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlgym.config import RootConfig
+from rlgym.recorded import Process
 
 PACKAGES = (
     "rlgym-ssl", "torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "safetensors", "tensorboard",
@@ -47,7 +48,7 @@ def facts(config: RootConfig, command: list[str]) -> dict[str, Any]:
     }
 
 
-def process() -> dict[str, Any]:
+def process() -> Process:
     """Which process trains the run; a resume records its own. Process ids come again, hence the time."""
     import psutil
 
@@ -62,7 +63,7 @@ def alive(pid: int, start: float | None = None) -> bool:
         found = psutil.Process(pid)
         same = start is None or abs(found.create_time() - start) < 2  # the clock may have been set since
         return bool(same and found.status() != psutil.STATUS_ZOMBIE)
-    except (psutil.NoSuchProcess, ValueError):
+    except (psutil.NoSuchProcess, ValueError, OverflowError):
         return False
     except psutil.AccessDenied:
         return True

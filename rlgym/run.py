@@ -19,6 +19,7 @@ from rlgym.errors import RequestError
 from rlgym.files import read_json, read_rows, to_json, write_atomic
 from rlgym.monitor import monitor_of
 from rlgym.nearest import nearest
+from rlgym.recorded import Manifest, Summary, sound
 
 MARKS = ("manifest.json", "config.yaml", "log.txt", "metrics.jsonl", "checkpoints")
 """Any of these in a folder says that a run lives there."""
@@ -44,14 +45,14 @@ class Run:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        return self._read("manifest.json")
+        return sound(self._read("manifest.json"), Manifest)
 
     @property
     def summary(self) -> dict[str, Any]:
-        return self._read("summary.json")
+        return sound(self._read("summary.json"), Summary)
 
     def update_manifest(self, **fields: Any) -> None:
-        write_atomic(self.dir / "manifest.json", to_json(self.manifest | fields))
+        write_atomic(self.dir / "manifest.json", to_json(self._read("manifest.json") | fields))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_atomic(self.dir / "summary.json", to_json(summary))

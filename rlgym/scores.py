@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rlgym.config import ROOTS
 from rlgym.errors import RequestError
-from rlgym.files import read_json, read_rows
+from rlgym.files import read_json, read_rows, read_yaml
 from rlgym.monitor import Monitor, lower_is_better, monitor_of
 from rlgym.nearest import did_you_mean
 from rlgym.run import Run, find_run, is_run, row_of
@@ -108,8 +106,8 @@ def read_run(run: Run) -> Judged:
     """What a run's folder says of it; its score comes later, when it is known what all runs have."""
     row, manifest = row_of(run), run.manifest
     try:
-        loaded = yaml.safe_load(run.config_path.read_bytes())
-    except (OSError, yaml.YAMLError):
+        loaded = read_yaml(run.config_path)
+    except (OSError, ValueError):
         loaded = None
     config = dict(flat(loaded)) if isinstance(loaded, dict) else {}
     seed = row["seed"] if isinstance(row["seed"], int) else -1

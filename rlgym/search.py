@@ -19,17 +19,19 @@ from typing import TYPE_CHECKING, Any
 
 from rlgym.compose import compose, revise
 from rlgym.errors import RequestError, TrainingError
-from rlgym.files import read_json, to_json, write_atomic
+from rlgym.files import read_bounded, read_json, to_json, write_atomic
 from rlgym.groups import GROUPS
 from rlgym.manifest import alive, now, process
 from rlgym.overrides import parse
 from rlgym.processes import Died, Signals, in_processes
+from rlgym.recorded import Process, expect, fits
 from rlgym.run import path_safe
 from rlgym.search_space import Axis, axis, default_space, hint_of, split, value_at
 from rlgym.sweep import STOPPED, side_by_side
 from rlgym.table import print_table, shown
 from rlgym.tuned_file import write_tuned
-from rlgym.typed import to_dict
+from rlgym.typed import build, to_dict
+from rlgym.words import SweepWords
 
 if TYPE_CHECKING:
     import optuna
@@ -46,6 +48,7 @@ WARM = 2
 """Evaluations before a trial may be pruned."""
 MANY = 100_000
 """More than the evaluations of any run: keeps those of one seed apart from those of the next."""
+JOURNAL_BYTES = 1 << 28
 SHOWN = 10
 """Trials in the table at the end."""
 
@@ -73,7 +76,7 @@ class Request:
     config_dir: str | None
     better: str = "max"
     """Which way the metric that the agent is monitored by, and trials are scored by, is better: max or min."""
-    process: dict[str, Any] = field(default_factory=process)
+    process: Process = field(default_factory=process)
     start: str = field(default_factory=now)
 
 
@@ -119,23 +122,20 @@ def search(words: Sequence[str], options: dict[str, Any], command: list[str], co
     _say(f"sweep of {agent} on {env}: {folder}")
     for key, text in space.items():
         _say(f"  {key}={text}")
-    return go_on(folder, request, options["overwrite"])
+    return go_on(folder, request, options["overwrite"], trust=True)
 
 
 def resume(folder: Path, words: Mapping[str, Any], options: dict[str, Any]) -> int:
     """Go on with the sweep in `folder`; `words`: the options that were given, of which some may change."""
     require_optuna()
-    try:
-        request = Request(**read_json(folder / "sweep.json"))
-    except (OSError, ValueError, TypeError) as error:
-        raise RequestError(f"{folder}/sweep.json cannot be read ({error})") from error
+    request = read_request(folder)
     for key in words:
         if key not in ("trials", "minutes", "jobs", "overwrite", "trust"):
             raise RequestError(f"{key}={words[key]}: a sweep goes on as it began, but for trials, minutes and jobs")
-    if not options["trust"]:
-        check_trust(folder, request)
+    check_request_of(folder, request, options["trust"])
     working = request.process
-    if working != process() and working["host"] == process()["host"] and alive(working["pid"], working["pid_start"]):
+    here = working.get("host") == process()["host"]
+    if working != process() and here and alive(working.get("pid", 0), working.get("pid_start")):
         raise RequestError(f"{folder} is being worked on by process {working['pid']}; stop that one first")
     for key in ("trials", "minutes", "jobs"):
         if key in words:
@@ -150,21 +150,22 @@ def resume(folder: Path, words: Mapping[str, Any], options: dict[str, Any]) -> i
         study.enqueue_trial(trial.params, user_attrs={"again": trial.number, **_baseline(trial)})
     done = len(ended(study))
     _say(f"sweep of {request.agent} on {request.env}: {folder}, {done} of {request.trials} trials done")
-    return go_on(folder, request, options["overwrite"])
+    return go_on(folder, request, options["overwrite"], options["trust"])
 
 
-def go_on(folder: Path, request: Request, overwrite: bool) -> int:
-    """Work until the trials or minutes are spent, or a signal comes; say what came out."""
+def go_on(folder: Path, request: Request, overwrite: bool, trust: bool) -> int:
+    """Work until the trials or minutes are spent, or a signal comes; say what came out. `trust`: whether a person gave
+    the request and the record of its trials, or vouches for the folder."""
     signals = Signals()
     until = math.inf if request.minutes is None else time.monotonic() + 60 * request.minutes
     code = 0
     left = request.trials - len(ended(open_study(folder)))
 
-    def tasks() -> Iterator[tuple[str, int]]:
+    def tasks() -> Iterator[tuple[str, int, bool]]:
         for number in range(left):
             if time.monotonic() >= until or code in STOPPED:
                 return
-            yield str(folder.resolve()), number
+            yield str(folder.resolve()), number, trust
 
     if request.jobs > 1:
         answers = in_processes(work, tasks(), request.jobs, signals)
@@ -200,7 +201,7 @@ def go_on(folder: Path, request: Request, overwrite: bool) -> int:
         found = f"{shown(best['score'])} over {request.seeds} seeds, best of {len(ended(study))} trials"
         comment = f"found by `rlgym sweep`: {found} ({folder.name})"
         words = [*request.words, *best["words"]]
-        lines = write_tuned(request.agent, request.env, words, request.config_dir, overwrite, comment)
+        lines = write_tuned(request.agent, request.env, words, request.config_dir, overwrite, comment, trust)
         print(*lines, sep="\n")
         print("the best of many is part luck: judge it on seeds that the sweep has not seen, as seed=range(101,106)")
     return code
@@ -209,16 +210,17 @@ def go_on(folder: Path, request: Request, overwrite: bool) -> int:
 # ---- one trial
 
 
-def work(task: tuple[str, int]) -> dict[str, Any]:
-    """Run one trial of the sweep in a folder: `line` for the person, `code` as a run's exit code."""
+def work(task: tuple[str, int, bool]) -> dict[str, Any]:
+    """Run one trial of the sweep in a folder, given with the trial's number and whether the folder is trusted: `line`
+    for the person, `code` as a run's exit code."""
     import optuna
 
-    folder, number = Path(task[0]), task[1]
+    folder, number, trust = Path(task[0]), task[1], task[2]
     request = read_request(folder)
     kept = own_study(folder)
     study = kept[0] if kept else open_study(folder, number)
     kept[:] = [study]
-    axes = axes_of(folder)
+    axes = axes_of(folder, trust)
     began = time.monotonic()
     trial = study.ask({a.key: a.distribution() for a in axes})
     words = [a.word(trial.params[a.key]) for a in axes]
@@ -230,7 +232,7 @@ def work(task: tuple[str, int]) -> dict[str, Any]:
         return {"line": f"{title}as trial {twin.number + 1}{told}", "code": 0}
     try:
         for k in range(request.seeds):
-            run = train_seed(folder, request, trial, words, k, values)
+            run = train_seed(folder, request, trial, words, k, values, trust)
             if run.exit_code in STOPPED:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)  # without an error: it comes again
                 return {"line": f"{title}interrupted{told}", "code": run.exit_code}
@@ -252,13 +254,15 @@ def work(task: tuple[str, int]) -> dict[str, Any]:
     return {"line": f"{title}{shown(score)}{told}  ({time.monotonic() - began:,.0f} s)", "code": 0}
 
 
-def train_seed(folder: Path, request: Request, trial: Any, words: list[str], k: int, values: list[float]) -> Any:
+def train_seed(
+    folder: Path, request: Request, trial: Any, words: list[str], k: int, values: list[float], trust: bool
+) -> Any:
     """Train the k-th seed of a trial and append its score to `values`; a pruned run ends as stopped."""
     from rlgym.training import run_training
 
     seed = request.seed + k
     place = folder / f"trial_{trial.number + 1}_s{seed}"
-    config = revise(base_of(folder), [*words, f"seed={seed}", f"run.dir='{place}'"])
+    config = revise(base_of(folder, trust), [*words, f"seed={seed}", f"run.dir='{place}'"], trust)
     seen: list[float] = []
 
     def watch(step: int, value: float) -> str | None:
@@ -299,11 +303,20 @@ def open_study(folder: Path, offset: int = 0) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     request = read_request(folder)
-    storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
-    direction = (
-        optuna.study.StudyDirection.MINIMIZE if request.better == "min" else optuna.study.StudyDirection.MAXIMIZE
-    )
-    study = optuna.create_study(storage=storage, study_name="sweep", direction=direction, load_if_exists=True)
+    journal = folder / "study.journal"
+    directions = optuna.study.StudyDirection
+    direction = directions.MINIMIZE if request.better == "min" else directions.MAXIMIZE
+    try:
+        if journal.exists():
+            read_bounded(journal, JOURNAL_BYTES)
+        storage = JournalStorage(JournalFileBackend(str(journal)))
+        study = optuna.create_study(storage=storage, study_name="sweep", direction=direction, load_if_exists=True)
+        study.get_trials(deepcopy=False)
+    except Exception as error:  # of a line that is not its own Optuna may make anything
+        said = " ".join(str(error).split())[:200]
+        raise RequestError(
+            f"{journal} cannot be read ({type(error).__name__}: {said}): it says what was tried"
+        ) from error
     study.sampler = optuna.samplers.TPESampler(
         n_startup_trials=min(STARTUP, max(2, request.trials // 3)),
         multivariate=True,
@@ -338,7 +351,13 @@ def interrupted(study: optuna.Study) -> list[Any]:
 def same_words(study: optuna.Study, words: list[str]) -> Any:
     """An earlier trial of these very words that came to its end or was pruned; None without."""
     trials = (trial for trial in ended(study) if trial.state.name != "FAIL")
-    return next((trial for trial in trials if trial.user_attrs.get("words") == words), None)
+    return next((trial for trial in trials if words_of(trial) == words), None)
+
+
+def words_of(trial: Any) -> list[str]:
+    """The words that its values came to, as it recorded them."""
+    words = trial.user_attrs.get("words")
+    return list(words) if fits(words, list[str]) else []
 
 
 def table(study: optuna.Study, request: Request) -> list[dict[str, Any]]:
@@ -352,8 +371,8 @@ def table(study: optuna.Study, request: Request) -> list[dict[str, Any]]:
             {
                 "trial": trial.number + 1,
                 "score": trial.value if state == "complete" else None,
-                "state": trial.user_attrs.get("error", "interrupted") if state == "fail" else state,
-                "words": trial.user_attrs.get("words", []),
+                "state": str(trial.user_attrs.get("error", "interrupted")) if state == "fail" else state,
+                "words": words_of(trial),
                 "baseline": bool(trial.user_attrs.get("baseline")),
             }
         )
@@ -375,29 +394,39 @@ def _state(name: str) -> Any:
 
 
 @cache
-def base_of(folder: Path) -> Any:
+def base_of(folder: Path, trust: bool = False) -> Any:
     """The config of every trial but for what is searched; Hydra takes half a second to compose one."""
     request = read_request(folder)
     words = [*request.words, *request.lean]
-    return compose(side_by_side(words) if request.jobs > 1 else words, "train", request.config_dir)
+    return compose(side_by_side(words) if request.jobs > 1 else words, "train", request.config_dir, trust)
 
 
 @cache
-def axes_of(folder: Path) -> list[Axis]:
-    return [axis(key, text, hint_of(base_of(folder), key)) for key, text in read_request(folder).space.items()]
+def axes_of(folder: Path, trust: bool = False) -> list[Axis]:
+    return [axis(key, text, hint_of(base_of(folder, trust), key)) for key, text in read_request(folder).space.items()]
 
 
-def check_trust(folder: Path, request: Request) -> None:
-    """A sweep that came from elsewhere runs no code: neither by its words, nor by config files that came with it."""
-    chosen = parse([*request.words, *request.lean], GROUPS["train"]).choices
-    if named := [f"{group}={name}" for group, name in chosen.items() if ":" in name]:
-        raise RequestError(f"{folder}: {named[0]} names code to import: add trust=true")
-    if request.config_dir is not None and Path(request.config_dir).resolve().is_relative_to(folder.resolve()):
-        raise RequestError(f"{folder}: its configs came with it, and may name code to import: add trust=true")
+def check_request_of(folder: Path, request: Request, trust: bool) -> None:
+    """RequestError where what the folder asks for cannot be done, or would run code that nobody vouches for: a sweep
+    may come from elsewhere, with configs that lie beside it."""
+    try:
+        base_of(folder.resolve(), trust)
+        axes_of(folder.resolve(), trust)
+    except RequestError as error:
+        raise RequestError(f"{folder}: {error}") from error
+    for key, name in {"agent": request.agent, "env": request.env}.items():  # they name the tuned file
+        if ".." in name or Path(name).is_absolute() or not name:
+            raise RequestError(f"{folder}/sweep.json: {key}={name}: must be one name")
 
 
 def read_request(folder: Path) -> Request:
-    return Request(**read_json(folder / "sweep.json"))
+    """What the sweep in `folder` was asked for. RequestError where sweep.json is not such a request."""
+    try:
+        request = Request(**expect(read_json(folder / "sweep.json"), Request))
+        build(SweepWords, {key: getattr(request, key) for key in ("trials", "minutes", "seeds", "jobs", "score")})
+    except (OSError, ValueError, TypeError, RequestError) as error:
+        raise RequestError(f"{folder}/sweep.json cannot be read ({error})") from error
+    return request
 
 
 def check_space(space: Mapping[str, str], base: Any) -> list[Axis]:

@@ -76,7 +76,7 @@ def ordered(rows: Sequence[dict[str, Any]], sort: str) -> list[dict[str, Any]]:
 def shown(value: Any, column: str = "") -> str:
     if value is None:
         return "-"
-    if column.endswith("_s"):  # seconds
+    if column.endswith("_s") and abs(value) < 1e11:  # seconds
         return str(timedelta(seconds=round(value)))
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"

@@ -25,7 +25,13 @@ NOT_TUNED = ("seed", "run.", "device", "compile", "threads", "display", "minutes
 
 
 def write_tuned(
-    agent: str, env: str, words: Sequence[str], config_dir: str | None, overwrite: bool, comment: str
+    agent: str,
+    env: str,
+    words: Sequence[str],
+    config_dir: str | None,
+    overwrite: bool,
+    comment: str,
+    trust: bool = True,
 ) -> list[str]:
     """Write what `words` change of `agent`'s plain defaults on `env`; lines that say where it is and how it is used.
 
@@ -44,7 +50,7 @@ def write_tuned(
     replaced = written.exists()
     try:
         written.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(written, f"# @package _global_\n# {comment}\n{content(agent, env, words, config_dir)}")
+        write_atomic(written, f"# @package _global_\n# {comment}\n{content(agent, env, words, config_dir, trust)}")
     except OSError as error:
         raise RequestError(f"{written}: cannot be written ({error.strerror}); --config-dir DIR names another") from None
     flag = "" if config_dir is None else f" --config-dir {config_dir}"
@@ -58,10 +64,11 @@ def write_tuned(
     ]
 
 
-def content(agent: str, env: str, words: Sequence[str], config_dir: str | None) -> str:
-    """The YAML of every key in which the config of `words` differs from the agent's plain defaults."""
-    plain = dict(flat(to_dict(compose([f"agent={agent}", f"env={env}", "tuned=off"], "train", config_dir))))
-    found = dict(flat(to_dict(compose(list(words), "train", config_dir))))
+def content(agent: str, env: str, words: Sequence[str], config_dir: str | None, trust: bool) -> str:
+    """The YAML of every key in which the config of `words` differs from the agent's plain defaults. `trust`: as of
+    `compose`."""
+    plain = dict(flat(to_dict(compose([f"agent={agent}", f"env={env}", "tuned=off"], "train", config_dir, trust))))
+    found = dict(flat(to_dict(compose(list(words), "train", config_dir, trust))))
     nested: dict[str, Any] = {}
     for key, value in found.items():
         if value == plain.get(key, plain) or key.startswith(NOT_TUNED):

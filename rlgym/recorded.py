@@ -1,0 +1,114 @@
+"""What the records of a run folder hold (manifest.json, summary.json, a sweep's process): the types of their fields.
+
+A folder may be damaged or come from elsewhere, and its records are JSON that anybody can edit. What does not have its
+declared type is as good as not recorded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import NoneType, UnionType
+from typing import Any, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
+
+
+class Process(TypedDict, total=False):
+    host: str
+    pid: int
+    pid_start: float
+
+
+class Vocabulary(TypedDict, total=False):
+    vocabulary: str
+    vocab_size: int
+    fingerprint: str
+
+
+class Data(TypedDict, total=False):
+    fingerprint: str
+    documents: int
+    bytes: int
+    tokenizer: Vocabulary
+
+
+class Parent(TypedDict, total=False):
+    run: str
+    folder: str
+    dir: str
+    root: str
+    data: Data | None
+    parent: Parent | None
+
+
+class Manifest(Process, total=False):
+    command: list[str]
+    root: str
+    agent: str
+    env: str
+    seed: int
+    status: str
+    start: str
+    end: str | None
+    data: Data | None
+    parent: Parent | None
+    resume: dict[str, str] | None
+    resumed_from: list[int]
+    without_replay: list[int]
+    data_before: list[Data]
+
+
+class Summary(TypedDict, total=False):
+    status: str
+    reason: str
+    steps: int
+    updates: int
+    wall_time_s: float
+    steps_per_second: float | None
+    final: dict[str, float | None]
+    best: dict[str, float | None] | None
+
+
+def sound(data: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """A record without the fields that have another type than `kind`, a TypedDict, declares; what it does not declare
+    stays."""
+    hints = get_type_hints(kind)
+    return {key: value for key, value in data.items() if key not in hints or fits(value, hints[key])}
+
+
+def expect(data: Mapping[str, Any], kind: type) -> Mapping[str, Any]:
+    """The record, for what cannot do without its fields: ValueError where one has another type than `kind` declares, a
+    TypedDict or dataclass."""
+    for key, hint in get_type_hints(kind).items():
+        if key in data and not fits(data[key], hint):
+            raise ValueError(f"{key}={data[key]!r:.60}: not what belongs there")
+    return data
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether plain data has a type: None, bool, int, float (finite, whole numbers too), str, unions of these, lists,
+    dicts with text as keys, and TypedDicts, of which further keys may hold anything."""
+    if hint is Any:
+        return True
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return any(fits(value, inner) for inner in get_args(hint))
+    if origin is list:
+        (inner,) = get_args(hint)
+        return isinstance(value, list) and all(fits(part, inner) for part in value)
+    if origin is dict:
+        inner = get_args(hint)[1]
+        return isinstance(value, Mapping) and all(isinstance(k, str) and fits(v, inner) for k, v in value.items())
+    if is_typeddict(hint):
+        return isinstance(value, Mapping) and len(sound(value, hint)) == len(value)
+    if hint in (None, NoneType):
+        return value is None
+    if hint in (int, float):
+        return isinstance(value, hint | int) and not isinstance(value, bool) and _finite(value)
+    return isinstance(value, hint)
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
