@@ -272,25 +272,93 @@ def test_after_a_power_cut(command: Callable[..., Answer], tmp_path: Path, monke
     assert trials[4]["words"] == ["agent.gamma=" + str(float(f"{cut.params['agent.gamma']:.4g}"))]
 
 
-def test_a_foreign_sweep_runs_no_code(command: Callable[..., Answer], tmp_path: Path) -> None:
-    words: dict[str, Any] = {
+FOREIGN = {
+    "agent=evil:Agent": ({}, "agent.name=evil:Agent names code to import: add trust=true"),
+    "env=evil:CartPole-v1": ({}, "env.id=evil:CartPole-v1 names code to import"),
+    "agent=mine": ({"agent/mine": "name: evil:Agent"}, "agent.name=evil:Agent names code to import"),
+    "env=mine": ({"env/mine": "id: evil:CartPole-v1"}, "env.id=evil:CartPole-v1 names code to import"),
+    "env=Acrobot-v1": ({"env/Acrobot-v1": "id: evil:A-v0"}, "env.id=evil:A-v0 names code to import"),
+    "experiment=mine": ({"experiment/mine": "env:\n  id: evil:A-v0"}, "env.id=evil:A-v0 names code to import"),
+    "agent.gamma=0.9": ({"tuned/ppo/CartPole-v1": "agent:\n  name: evil:A"}, "agent.name=evil:A names code to import"),
+    "env.kwargs={x: ['evil:A-v0']}": ({}, "env.kwargs.x.0=evil:A-v0 names code to import"),
+    "env.kwargs={x: '${oc.env:HOME}'}": ({}, "env.kwargs.x=${oc.env:HOME} looks something up on this machine"),
+    "agent=bomb": ({"agent/bomb": "a: &a [1]\nb: [*a, *a]"}, "bomb.yaml: it holds aliases; add trust=true"),
+    "agent.gamma=0.8": ({"agent/linked": None}, "linked.yaml: a symbolic link; add trust=true"),
+}
+
+
+@pytest.mark.parametrize("word", FOREIGN)
+def test_a_foreign_sweep_runs_no_code(word: str, command: Callable[..., Answer], tmp_path: Path) -> None:
+    """Whatever it is that names the code: the sweep's words, or configs that lie beside it."""
+    files, said = FOREIGN[word]
+    for name, text in files.items():
+        path = tmp_path / f"beside/{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to("/dev/zero") if text is None else path.write_text(f"{text}\n")
+    foreign_sweep(tmp_path / "found", words=[word], config_dir="beside" if files else None)
+    before = (tmp_path / "found/sweep.json").read_bytes()
+    answer = command("sweep", "found")
+    assert answer.code == 2 and answer.err.startswith("rlgym: ") and len(answer.err.splitlines()) == 1, answer.err
+    assert said in answer.err
+    assert (tmp_path / "found/sweep.json").read_bytes() == before and len(list((tmp_path / "found").iterdir())) == 1
+    assert not (tmp_path / "canary").exists() and "evil" not in sys.modules
+
+
+def test_the_record_of_a_foreign_sweep_runs_no_code(
+    command: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The words of its best trial, which become a tuned file, are its own record's."""
+    from optuna.trial import create_trial
+
+    from rlgym.search import axes_of, open_study
+
+    foreign_sweep(tmp_path / "found", space={"agent.gamma": "choice(0.9,0.99)"})
+    (axis,) = axes_of(tmp_path / "found")
+    trial = create_trial(
+        value=1.0,
+        params={axis.key: "0.9"},
+        distributions={axis.key: axis.distribution()},
+        user_attrs={"words": ["agent=evil:Agent"]},
+    )
+    open_study(tmp_path / "found").add_trial(trial)
+    answer = command("sweep", "found")
+    assert answer.code == 2 and "agent.name=evil:Agent names code to import: add trust=true" in answer.err
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"words": "agent=ppo"}, "words='agent=ppo': not what belongs there"),
+        ({"space": {"agent.gamma": [1]}}, "space={'agent.gamma': [1]}: not what belongs there"),
+        ({"process": {"host": 1}}, "process={'host': 1}: not what belongs there"),
+        ({"jobs": 0}, "jobs=0: must be > 0"),
+        ({"zeal": 1}, "zeal"),
+        ({"agent": "../../agent"}, "agent=../../agent: must be one name"),
+    ],
+)
+def test_a_request_that_is_none(
+    change: dict[str, Any], said: str, command: Callable[..., Answer], tmp_path: Path
+) -> None:
+    foreign_sweep(tmp_path / "found", **change)
+    answer = command("sweep", "found")
+    assert answer.code == 2 and said in answer.err and len(answer.err.splitlines()) == 1, answer.err
+
+
+def foreign_sweep(folder: Path, **changes: Any) -> None:
+    """A sweep's folder, and beside it a module that leaves a canary where it is imported."""
+    request: dict[str, Any] = {
         "command": [],
-        "words": ["agent=evil:Agent"],
+        "words": [],
         "lean": [],
         "space": {},
         "agent": "ppo",
-        "env": "x",
+        "env": "CartPole-v1",
     }
-    words |= {"seed": 1, "seeds": 1, "score": "last", "pruning": True, "trials": 1, "minutes": None, "jobs": 1}
-    (tmp_path / "found").mkdir()
-    (tmp_path / "found/sweep.json").write_text(json.dumps(words | {"config_dir": None}))
-    (tmp_path / "evil.py").write_text("import pathlib; pathlib.Path('canary').touch()\n")
-    answer = command("sweep", "found")
-    assert answer.code == 2 and "names code to import: add trust=true" in answer.err
-    inside = {"words": ["agent=mine"], "config_dir": str(tmp_path / "found/conf")}
-    (tmp_path / "found/sweep.json").write_text(json.dumps(words | inside))
-    assert "its configs came with it" in command("sweep", "found").err
-    assert not (tmp_path / "canary").exists()
+    request |= {"seed": 1, "seeds": 1, "score": "last", "pruning": True, "trials": 1, "minutes": None, "jobs": 1}
+    folder.mkdir()
+    (folder / "sweep.json").write_text(json.dumps(request | {"config_dir": None} | changes))
+    (folder.parent / "evil.py").write_text("import pathlib; pathlib.Path('canary').touch()\n")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
