@@ -17,17 +17,18 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from rlgym.errors import CheckpointError
-from rlgym.files import fsync_folder, read_json, to_json, write_atomic, write_synced
+from rlgym.errors import CheckpointError, RequestError
+from rlgym.files import fsync_folder, read_bounded, read_json, to_json, write_atomic, write_synced
 from rlgym.learner import REPLAY, Shared, SharedFile
 from rlgym.manifest import alive, now
+from rlgym.recorded import Position, expect, fits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +40,38 @@ STATE = "state.json"
 MANIFEST = "manifest.json"
 TENSORS = ".safetensors"
 SHARED = "shared"
+
+STATE_BYTES = 1 << 30
+STRANGE = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, AssertionError, RuntimeError)
+"""What code that expects another state raises."""
+
+
+class Entry(TypedDict):
+    """What a checkpoint's manifest says of a file."""
+
+    bytes: int
+    sha256: str
+
+
+class SharedEntry(Entry):
+    section: str
+    key: str
+    name: str
+
+
+class SharedFiles(TypedDict, total=False):
+    shared: list[SharedEntry]
+
+
+class Manifest(SharedFiles):
+    schema: int
+    files: dict[str, Entry]
+
+
+class State(TypedDict):
+    sections: dict[str, dict[str, Any]]
+    loop: dict[str, Any]
+
 
 _SECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _FILE = re.compile(rf"({_SECTION.pattern}){re.escape(TENSORS)}|{re.escape(STATE)}")
@@ -206,13 +239,10 @@ def load(path: Path, without: Collection[str] = ()) -> tuple[dict[str, dict[str,
 
     verify(path, without)
     try:
-        content = read_json(path / STATE)
-        sections, loop = content["sections"], content["loop"]
-        state: dict[str, dict[str, Any]] = {
-            section: dict(parts) for section, parts in sections.items() if section not in without
-        }
-        loop = dict(loop)
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        content = expect(read_json(path / STATE, STATE_BYTES), State)
+        state = {section: dict(parts) for section, parts in content["sections"].items() if section not in without}
+        loop = dict(content["loop"])
+    except (OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path / STATE}: not a checkpoint's state ({error})") from None
     for name in _files(path, without):
         if not name.endswith(TENSORS):
@@ -231,6 +261,24 @@ def load(path: Path, without: Collection[str] = ()) -> tuple[dict[str, dict[str,
     return state, loop
 
 
+def position(state: Mapping[str, Any], path: Path) -> tuple[int, int]:
+    """(step, update) at which a learner was saved; CheckpointError where its state does not say."""
+    found = state.get("progress", {})
+    if not fits(found, Position) or min(found["step"], found["update"]) < 0:
+        raise CheckpointError(f"{path}: its state does not say at which step it was saved")
+    return found["step"], found["update"]
+
+
+@contextmanager
+def fitting(folder: Path) -> Iterator[None]:
+    """Turns what a learner or model raises at a state that is not its own into one line."""
+    try:
+        yield
+    except STRANGE as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise RequestError(f"{folder}: its checkpoint does not fit its config.yaml ({said}); changed?") from error
+
+
 def _read_shared(file: Path, sha256: str) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
@@ -247,7 +295,7 @@ def _read_shared(file: Path, sha256: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{file}: not a safetensors file ({error})") from None
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def _manifest(path: Path) -> Manifest:
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
@@ -260,16 +308,15 @@ def _manifest(path: Path) -> dict[str, Any]:
     if schema != SCHEMA:
         age = "a newer" if isinstance(schema, int) and schema > SCHEMA else "an older"
         raise CheckpointError(f"{path}: {age} schema ({schema}) than the {SCHEMA} that this version of rlgym reads")
-    return manifest
+    try:
+        return cast(Manifest, expect(manifest, Manifest))
+    except ValueError as error:
+        raise CheckpointError(f"{path / MANIFEST}: {error}") from None
 
 
 def _files(path: Path, without: Collection[str] = ()) -> dict[str, tuple[int, str]]:
     """File name -> (bytes, SHA-256), as the manifest has it; not those of the sections `without`."""
-    manifest = _manifest(path)
-    try:
-        files = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise CheckpointError(f"{path / MANIFEST}: lists no files") from None
+    files = {name: (entry["bytes"], entry["sha256"]) for name, entry in _manifest(path)["files"].items()}
     for name in files:
         if not _FILE.fullmatch(name):
             raise CheckpointError(f"{path / MANIFEST}: file name {name!r} refused")
@@ -280,13 +327,10 @@ def _files(path: Path, without: Collection[str] = ()) -> dict[str, tuple[int, st
 
 def _shared(path: Path) -> list[tuple[str, str, SharedFile]]:
     """(section, key, file) of everything shared that the checkpoint names."""
-    try:
-        found = [
-            (str(e["section"]), str(e["key"]), SharedFile(str(e["name"]), int(e["bytes"]), str(e["sha256"])))
-            for e in _manifest(path).get(SHARED, [])
-        ]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise CheckpointError(f"{path / MANIFEST}: what it lists as {SHARED} cannot be read") from None
+    found = [
+        (e["section"], e["key"], SharedFile(e["name"], e["bytes"], e["sha256"]))
+        for e in _manifest(path).get("shared", [])
+    ]
     for _, _, file in found:
         if not _FILE.fullmatch(file.name):
             raise CheckpointError(f"{path / MANIFEST}: file name {file.name!r} refused")
@@ -351,8 +395,8 @@ def best(run_dir: Path) -> Path | None:
     """The checkpoint marked best, when there is one and it is complete, its replay aside."""
     folder = run_dir / "checkpoints"
     try:
-        name = (folder / "best").read_text().strip()
-    except (OSError, UnicodeDecodeError):
+        name = read_bounded(folder / "best", 100).decode().strip()
+    except (OSError, ValueError):
         return None
     return folder / name if _STEP.fullmatch(name) and _complete(folder / name, without=(REPLAY,)) else None
 

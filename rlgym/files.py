@@ -14,7 +14,7 @@ import yaml
 
 YAML_BYTES = 1 << 20
 """Of the largest YAML file that is read: a config has a few thousand, and parsing takes a second for each million."""
-JSON_BYTES = 1 << 26
+JSON_BYTES = 1 << 28
 METRICS_BYTES = 1 << 30
 DEEPEST = 64
 """Levels of nesting in a YAML file."""

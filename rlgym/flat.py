@@ -102,6 +102,9 @@ class Flat:
 
 
 def restore(own: Section, state: Section) -> None:
-    """Copy a checkpoint's tensors into those of the same names, which are views of what is used."""
+    """Copy a checkpoint's tensors into those of the same names and shapes, which are views of what is used."""
     for name, tensor in own.items():
-        cast(Tensor, tensor).copy_(cast(Tensor, state[name]))
+        mine, saved = cast(Tensor, tensor), cast(Tensor, state[name])
+        if saved.shape != mine.shape:
+            raise ValueError(f"{name} has shape {list(saved.shape)}, and the optimiser's is {list(mine.shape)}")
+        mine.copy_(saved)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlgym import checkpoint
+from rlgym.checkpoint import fitting
 from rlgym.config_file import load_config
 from rlgym.errors import RequestError
 from rlgym.learner import REPLAY
@@ -27,7 +28,8 @@ def load(run: Run | Path | str, checkpoint: str = "best", device: str = "cpu", t
     found = run if isinstance(run, Run) else find_run(str(run))
     config = load_config(found.dir, trust=trust)
     state, _ = open_checkpoint(found, checkpoint)
-    return learner_class(config).load(config, state, pick_device(device), found.dir)
+    with fitting(found.dir):
+        return learner_class(config).load(config, state, pick_device(device), found.dir)
 
 
 def open_checkpoint(run: Run, which: str) -> tuple[dict[str, Any], dict[str, Any]]:

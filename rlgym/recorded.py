@@ -6,7 +6,6 @@ declared type is as good as not recorded.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -40,12 +39,19 @@ class Parent(TypedDict, total=False):
     parent: Parent | None
 
 
+class Position(TypedDict):
+    """How far a learner was."""
+
+    step: int
+    update: int
+
+
 class Manifest(Process, total=False):
     command: list[str]
     root: str
     agent: str
     env: str
-    seed: int
+    seed: int | str
     status: str
     start: str
     end: str | None
@@ -75,18 +81,20 @@ def sound(data: Mapping[str, Any], kind: type) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key not in hints or fits(value, hints[key])}
 
 
-def expect(data: Mapping[str, Any], kind: type) -> Mapping[str, Any]:
-    """The record, for what cannot do without its fields: ValueError where one has another type than `kind` declares, a
-    TypedDict or dataclass."""
+def expect(data: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """The record, for what cannot do without its fields: ValueError where one that `kind`, a TypedDict or dataclass,
+    declares has another type, or a TypedDict lacks one that it needs."""
     for key, hint in get_type_hints(kind).items():
         if key in data and not fits(data[key], hint):
             raise ValueError(f"{key}={data[key]!r:.60}: not what belongs there")
-    return data
+    for key in sorted(getattr(kind, "__required_keys__", frozenset()) - data.keys()):
+        raise ValueError(f"it has no {key}")
+    return dict(data)
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether plain data has a type: None, bool, int, float (finite, whole numbers too), str, unions of these, lists,
-    dicts with text as keys, and TypedDicts, of which further keys may hold anything."""
+    """Whether plain data has a type: None, bool, int, float (whole numbers too), str, unions of these, lists, dicts
+    with text as keys, and TypedDicts, of which further keys may hold anything."""
     if hint is Any:
         return True
     origin = get_origin(hint)
@@ -99,16 +107,15 @@ def fits(value: Any, hint: Any) -> bool:
         inner = get_args(hint)[1]
         return isinstance(value, Mapping) and all(isinstance(k, str) and fits(v, inner) for k, v in value.items())
     if is_typeddict(hint):
-        return isinstance(value, Mapping) and len(sound(value, hint)) == len(value)
+        needed = hint.__required_keys__
+        return isinstance(value, Mapping) and needed <= value.keys() and len(sound(value, hint)) == len(value)
     if hint in (None, NoneType):
         return value is None
     if hint in (int, float):
-        return isinstance(value, hint | int) and not isinstance(value, bool) and _finite(value)
+        return isinstance(value, hint | int) and not isinstance(value, bool) and _moderate(value)
     return isinstance(value, hint)
 
 
-def _finite(value: float) -> bool:
-    try:
-        return math.isfinite(float(value))
-    except OverflowError:
-        return False
+def _moderate(value: float) -> bool:
+    """Whether arithmetic takes a number: JSON's whole numbers may have any length."""
+    return isinstance(value, float) or abs(value) < 10**300

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from rlgym.budgets import budgets, more
 from rlgym.config_file import load_config, save_config
 from rlgym.errors import CheckpointError, RequestError
 from rlgym.learner import REPLAY
+from rlgym.loop import LoopState
 from rlgym.manifest import alive, process
+from rlgym.recorded import expect
 from rlgym.run import Run
 from rlgym.training import build_learner, drive
 
@@ -42,13 +45,15 @@ def resume(folder: Path, words: dict[str, Any]) -> Run:
     config.display = words["display"]
     without = () if words["replay"] else (REPLAY,)
     try:
-        state, loop_state = checkpoint.load(checkpoint.newest(folder, _warn, without), without)
+        newest = checkpoint.newest(folder, _warn, without)
+        state, saved = checkpoint.load(newest, without)
+        step, update = checkpoint.position(state, newest)
+        loop_state = _loop_state(newest, saved)
     except CheckpointError as error:
         raise _cannot_resume(folder, error, without) from error
-    step = int(state["progress"]["step"])
     asked = began != (config.budget, config.updates, config.minutes)
     concluded = run.manifest.get("status") == "finished"  # or was killed in its last evaluation, which it still owes
-    now = budgets(config, key, step, int(state["progress"]["update"]), loop_state["seconds"])
+    now = budgets(config, key, step, update, loop_state["seconds"])
     if (asked or concluded) and any(budget.spent for budget in now):
         done = " and ".join(f"{budget} are done" for budget in now if budget.spent)
         raise RequestError(f"{folder}: nothing to go on with, {done}; {more(now)} would do")
@@ -60,12 +65,10 @@ def resume(folder: Path, words: dict[str, Any]) -> Run:
         if without and REPLAY not in learner.exactness:
             raise RequestError(f"replay=false: {folder} learns from no replay; leave the word out")
         try:
-            learner.load_state_dict(state)
+            with checkpoint.fitting(folder):
+                learner.load_state_dict(state)
         except CheckpointError as error:
             raise _cannot_resume(folder, error, without) from error
-        except (KeyError, ValueError) as error:
-            said = " ".join(str(error).split())
-            raise RequestError(f"{folder}: its checkpoint does not fit its config.yaml ({said}); changed?") from error
         save_config(config, run.config_path)
         run.update_manifest(**process(), end=None, resumed_from=[*run.manifest.get("resumed_from", []), step])
         if REPLAY in learner.exactness and REPLAY not in state:
@@ -85,6 +88,14 @@ def _cannot_resume(folder: Path, error: CheckpointError, without: tuple[str, ...
     return RequestError(f"{folder} cannot be resumed: {error}{remedy}")
 
 
+def _loop_state(path: Path, saved: dict[str, Any]) -> dict[str, Any]:
+    """The loop's own part of a checkpoint; CheckpointError where it is not a `LoopState`."""
+    try:
+        return asdict(LoopState(**expect(saved, LoopState)))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: the state of the training loop cannot be read ({error})") from None
+
+
 def _check_corpus(run: Run, data: dict[str, Any] | None, force: bool) -> None:
     """A run goes on with the corpus it began with: other text behind the same name would pass for the same training."""
     recorded = run.manifest.get("data")
@@ -92,12 +103,12 @@ def _check_corpus(run: Run, data: dict[str, Any] | None, force: bool) -> None:
         if force:
             raise RequestError(f"force=true: {run.dir} learns from no corpus that could have changed")
         return
-    if recorded["fingerprint"] == data["fingerprint"]:
+    if recorded.get("fingerprint") == data["fingerprint"]:
         return
     if not force:
         raise RequestError(
-            f"{run.dir}: the corpus is no longer the one it began with ({recorded['documents']:,} documents and "
-            f"{recorded['bytes']:,} bytes then, {data['documents']:,} and {data['bytes']:,} now); put the files "
+            f"{run.dir}: the corpus is no longer the one it began with ({recorded.get('documents', 0):,} documents and "
+            f"{recorded.get('bytes', 0):,} bytes then, {data['documents']:,} and {data['bytes']:,} now); put the files "
             "back, or go on with force=true"
         )
     run.update_manifest(data=data, data_before=[*run.manifest.get("data_before", []), recorded])

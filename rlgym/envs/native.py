@@ -123,16 +123,26 @@ class NativeEnv(BatchEnv):
         return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
     def load_state_dict(self, section: Section) -> Obs:
-        self._generators = unpack_generators(section["generators"].numpy())
-        self._ahead[:] = section["ahead"].numpy()
-        self._used[:] = section["used"].numpy()
-        self.state[:] = section["state"].numpy()
-        self.obs[:] = section["obs"].numpy()
-        self._tally.returns[:] = section["returns"].numpy()
+        self._generators = unpack_generators(saved(section, "generators", (self.num_envs, 4)))
+        self._ahead[:] = saved(section, "ahead", self._ahead.shape)
+        self._used[:] = saved(section, "used", self._used.shape, AHEAD)
+        self.state[:] = saved(section, "state", self.state.shape)
+        self.obs[:] = saved(section, "obs", self.obs.shape)
+        self._tally.returns[:] = saved(section, "returns", self._tally.returns.shape)
         self._now = 0
-        np.negative(section["lengths"].numpy(), out=self._starts)
+        np.negative(saved(section, "lengths", self._starts.shape, self.max_steps), out=self._starts)
         self._set_deadline()
         return self._leaf
+
+
+def saved(section: Section, name: str, shape: tuple[int, ...], most: int | None = None) -> Array:
+    """An array of a checkpoint's section; ValueError where it has not this shape, or a number not in 0 to `most`."""
+    found: Array = section[name].numpy()
+    if found.shape != shape:
+        raise ValueError(f"{name} has shape {list(found.shape)} where the environment's is {list(shape)}")
+    if most is not None and found.size and not 0 <= found.min() <= found.max() <= most:
+        raise ValueError(f"{name} holds {found.min()} to {found.max()}, and must be 0 to {most}")
+    return found
 
 
 def pack_generators(generators: list[np.random.Generator]) -> Array:

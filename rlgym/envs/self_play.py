@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rlgym.envs.batch import BatchEnv, Step, Tally
 from rlgym.envs.game_ids import POOL
-from rlgym.envs.native import pack_generators, unpack_generators
+from rlgym.envs.native import pack_generators, saved, unpack_generators
 from rlgym.envs.spaces import Array, Obs
 from rlgym.errors import RequestError
 from rlgym.games import make_game
@@ -229,12 +229,14 @@ class SelfPlay(BatchEnv):
 
     def load_state_dict(self, section: Section) -> Obs:
         tables = self.tables
-        tables.generators = unpack_generators(section["generators"].numpy())
+        tables.generators = unpack_generators(saved(section, "generators", (self.num_envs, 4)))
+        most = {"seat": 1, "replies": self.game.max_moves}
         for name in ("position", "seat", "opponent", "replies", "noise"):
-            getattr(tables, name)[:] = section[name]
+            own = getattr(tables, name)
+            own[:] = torch.from_numpy(saved(section, name, tuple(own.shape), most.get(name)))
         tables.legal = self.game.legal(tables.position)
-        self._tally.returns[:] = section["returns"].numpy()
-        self._tally.lengths[:] = section["lengths"].numpy()
+        self._tally.returns[:] = saved(section, "returns", self._tally.returns.shape)
+        self._tally.lengths[:] = saved(section, "lengths", self._tally.lengths.shape)
         return self._observe()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from rlgym.errors import RequestError
 from rlgym.files import read_json, to_json, write_atomic
 from rlgym.learner import Evaluation
+from rlgym.recorded import expect
 from rlgym.ssl.finetune import baselines, examples, figures, library, measures
 from rlgym.ssl.finetune.finetuning import Batch
 from rlgym.ssl.finetune.labelled import Labelled
@@ -47,7 +48,7 @@ class Classification(Labelled):
         """The classes' numbers; a run that is there keeps its classes."""
         label = self.config.method.label
         known = self.run is not None and (self.run / LABELS).is_file()
-        self.labels: list[str] = read_json(self.run / LABELS)["labels"] if known and self.run else sorted(set(values))
+        self.labels = read_labels(self.run) if known and self.run else sorted(set(values))
         if len(self.labels) < 2:
             raise RequestError(
                 f"method.label={label}: every row says {self.labels[0]!r}; there is nothing to tell apart"
@@ -176,11 +177,23 @@ class Classification(Labelled):
     @staticmethod
     def load(config: FinetuneConfig, state: Mapping[str, Any], device: torch.device, folder: Path) -> Classifier:
         """The classifier of the finished run in `folder`."""
-        try:
-            labels: list[str] = read_json(folder / LABELS)["labels"]
-        except (OSError, ValueError, KeyError) as error:
-            raise RequestError(f"{folder / LABELS} cannot be read ({error}): it names the classes") from error
+        labels = read_labels(folder)
         return Classifier(*headed_parts(config, state, device, folder, len(labels), config.method.pooling), labels)
+
+
+class Labels(TypedDict):
+    labels: list[str]
+
+
+def read_labels(folder: Path) -> list[str]:
+    """The names of a run's classes."""
+    try:
+        labels: list[str] = expect(read_json(folder / LABELS), Labels)["labels"]
+        if len(set(labels)) < max(2, len(labels)):
+            raise ValueError("its labels must be two or more, each once")
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{folder / LABELS} cannot be read ({error}): it names the classes") from error
+    return labels
 
 
 def class_table(classes: Mapping[str, Mapping[str, float]]) -> str:

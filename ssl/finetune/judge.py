@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rlgym.checkpoint import fitting
 from rlgym.config_file import load_config
 from rlgym.errors import RequestError
 from rlgym.files import to_json, write_atomic
@@ -38,7 +39,8 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     config.device, config.display = words["device"], "quiet"
     learner = cls.resumed(config, folder)
     try:
-        learner.load_state_dict(state)
+        with fitting(folder):
+            learner.load_state_dict(state)
         evaluation = learner.evaluate()
         chosen = words["data"] or "held_out"
         told = warning(run.manifest.get("parent"), getattr(learner, "judged_texts", list)())

@@ -11,7 +11,7 @@ import hashlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from rlgym.config import PretrainConfig
 from rlgym.config_file import load_config
 from rlgym.errors import RequestError
 from rlgym.files import read_json, to_json
+from rlgym.recorded import expect
 from rlgym.run import find_run
 from rlgym.ssl.config import AdditionsData, DataConfig, StdlibData
 from rlgym.ssl.data.corpus import build_corpus
@@ -54,12 +55,18 @@ class Prompts:
         return to_json({"source": self.source, "train": self.train, "held_out": self.held_out})
 
 
+class Kept(TypedDict):
+    source: str
+    train: list[str]
+    held_out: list[str]
+
+
 def read_prompts(folder: Path) -> Prompts:
     """Those that a run's folder keeps."""
     try:
-        kept = read_json(folder / FILE)
-        return Prompts([*kept["train"]], [*kept["held_out"]], str(kept["source"]), {})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        kept = expect(read_json(folder / FILE), Kept)
+        return Prompts(kept["train"], kept["held_out"], kept["source"], {})
+    except (OSError, ValueError) as error:
         raise RequestError(f"{folder / FILE}: not the prompts that the run began with; put the file back") from error
 
 

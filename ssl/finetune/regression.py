@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from rlgym.errors import RequestError
 from rlgym.files import read_json, to_json, write_atomic
 from rlgym.learner import Evaluation
+from rlgym.recorded import expect
 from rlgym.ssl.finetune import baselines, examples, figures, library, measures
 from rlgym.ssl.finetune.finetuning import Batch
 from rlgym.ssl.finetune.labelled import Labelled
@@ -43,8 +45,7 @@ class Regression(Labelled):
     def check_split(self) -> None:
         """Settles the scale; a run that is there keeps its own."""
         if self.run is not None and (self.run / SCALE).is_file():
-            known = read_json(self.run / SCALE)
-            self.mean, self.std = float(known["mean"]), float(known["std"])
+            self.mean, self.std = read_scale(self.run)
             return
         targets = self.targets[self.train]
         self.mean, self.std = float(targets.mean()), float(targets.std())
@@ -102,9 +103,21 @@ class Regression(Labelled):
     @staticmethod
     def load(config: FinetuneConfig, state: Mapping[str, Any], device: torch.device, folder: Path) -> Regressor:
         """The regressor of the finished run in `folder`."""
-        try:
-            known = read_json(folder / SCALE)
-            mean, std = float(known["mean"]), float(known["std"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RequestError(f"{folder / SCALE} cannot be read ({error}): it says what the numbers mean") from error
+        mean, std = read_scale(folder)
         return Regressor(*headed_parts(config, state, device, folder, 1, config.method.pooling), mean, std)
+
+
+class Scale(TypedDict):
+    mean: float
+    std: float
+
+
+def read_scale(folder: Path) -> tuple[float, float]:
+    """(mean, deviation) of a run's targets in training."""
+    try:
+        known = expect(read_json(folder / SCALE), Scale)
+        if not (math.isfinite(known["mean"]) and 0 < known["std"] < math.inf):
+            raise ValueError("mean and std must be finite, std above 0")
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{folder / SCALE} cannot be read ({error}): it says what the numbers mean") from error
+    return float(known["mean"]), float(known["std"])

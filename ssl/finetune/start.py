@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from rlgym.checkpoint import fitting, position
 from rlgym.config import FinetuneConfig, PretrainConfig
 from rlgym.config_file import config_class, load_config
 from rlgym.errors import RequestError
@@ -55,17 +56,19 @@ def _of_run(run: Run, trust: bool) -> Start:
             f"init_from={run.dir}: a run of train has no language model; name one of pretrain or finetune"
         )
     state, _ = open_checkpoint(run, "best")
+    step, _ = position(state, run.dir)
     tokenizer = Tokenizer.of_run(run.dir)
     knobs: dict[str, Any]
-    if isinstance(config, PretrainConfig):
-        knobs = to_dict(config.model)
-        model = rebuild(knobs, config.objective.name != "masked", tokenizer, config.seed)
-        load_module(model, load_weights(config, state))
-    else:
-        knobs = config.model
-        model = language_part(config, state["model"], tokenizer)
+    with fitting(run.dir):
+        if isinstance(config, PretrainConfig):
+            knobs = to_dict(config.model)
+            model = rebuild(knobs, config.objective.name != "masked", tokenizer, config.seed)
+            load_module(model, load_weights(config, state))
+        else:
+            knobs = config.model
+            model = language_part(config, state["model"], tokenizer)
     manifest = run.manifest
-    parent = {"run": run.name, "dir": str(run.dir.resolve()), "root": config.root, "step": state["progress"]["step"]}
+    parent = {"run": run.name, "dir": str(run.dir.resolve()), "root": config.root, "step": step}
     parent |= {name: manifest[name] for name in ("data", "parent") if name in manifest}
     return Start(model, tokenizer, knobs, parent)
 

@@ -272,7 +272,7 @@ def test_after_a_power_cut(command: Callable[..., Answer], tmp_path: Path, monke
     assert trials[4]["words"] == ["agent.gamma=" + str(float(f"{cut.params['agent.gamma']:.4g}"))]
 
 
-FOREIGN = {
+FOREIGN: dict[str, tuple[dict[str, str | None], str]] = {
     "agent=evil:Agent": ({}, "agent.name=evil:Agent names code to import: add trust=true"),
     "env=evil:CartPole-v1": ({}, "env.id=evil:CartPole-v1 names code to import"),
     "agent=mine": ({"agent/mine": "name: evil:Agent"}, "agent.name=evil:Agent names code to import"),
