@@ -18,7 +18,7 @@ from rlgym.agents.rollout import RecentEpisodes
 from rlgym.agents.standings import standings_of
 from rlgym.device import pick_device, settle
 from rlgym.envs.episodes import evaluate_policy, fresh_seed
-from rlgym.envs.make import make_env
+from rlgym.envs.make import episode_limit, make_env
 from rlgym.envs.video import record, require_frames
 from rlgym.errors import RequestError, TrainingError
 from rlgym.learner import Evaluation, Progress, Section, weights_and_gradients
@@ -53,6 +53,7 @@ class Agent:
         self.config = config
         if config.evaluate.video:
             require_frames(config.env)
+        self._limit = episode_limit(config.env, config.evaluate.max_episode_steps)
         self.env: BatchEnv = make_env(config.env)
         config.env.backend = self.env.backend
         images = any(leaf.kind == "image" for leaf in self.env.leaves)
@@ -96,11 +97,12 @@ class Agent:
             try:
                 if self._evaluation_env is None:
                     self._evaluation_env = make_env(config.env, num_envs=min(episodes, config.env.num_envs))
-                found = evaluate_policy(self.policy, self._evaluation_env, episodes, seed)
+                found = evaluate_policy(self.policy, self._evaluation_env, episodes, seed, limit=self._limit)
             except (RequestError, TrainingError) as error:
                 if self._evaluated:
                     raise
                 return self._evaluate_by_training(error)
+            self.notices += [] if self._evaluated else found.lines  # of later evaluations the last one's are shown
             self._evaluated = True
         if config.evaluate.video:
 

@@ -35,4 +35,6 @@ def game_named(config: TrainConfig) -> Game:
         if getattr(config.env, key) != getattr(plain, key):
             remedy = "agent.games says how many games run at once" if key == "num_envs" else "leave it out"
             raise RequestError(f"env.{key} has no effect on agent={agent}, which plays itself; {remedy}")
+    if config.evaluate.max_episode_steps is not None:
+        raise RequestError(f"evaluate.max_episode_steps has no effect on agent={agent}: games end by their rules")
     return make_game(name)

@@ -45,6 +45,11 @@ class LogConfig:
 class EvaluateConfig:
     every: int = knob(10_000, "steps between evaluations (0: only at the end)", ge=0)
     episodes: int = knob(20, "episodes of one evaluation", gt=0)
+    max_episode_steps: int | None = knob(
+        None,
+        "steps at which an episode is cut off, which is said; empty: the environment's own limit, 30,000 without one",
+        gt=0,
+    )
     video: bool = knob(False, "record an episode at each evaluation, into videos/ and TensorBoard")
 
 

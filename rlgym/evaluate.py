@@ -10,7 +10,7 @@ from rlgym.config import EnvConfig
 from rlgym.config_file import load_config
 from rlgym.envs.episodes import Acts, evaluate_policy, fresh_seed
 from rlgym.envs.game_ids import is_game
-from rlgym.envs.make import make_env
+from rlgym.envs.make import episode_limit, make_env
 from rlgym.errors import RequestError
 from rlgym.files import to_json, write_atomic
 from rlgym.learner import Evaluation
@@ -29,6 +29,7 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     policy = load(Run(folder), words["checkpoint"], words["device"], words["trust"])
     seed = fresh_seed(config.seed) if words["seed"] is None else words["seed"]
     subject = {"checkpoint": words["checkpoint"]}
+    limit = episode_limit(config.env, words["max_episode_steps"])
     if is_game(config.env.id):
         from rlgym.games.contest import contest  # imports torch
 
@@ -36,16 +37,19 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     for key in ("opponents", "positions"):
         if words[key]:
             raise RequestError(f"{key}={words[key]} has no effect: env={config.env.id} is no game of rlgym's")
-    return judge(policy, config.env, folder, words["episodes"], seed, subject)
+    if words["max_episode_steps"] is None:
+        limit = config.evaluate.max_episode_steps or limit
+    return judge(policy, config.env, folder, words["episodes"], seed, subject, limit)
 
 
 def judge(
-    policy: Acts, config: EnvConfig, folder: Path, episodes: int, seed: int, subject: dict[str, Any]
+    policy: Acts, config: EnvConfig, folder: Path, episodes: int, seed: int, subject: dict[str, Any], limit: int
 ) -> dict[str, Any]:
-    """`evaluate` for any policy; writes into `folder`. `subject`: what the record says of who was judged."""
+    """`evaluate` for any policy, which cuts episodes at `limit` steps; writes into `folder`. `subject`: what the record
+    says of who was judged."""
     env = make_env(config, num_envs=min(episodes, config.num_envs))
     try:
-        found = evaluate_policy(policy, env, episodes, seed)
+        found = evaluate_policy(policy, env, episodes, seed, limit=limit)
     finally:
         env.close()
     return conclude(found, folder, f"{episodes} fresh episodes", seed, subject)
@@ -63,5 +67,7 @@ def conclude(found: Evaluation, folder: Path, what: str, seed: int, subject: dic
     write_atomic(path, to_json(result))
     mean, deviation = result["mean_reward"], result["std_reward"]
     print(f"mean_reward {mean:.4g}  std_reward {deviation:.4g}  over {what}")
+    for line in found.lines:
+        print(line)
     print(f"written to {path}")
     return result

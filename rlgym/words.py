@@ -46,6 +46,9 @@ class EvaluateWords:
     positions: str = knob(
         "", "of connect_four: how often it errs in a file's positions (moves score), or in drawn ones"
     )
+    max_episode_steps: int | None = knob(
+        None, "steps at which an episode is cut off, which is said; empty: as in training", gt=0
+    )
     seed: int | None = knob(None, "seed of those episodes; empty: one that training never used", ge=0)
     checkpoint: str = knob("best", CHECKPOINT)
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
@@ -73,6 +76,9 @@ class EvaluateArchiveWords:
     algo: str | None = knob(None, ALGO, choices=ALGOS)
     episodes: int = knob(100, "fresh episodes to play", gt=0)
     num_envs: int = knob(8, "environments stepped in parallel", gt=0)
+    max_episode_steps: int | None = knob(
+        None, "steps at which an episode is cut off, which is said; empty: its own limit", gt=0
+    )
     seed: int | None = knob(None, "seed of those episodes; empty: always the same one", ge=0)
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
     trust: bool = knob(False, TRUST_ARCHIVE)

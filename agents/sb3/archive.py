@@ -22,7 +22,7 @@ from rlgym.agents.sb3.state import GlobalRandom
 from rlgym.compose import compose
 from rlgym.device import pick_device
 from rlgym.envs.episodes import fresh_seed
-from rlgym.envs.make import make_env
+from rlgym.envs.make import episode_limit, make_env
 from rlgym.errors import RequestError
 from rlgym.evaluate import judge
 from rlgym.play import show
@@ -38,7 +38,8 @@ def evaluate(path: Path, words: dict[str, Any]) -> dict[str, Any]:
     policy, config = load_archive(path, words["env"], words["algo"], words["device"], words["trust"])
     config.num_envs = words["num_envs"]
     seed = fresh_seed(0) if words["seed"] is None else words["seed"]
-    return judge(policy, config, path.with_suffix(""), words["episodes"], seed, {"archive": str(path)})
+    limit = episode_limit(config, words["max_episode_steps"])
+    return judge(policy, config, path.with_suffix(""), words["episodes"], seed, {"archive": str(path)}, limit)
 
 
 def play(path: Path, words: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rlgym.envs.spaces import Array, Obs
 
 ENDLESS = 30_000
-"""Steps after which an episode that nothing ends is counted as it stands: a fixed policy can walk in circles."""
+"""Steps at which an episode is cut off where its environment has no time limit: a fixed policy can walk in circles."""
 
 
 def fresh_seed(seed: int, step: int = 0) -> int:
@@ -49,12 +49,15 @@ class Stateless:
         pass
 
 
-def evaluate_policy(policy: Acts, env: BatchEnv, episodes: int, seed: int, sampler: Any = None) -> Evaluation:
+def evaluate_policy(
+    policy: Acts, env: BatchEnv, episodes: int, seed: int, sampler: Any = None, limit: int = ENDLESS
+) -> Evaluation:
     """Play `episodes` episodes over the parallel slots of `env`, deterministically unless a `sampler` is given.
 
     Each slot plays a share fixed in advance: taking the first `episodes` to finish would favour short ones. Records
     `{"episodes": [{"return", "length"}, ...]}`, slot by slot, and metrics `eval/mean_reward`, `eval/std_reward`,
-    `eval/mean_ep_length`, and `eval/success_rate` where the environment reports success.
+    `eval/mean_ep_length`, and `eval/success_rate` where the environment reports success. An episode of more than
+    `limit` steps is cut off and counts as it stands; how many were is in `cut_episodes`, and said in a line.
     """
     share = [episodes // env.num_envs + (slot < episodes % env.num_envs) for slot in range(env.num_envs)]
     played: list[list[dict[str, Any]]] = [[] for _ in range(env.num_envs)]
@@ -67,7 +70,7 @@ def evaluate_policy(policy: Acts, env: BatchEnv, episodes: int, seed: int, sampl
     while missing:
         step = env.step(policy.act(obs, mask, sampler))
         obs, mask = step.obs, step.action_mask
-        running += 1
+        running += 1 if step.valid is None else step.valid
         score += step.reward
         if step.episodes:
             policy.ended([episode.env for episode in step.episodes])
@@ -82,10 +85,10 @@ def evaluate_policy(policy: Acts, env: BatchEnv, episodes: int, seed: int, sampl
                     record["success"] = bool(episode.success)
                 played[slot].append(record)
                 missing -= 1
-        if running.max() >= ENDLESS:
-            for slot in np.flatnonzero(running >= ENDLESS).tolist():
+        if running.max() >= limit:
+            for slot in np.flatnonzero(running >= limit).tolist():
                 lacking = share[slot] - len(played[slot])
-                played[slot] += [{"return": float(score[slot]), "length": ENDLESS, "cut": True}] * lacking
+                played[slot] += [{"return": float(score[slot]), "length": limit, "cut": True}] * lacking
                 missing -= lacking
                 running[slot] = -(10**12)  # this slot is done, whatever it goes on doing
     records = [record for slot in played for record in slot]
@@ -98,4 +101,11 @@ def evaluate_policy(policy: Acts, env: BatchEnv, episodes: int, seed: int, sampl
     successes = [record["success"] for record in records if "success" in record]
     if successes:
         metrics["eval/success_rate"] = float(np.mean(successes))
-    return Evaluation(metrics, {"seed": seed, "episodes": records})
+    cut = sum("cut" in record for record in records)
+    lines = []
+    if cut:
+        lines.append(
+            f"{cut} of {len(records)} episodes were cut at {limit:,} steps: nothing had ended them, and their returns "
+            "are of these steps; a larger max_episode_steps lets them go on"
+        )
+    return Evaluation(metrics, {"seed": seed, "cut_episodes": cut, "episodes": records}, lines=lines)

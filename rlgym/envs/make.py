@@ -19,6 +19,7 @@ from gymnasium.wrappers import FrameStackObservation
 from rlgym.config import EnvConfig
 from rlgym.envs import atari, classic, game_ids
 from rlgym.envs.batch import BatchEnv
+from rlgym.envs.episodes import ENDLESS
 from rlgym.envs.fresh_world import FreshWorld, keeps_its_world
 from rlgym.envs.grid import GridObservation, is_grid
 from rlgym.envs.quiet import quiet, quiet_mujoco
@@ -122,6 +123,16 @@ def check_id(id: str) -> None:
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     hint = f" - did you mean env={by_lower[close[0]]}?" if close else ""
     raise RequestError(f"env={id} not found{hint}")
+
+
+def episode_limit(config: EnvConfig, wanted: int | None) -> int:
+    """Steps after which an evaluation cuts an episode off: `wanted`, or the environment's own time limit, at which
+    Gymnasium ends it anyway; ENDLESS where it has none. RequestError where a game would not heed it."""
+    settle(config)
+    if game_ids.is_game(config.id) and wanted is not None:
+        raise RequestError(f"max_episode_steps={wanted} has no effect: a game of env={config.id} ends by its rules")
+    limit = config.kwargs.get("max_episode_steps", gym.registry[config.id.split(":")[-1]].max_episode_steps)
+    return wanted or (limit if isinstance(limit, int) and limit > 0 else ENDLESS)
 
 
 def _import(module: str, id: str) -> None:

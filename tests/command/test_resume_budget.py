@@ -42,3 +42,17 @@ def test_a_schedule_that_ended_is_said(tmp_path: Path) -> None:
     assert learning_rates(run)[-2:] == [0, 0]
     assert main(["resume", str(run), "steps=2048", "schedule_steps=2048", "display=quiet"]) == 0
     assert len(learning_rates(run)) == 8 and min(learning_rates(run)[-4:]) > 0, "stretched when asked"
+
+
+def test_episodes_that_the_program_cut_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the closing lines, the log and the record; `evaluate` heeds the key of training, or its own."""
+    run, words = tmp_path / "run", ["env=Pendulum-v1", "agent.n_steps=32", "agent.batch_size=128", "steps=256"]
+    words += ["evaluate.every=0", "evaluate.episodes=2", "evaluate.max_episode_steps=20", "display=plain"]
+    assert main([*words, "agent.n_epochs=1", "tuned=off", f"run.dir={run}"]) == 0
+    said = "2 of 2 episodes were cut at 20 steps: nothing had ended them"
+    assert said in capsys.readouterr().out and said in (run / "log.txt").read_text()
+    record = json.loads((run / "evaluations/step_256.json").read_text())
+    assert record["cut_episodes"] == 2 and record["episodes"][0]["length"] == 20
+    assert main(["evaluate", str(run), "episodes=2"]) == 0 and said in capsys.readouterr().out
+    assert main(["evaluate", str(run), "episodes=2", "max_episode_steps=200"]) == 0
+    assert "cut" not in capsys.readouterr().out

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from rlgym.envs import episodes
+from rlgym.config import EnvConfig
 from rlgym.envs.batch import BatchEnv
-from rlgym.envs.episodes import Stateless, evaluate_policy
+from rlgym.envs.episodes import ENDLESS, Stateless, evaluate_policy
+from rlgym.envs.make import episode_limit
 from rlgym.envs.spaces import Array, Obs
 from rlgym.envs.sync import SyncEnv
 from rlgym.envs.vector import VectorEnv
+from rlgym.errors import RequestError
 
 
 class Lasting(gym.Env[Any, Any]):
@@ -96,14 +98,43 @@ def test_no_success_is_reported_where_none_is_told(monkeypatch: pytest.MonkeyPat
     assert all(set(episode) == {"return", "length"} for episode in found.records["episodes"])
 
 
-def test_an_endless_episode_counts_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_episode_counts_as_it_stands_and_is_said() -> None:
     """A deterministic policy can walk in circles where no time limit ends it."""
-    monkeypatch.setattr(episodes, "ENDLESS", 50)
-    found = evaluate_policy(Still(), lasting("sync", 10**9, 4, 49), 7, seed=0)
+    found = evaluate_policy(Still(), lasting("sync", 10**9, 4, 49), 7, seed=0, limit=50)
     endless = {"return": 50.0, "length": 50, "cut": True}
-    assert found.records["episodes"][:3] == [endless] * 3
+    assert found.records["episodes"][:3] == [endless] * 3 and found.records["cut_episodes"] == 3
     assert [e["return"] for e in found.records["episodes"][3:]] == [4, 8, 49, 98]
     assert found.metrics["eval/mean_ep_length"] == pytest.approx((150 + 8 + 98) / 7)
+    (line,) = found.lines
+    assert line.startswith("3 of 7 episodes were cut at 50 steps: nothing had ended them")
+
+
+@pytest.mark.parametrize("backend", ["sync", "next-step"])
+def test_an_episode_that_ends_at_the_limit_is_not_cut(backend: str) -> None:
+    """Steps in which an environment is only reset do not count."""
+    found = evaluate_policy(Still(), lasting(backend, 5, 5), 6, seed=0, limit=5)
+    assert (found.records["cut_episodes"], found.lines) == (0, [])
+    assert [episode["length"] for episode in found.records["episodes"]] == [5] * 6
+
+
+@pytest.mark.parametrize(
+    ("env", "wanted", "limit"),
+    [
+        (EnvConfig("CartPole-v1"), None, 500),
+        (EnvConfig("CartPole-v1"), 60, 60),
+        (EnvConfig("CartPole-v1", kwargs={"max_episode_steps": 40_000}), None, 40_000),
+        (EnvConfig("CartPole-v1", kwargs={"max_episode_steps": -1}), None, ENDLESS),
+        (EnvConfig("CliffWalking-v1"), None, ENDLESS),
+        (EnvConfig("tic_tac_toe"), None, ENDLESS),
+    ],
+)
+def test_the_limit_is_the_environments_own(env: EnvConfig, wanted: int | None, limit: int) -> None:
+    assert episode_limit(env, wanted) == limit
+
+
+def test_a_game_ends_by_its_rules() -> None:
+    with pytest.raises(RequestError, match="max_episode_steps=9 has no effect: a game of env=tic_tac_toe ends by"):
+        episode_limit(EnvConfig("tic_tac_toe"), 9)
 
 
 def test_the_same_seed_is_the_same_episodes() -> None:
