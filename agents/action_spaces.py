@@ -14,10 +14,12 @@ def agents_for(space: spaces.Space[Any]) -> tuple[str, ...]:
     """The agents that act in `space`; none where no agent does."""
     if isinstance(space, spaces.Discrete):
         return "ppo", "a2c", "reinforce", "dqn", "rainbow", "pqn"
-    floats = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
-    if floats and space.is_bounded():
+    if isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating):
+        return ()
+    if isinstance(space, spaces.Box) and space.is_bounded():
         return "ppo", "a2c", "reinforce", "sac", "td3"
-    return ("ppo", "a2c", "reinforce") if floats or isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary) else ()
+    several = isinstance(space, spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary)
+    return ("ppo", "a2c", "reinforce") if several else ()
 
 
 def refused(agent: str, why: str, id: str, space: spaces.Space[Any]) -> RequestError:

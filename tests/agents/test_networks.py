@@ -47,10 +47,10 @@ def test_images_are_scaled_by_the_bounds_of_their_space(low: int, high: int) -> 
 
 def test_numbers_that_are_no_images_stay_as_they_are_and_int8_can_be_normalised() -> None:
     """Of integers, bits and booleans too; running statistics scale what is not only bits."""
-    found = {
+    found: dict[str, gym.Space[Any]] = {
         "int8": spaces.Box(-3, 3, (SIDE, SIDE), np.int8),
         "uint16": spaces.Box(0, 60_000, (2,), np.uint16),
-        "bool": spaces.Box(0, 1, (2,), bool),
+        "bool": spaces.Box(0, 1, (2,), np.dtype(bool)),
         "bits": spaces.MultiBinary(3),
     }
     space = spaces.Dict(found)
@@ -119,7 +119,7 @@ class States(gym.Env[Any, Any]):
 
 
 if "States-v0" not in gym.registry:
-    gym.register("States-v0", States)
+    gym.register("States-v0", f"{__name__}:States")
 
 
 @pytest.mark.parametrize("agent", ["ppo", "dqn", "sac"])

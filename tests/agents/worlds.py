@@ -53,7 +53,7 @@ ACTIONS: dict[str, gym.Space[Any]] = {
     "box": spaces.Box(-1.0, 1.0, (2,), np.float32),
     "box_asymmetric": spaces.Box(np.array([[-1, 3, 0]] * 2), np.array([[0, 3.5, 200]] * 2), dtype=np.float64),
     "box_unbounded": spaces.Box(-np.inf, np.inf, (1,), np.float32),
-    "multidiscrete_matrix": spaces.MultiDiscrete([[2, 3], [4, 1]]),
+    "multidiscrete_matrix": spaces.MultiDiscrete(np.array([[2, 3], [4, 1]])),
     "multidiscrete": spaces.MultiDiscrete([2, 4]),
     "multidiscrete_start": spaces.MultiDiscrete([2, 4], start=[3, -1]),
     "multibinary": spaces.MultiBinary(3),
