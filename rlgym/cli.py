@@ -57,6 +57,9 @@ def _read(argv: Sequence[str]) -> CommandLine:
     """Flags may stand anywhere; the first other word without `=` is the command."""
     line = CommandLine()
     rest = list(argv)
+    for word in rest:
+        if not word.isascii() and word != word.encode(errors="replace").decode():
+            raise RequestError(f"{word!a}: holds bytes that are not UTF-8, as files' names may; give it as UTF-8")
     while rest:
         word = rest.pop(0)
         flag, equals, value = word.partition("=")

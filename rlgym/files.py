@@ -54,9 +54,10 @@ def write_atomic(path: Path, data: str | bytes, temporary_name: str = "") -> Non
     fsync_folder(path.parent)
 
 
-def to_json(value: Any) -> str:
-    """JSON that any reader accepts: NaN and infinities become null, scalars of NumPy and torch become numbers."""
-    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def to_json(value: Any, indent: int | None = 2) -> str:
+    """JSON that any reader accepts: NaN and infinities become null, scalars of NumPy and torch become numbers. Without
+    an indent it is one line."""
+    return json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,21 @@ from rlgym.errors import RequestError
 from rlgym.files import to_json, write_atomic
 from rlgym.loading import load
 from rlgym.run import Run
+from rlgym.ssl.config import CsvData
 from rlgym.ssl.data.blocks import Blocks
-from rlgym.ssl.data.corpus import Corpus, build_corpus
+from rlgym.ssl.data.corpus import Corpus, build_corpus, check_separator
+from rlgym.ssl.data.csv_source import first_row
+from rlgym.ssl.data.paths import find_files
 from rlgym.ssl.data.progress import bar
+from rlgym.ssl.data.sources import TABLES, kind_of
 from rlgym.ssl.data.tokens import Tokens, tokenize
 from rlgym.ssl.language_model import LanguageModel
 from rlgym.ssl.objective import IGNORED, Batch, token_counts
 from rlgym.typed import build
+
+ANY_KIND = ("column", "normalize")
+FORMAT = (*ANY_KIND, "separator", "delimiter", "columns", "quoting")
+"""Knobs of data that say how its text is written: other data of the same kind, or of any, is read with training's."""
 
 
 def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
@@ -39,6 +48,8 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     data = data_config(config.data, words["data"], words["settings"])
     with bar() as report:
         corpus = build_corpus(data, report)
+        if "separator" in words["settings"]:
+            check_separator(corpus, data)
         if model.causal:
             found = judge(
                 model, _documents(corpus, held_out=chosen == "held_out"), words["tokens"], words["batch_size"]
@@ -59,15 +70,35 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def data_config(own: Any, name: str, settings: dict[str, str]) -> Any:
-    """The corpus that the words name; the run's own without a name, or a text file's."""
+def data_config(own: Any, name: str, settings: dict[str, str], tables: bool = False) -> Any:
+    """The corpus that the words name, or a file's; the run's own without a name. `tables`: only a table would do.
+
+    A file is of the kind that its name says, where training's own data is a table, and read as training's were: what
+    the words leave open of `FORMAT` is as it was there.
+    """
     if not name:
         if settings:
             raise RequestError(f"data.{next(iter(settings))} needs data=NAME, as in data=text data.path=corpus.txt")
         return own
-    if Path(name).exists() and not settings:
-        name, settings = "text", {"path": name}
-    return build(registry.resolve(registry.entry("data", name).config), {"name": name, **settings}, "data")
+    path = Path(name).expanduser()
+    if path.exists() and "path" not in settings:
+        by_name = kind_of(path) if tables or isinstance(own, TABLES) else ""
+        name, settings = by_name or (own.name if tables else "text"), {"path": str(path), **settings}
+    cls = registry.resolve(registry.entry("data", name).config)
+    kept = FORMAT if own.name == name else ANY_KIND
+    taken = {f.name: getattr(own, f.name) for f in fields(cls) if f.name in kept and hasattr(own, f.name)}
+    if ".tsv" in settings.get("path", "").lower():
+        taken.pop("delimiter", None)  # the name says that it is a tab
+    config = build(cls, {"name": name, **taken, **settings}, "data")
+    if taken.get("columns") and "columns" not in settings and _has_header(config):
+        config.columns = []
+    return config
+
+
+def _has_header(config: CsvData) -> bool:
+    """Whether the first of the files begins with names of columns."""
+    files = find_files(config.path, (".csv", ".tsv"))
+    return bool(set(first_row(files[0], config)) & set(config.columns))
 
 
 def _documents(corpus: Corpus, held_out: bool) -> Iterator[str]:

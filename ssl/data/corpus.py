@@ -27,17 +27,17 @@ from numpy.typing import NDArray
 
 from rlgym.errors import RequestError
 from rlgym.files import read_json, to_json, write_atomic
-from rlgym.ssl.config import DataConfig
+from rlgym.ssl.config import DataConfig, TextData
 from rlgym.ssl.data.cache import cache_folder, move_in, save_array, working
 from rlgym.ssl.data.cleaning import Filter, normalized
-from rlgym.ssl.data.documents import Bad, Item, Source, stamps
+from rlgym.ssl.data.documents import Bad, Item, Source, cannot_be_used, counted, stamps
 from rlgym.ssl.data.progress import Report
 from rlgym.ssl.data.sources import open_source
 from rlgym.ssl.data.split import cut_at, held_out
 
 __all__ = ["Corpus", "build_corpus", "cache_folder"]
 
-LAYOUT = 3
+LAYOUT = 4
 """Of the files in the cache, and of what a source makes of its files; another number makes all of them anew."""
 
 SETTLED = 2.0
@@ -81,6 +81,15 @@ def build_corpus(config: DataConfig, report: Report) -> Corpus:
         if source.recognisable and settled and _unchanged(source, before):
             _remember(known, corpus)
     return _described(corpus, config, source)
+
+
+def check_separator(corpus: Corpus, config: DataConfig) -> None:
+    """RequestError where `data.separator` stands nowhere in the text."""
+    if isinstance(config, TextData) and config.separator and not corpus.facts["separators"]:
+        raise RequestError(
+            f"data.separator={config.separator}: stands nowhere in {corpus.facts['source']}; without it a file is one "
+            "document"
+        )
 
 
 def _key(config: DataConfig, source: Source, before: list[list[Any]]) -> str:
@@ -147,10 +156,7 @@ def _read(config: DataConfig, source: Source, cache: Path, report: Report) -> Co
             items = source.items if config.normalize == "none" else normalized(source.items, config.normalize)
             _write(items, writer, stops, source, report)
         if writer.bad and stops:
-            raise RequestError(
-                f"data: {_counted(writer.bad, source.unit)} cannot be used, the first is {writer.first_bad}; "
-                "data.bad=skip leaves such out and counts them"
-            )
+            raise cannot_be_used(writer.bad, source.unit, writer.first_bad)
         if not writer.sizes:
             raise RequestError(f"data: the corpus is empty: {_dropped(writer, source)}")
         text: NDArray[np.uint8] = np.memmap(work / "documents.bin", np.uint8, "r")
@@ -169,6 +175,7 @@ def _read(config: DataConfig, source: Source, cache: Path, report: Report) -> Co
             "held_out_bytes": int(sizes[held].sum()),
             "duplicates": writer.filter.duplicates,
             "too_short": writer.filter.too_short,
+            "separators": writer.read() - len(source.files),
             "bad": writer.bad,
             "bad_unit": source.unit,
             "first_bad": writer.first_bad,
@@ -239,6 +246,10 @@ class _Writer:
         self._take_out()
         self._begin()
 
+    def read(self) -> int:
+        """Documents that came to an end, those that were dropped among them."""
+        return len(self.sizes) + self.filter.too_short + self.filter.duplicates + self.bad
+
     def _take_out(self) -> None:
         if self._bytes:
             self.file.seek(self._end)
@@ -262,11 +273,7 @@ def _dropped(writer: _Writer, source: Source) -> str:
     parts = []
     short, least = writer.filter.too_short, writer.filter.min_length
     if short:
-        parts.append(f"{_counted(short, 'document')} shorter than {_counted(least, 'character')}")
+        parts.append(f"{counted(short, 'document')} shorter than {counted(least, 'character')}")
     if writer.bad:
-        parts.append(f"{_counted(writer.bad, source.unit)} that cannot be used (the first: {writer.first_bad})")
+        parts.append(f"{counted(writer.bad, source.unit)} that cannot be used (the first: {writer.first_bad})")
     return f"dropped {', '.join(parts)}" if parts else f"no document in {source.name}"
-
-
-def _counted(number: int, unit: str) -> str:
-    return f"{number:,} {unit}{'' if number == 1 else 's'}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -12,14 +13,19 @@ from rlgym.errors import RequestError
 from rlgym.ssl.config import CsvData
 from rlgym.ssl.data.documents import Bad, Meter, Row, Table, Unreadable, check_columns, files_size
 from rlgym.ssl.data.paths import find_files
-from rlgym.ssl.data.reading import lines, pieces
+from rlgym.ssl.data.reading import lines, unescaped
 
 LONGEST_FIELD = 1 << 24
 """Characters; a longer one is rather a quote that nothing closes."""
 
 
+DELIMITERS = ",;\t|"
+"""The usual ones."""
+
+
 def open_csv(config: CsvData, wanted: Sequence[str]) -> Table:
-    if config.delimiter not in ("", r"\t") and (len(config.delimiter) != 1 or config.delimiter in '\r\n"'):
+    delimiter = unescaped(config.delimiter)
+    if len(delimiter) > 1 or delimiter in ('"', "\r", "\n"):
         raise RequestError(rf"data.delimiter={config.delimiter!r}: must be one character, as in ';' or '\t'")
     if config.columns:
         check_columns(wanted, config.columns, "data.columns")
@@ -38,38 +44,95 @@ def _files(files: list[Path], config: CsvData, wanted: Sequence[str], meter: Met
 
 
 def _rows(path: Path, config: CsvData, wanted: Sequence[str], meter: Meter) -> Iterator[Row | Bad]:
-    text = (line + "\n" for line in lines(pieces(path, meter)))
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if config.quoting else csv.QUOTE_NONE
-    reader = csv.reader(text, delimiter=_delimiter(path, config), quoting=quoting, strict=True)
+    delimiter = delimiter_of(path, config)
     columns = config.columns
-    line = 1
+    for where, row, why in _records(path, delimiter, config.quoting, meter):
+        if columns and why:
+            yield Bad(where, why)
+        elif columns and len(row) != len(columns):
+            yield Bad(where, f"{len(row)} values where there are {len(columns)} columns")
+        elif columns:
+            yield Row(where, dict(zip(columns, row, strict=True)))
+        elif why:
+            raise RequestError(f"{where}: the header cannot be read: {why}")
+        else:
+            columns = _header(row, wanted, where, delimiter)
+
+
+def first_row(path: Path, config: CsvData) -> list[str]:
+    """The first row of a file, be it a header or not; empty where there is none that can be read."""
+    with _field_limit(), suppress(Unreadable):
+        for _, row, _ in _records(path, delimiter_of(path, config), config.quoting, Meter()):
+            return row
+    return []
+
+
+def _records(path: Path, delimiter: str, quoting: bool, meter: Meter) -> Iterator[tuple[str, list[str], str]]:
+    """(where, values, why it is no row or empty) of every row that is not an empty line."""
+    feed = _Feed(lines(path, meter))
+    way: Literal[0, 3] = csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
+    reader = csv.reader(feed, delimiter=delimiter, quoting=way, strict=True)
+    number = 1
     while True:
-        where = f"{path}:{line}"
+        row, why = [], ""
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            hint = "; data.quoting=false takes quotes as they are" if config.quoting else ""
+            feed.go_back()
             why = str(error).replace("\t", r"\t")  # the delimiter, as people see it
-            yield Bad(where, f"{why}{hint}")
-            continue
-        finally:
-            line = reader.line_num + 1
-        if not row:  # an empty line
-            continue
-        if not columns:
-            columns = row
-            check_columns(wanted, columns, where)
-        elif len(row) != len(columns):
-            yield Bad(where, f"{len(row)} values where there are {len(columns)} columns")
-        else:
-            yield Row(where, dict(zip(columns, row, strict=True)))
+            if why.startswith("new-line character"):  # and this is about opening files in Python
+                why = r"a carriage return outside of quotes; where lines end in these alone, tr '\r' '\n' makes others"
+            elif quoting:
+                why += "; data.quoting=false takes quotes as they are"
+        where = f"{path}:{number}"
+        number += len(feed.taken)
+        why = next((no_text for _, no_text in feed.taken if no_text), why)
+        feed.taken.clear()
+        if row or why:
+            yield where, row, why
 
 
-def _delimiter(path: Path, config: CsvData) -> str:
+class _Feed:
+    """Lines for the csv module, which takes one or more for a row."""
+
+    def __init__(self, lines: Iterator[tuple[str, str]]) -> None:
+        self.lines = lines
+        self.taken: list[tuple[str, str]] = []
+        """Those of the row at hand."""
+        self.again: deque[tuple[str, str]] = deque()
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> str:
+        line = self.again.popleft() if self.again else next(self.lines)
+        self.taken.append(line)
+        return line[0] + "\n"
+
+    def go_back(self) -> None:
+        """To the second line of a row that is none: a quote that nothing closes takes the rows below it for text."""
+        self.again.extendleft(reversed(self.taken[1:]))
+        del self.taken[1:]
+
+
+def _header(row: list[str], wanted: Sequence[str], where: str, delimiter: str) -> list[str]:
+    """The columns' names. Several without one are called as pandas calls them."""
+    columns = [name or f"Unnamed: {i}" for i, name in enumerate(row)] if row.count("") > 1 else row
+    likely = [other for other in DELIMITERS if other != delimiter and other in columns[0]]
+    if len(columns) == 1 and likely and columns[0] not in wanted:
+        raise RequestError(
+            f"{where}: the only column is {columns[0]!r}; data.delimiter says what stands between values, "
+            f"{likely[0]!r} here?"
+        )
+    check_columns(wanted, columns, where)
+    return columns
+
+
+def delimiter_of(path: Path, config: CsvData) -> str:
     if config.delimiter:
-        return "\t" if config.delimiter == r"\t" else config.delimiter
+        return unescaped(config.delimiter)
     return "\t" if ".tsv" in (suffix.lower() for suffix in path.suffixes) else ","
 
 

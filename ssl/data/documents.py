@@ -92,12 +92,36 @@ def text_of(value: object, where: str) -> Item:
     """A row's text as a whole document."""
     if not isinstance(value, str):
         return Bad(where, f"{_KINDS.get(type(value), type(value).__name__)} where text should be")
+    why = no_text(value)
+    return Bad(where, why) if why else (value, True)
+
+
+def no_text(value: str) -> str:
+    """Why a string is no text, empty where it is: JSON's escapes can say half of a surrogate pair, which no file in
+    UTF-8 and no tokenizer takes."""
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            return Bad(where, f"character {error.start} is half of a surrogate pair, which is no text")
-    return value, True
+            return f"holds half of a surrogate pair (character {error.start}), which is no text"
+    return ""
+
+
+def cannot_be_used(bad: int, unit: str, first: str) -> RequestError:
+    """Of `data.bad=stop`: how much is bad, the first of it, and what would do."""
+    return RequestError(
+        f"data: {counted(bad, unit)} cannot be used, the first is {first}; data.bad=skip leaves such out and counts "
+        "them"
+    )
+
+
+def left_out(bad: int, first: str) -> str:
+    """What `data.bad=skip` left out, to be said behind something else; empty where that is nothing."""
+    return f"; left out: {counted(bad, 'row')}, the first {first}" if bad else ""
+
+
+def counted(number: int, unit: str) -> str:
+    return f"{number:,} {unit}{'' if number == 1 else 's'}"
 
 
 _KINDS: dict[type, str] = {
@@ -111,8 +135,11 @@ _KINDS: dict[type, str] = {
 
 
 def check_columns(wanted: Iterable[str], columns: Iterable[str], place: str) -> None:
-    """RequestError unless a table has all the `wanted` columns."""
+    """RequestError unless a table has all the `wanted` columns, and no two of one name."""
     known = list(columns)
+    twice = next((name for name in known if known.count(name) > 1), None)
+    if twice is not None:
+        raise RequestError(f"{place}: {known.count(twice)} columns are called {twice!r}; give each a name of its own")
     for column in wanted:
         if column not in known:
             raise unknown_column(column, known, place)

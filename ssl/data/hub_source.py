@@ -87,4 +87,7 @@ def _one_line(config: HubData, error: Exception) -> RequestError:
     said = " ".join(str(error).split())[:300]
     chosen = f"data.path={config.path}" + (f" data.config={config.config}" if config.config else "")
     chosen += f" data.split={config.split}" + (f" data.revision={config.revision}" if config.revision else "")
-    return RequestError(f"{chosen}: cannot be loaded ({type(error).__name__}: {said})")
+    remedy = ""
+    if Path(config.path).is_dir():  # the library gives up at the first row that it cannot read
+        remedy = "; data=jsonl, csv or parquet with data.path=FILE reads such a file itself and names what is bad in it"
+    return RequestError(f"{chosen}: cannot be loaded ({type(error).__name__}: {said}){remedy}")

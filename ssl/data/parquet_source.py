@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,18 @@ def _files(files: list[Path], wanted: Sequence[str], texts: bool, meter: Meter) 
                 check_columns(wanted, file.schema_arrow.names, str(path))
                 if texts:
                     _check_texts(file, wanted, path)
-                rows = max(1, file.metadata.num_rows)
-                for batch in file.iter_batches(ROWS, columns=list(wanted) or None):
-                    for values in zip(*batch.columns, strict=True):
-                        number += 1
-                        yield _row(batch.schema.names, values, f"{path}:{number}")
-                    meter.done = before + size * number // rows
+                groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+                for group, end in enumerate(accumulate(groups)):
+                    try:
+                        for batch in file.iter_batches(ROWS, [group], list(wanted) or None):
+                            for values in zip(*batch.columns, strict=True):
+                                number += 1
+                                yield _row(batch.schema.names, values, f"{path}:{number}")
+                            meter.done = before + size * number // sum(groups)
+                    except (pyarrow.ArrowException, OSError) as error:  # what else is in the group is lost
+                        why = " ".join(str(error).split())
+                        yield from (Bad(f"{path}:{lost}", why) for lost in range(number + 1, end + 1))
+                        number = end
         except (pyarrow.ArrowException, OSError) as error:
             yield Bad(str(path), " ".join(str(error).split()))
         meter.done = before + size

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from rlgym.errors import RequestError
+from rlgym.ssl.data.documents import no_text
 
 PACKED = (".gz", ".zst")
 
@@ -22,6 +23,9 @@ def find_files(names: list[str], suffixes: tuple[str, ...] = ()) -> list[Path]:
     found: dict[Path, None] = {}
     for name in names:
         found.update(dict.fromkeys(_named(name, suffixes)))
+    for path in found:
+        if why := no_text(str(path)):  # what a run writes down of its data is text
+            raise RequestError(f"data.path={name}: the name of {str(path)!r} {why}; rename the file")
     return list(found)
 
 

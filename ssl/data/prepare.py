@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlgym.files import read_json, to_json, write_atomic
 from rlgym.ssl.data.card import card
-from rlgym.ssl.data.corpus import Corpus, build_corpus
+from rlgym.ssl.data.corpus import Corpus, build_corpus, check_separator
 from rlgym.ssl.data.overlap import overlap
 from rlgym.ssl.data.tokenizer import Tokenizer, build_tokenizer
 from rlgym.ssl.data.tokens import Tokens, tokenize
@@ -40,6 +40,8 @@ def prepare(config: PretrainConfig, causal: bool, report: Report, run: Path | No
     `run`: the folder of one that goes on, whose own tokenizer is used instead of what the config says.
     """
     corpus = build_corpus(config.data, report)
+    if run is None:
+        check_separator(corpus, config.data)
     tokenizer = Tokenizer.of_run(run) if run else build_tokenizer(config.tokenizer, corpus, causal, report)
     train, validation = tokenize(corpus, tokenizer, causal, report)
     shared = _overlap(corpus, report)

@@ -9,29 +9,96 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from rlgym.ssl.data.documents import Meter, Unreadable
+from rlgym.ssl.data.documents import Bad, Item, Meter, Unreadable
 
 PIECE = 1 << 20
 """Bytes read at once."""
 
 LONGEST_LINE = 1 << 28
-"""Characters; a longer line is taken for a file that has none, rather than into memory."""
+"""Bytes; a longer line is left out, rather than taken into memory."""
+
+ESCAPES = {r"\n": "\n", r"\r": "\r", r"\t": "\t"}
+"""What a command line has no other plain way to say."""
+
+MARK = "\ufeff"
+"""A byte-order mark, which some programs write at a file's beginning."""
+
+
+def documents(path: Path, meter: Meter, separator: str = "") -> Iterator[Item]:
+    """The documents of a UTF-8 file in pieces: the parts between the separators, or all of it without one.
+
+    A document that is no text is Bad, and the others stay; so is what cannot be read or unpacked any more.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    at, why = 0, ""  # byte of the file; what is wrong with the document
+    try:
+        for data, ends in cut(chunks(path, meter), separator.encode()):
+            if not why:
+                try:
+                    text = decoder.decode(data, ends)
+                    why = _nul(data, at)
+                except UnicodeDecodeError as error:
+                    why = _no_text(at - len(decoder.getstate()[0]), error)
+                if why:
+                    yield Bad(str(path), why)
+                else:
+                    yield (text.removeprefix(MARK) if at == 0 else text), ends
+            at += len(data)
+            if ends:
+                at, why = at + len(separator.encode()), ""
+                decoder.reset()
+    except Unreadable as error:
+        yield Bad(str(path), str(error))
 
 
 def pieces(path: Path, meter: Meter) -> Iterator[str]:
-    """The text of a UTF-8 file; a byte-order mark is left out. Unreadable where it is no text or cannot be unpacked."""
+    """The text of a UTF-8 file as one document; Unreadable where it is no text or cannot be unpacked."""
+    for item in documents(path, meter):
+        if isinstance(item, Bad):
+            raise Unreadable(item.why)
+        yield item[0]
+
+
+def lines(path: Path, meter: Meter) -> Iterator[tuple[str, str]]:
+    """(line without its "\\n", why it is no text or empty) of a UTF-8 file. Bytes that are no text are escaped as
+    Python escapes them (`surrogateescape`), so that the text around them can be parsed. Unreadable where the file
+    cannot be read or unpacked any more."""
+    at, begun, dropped = 0, bytearray(), 0  # byte of the file; of a line that has begun: what is kept, what is not
+
+    def line(end: bytes) -> tuple[str, str]:
+        nonlocal at, dropped
+        data = bytes(begun) + end if begun else end
+        size, place = dropped + len(data), at
+        at, dropped = at + size + 1, 0
+        begun.clear()
+        if size > LONGEST_LINE:
+            return "", f"a line of {size:,} bytes; at most {LONGEST_LINE:,} are read"
+        try:
+            text, why = data.decode(), _nul(data, place)
+        except UnicodeDecodeError as error:
+            text, why = data.decode(errors="surrogateescape"), _no_text(place, error)
+        return (text.removeprefix(MARK) if place == 0 else text), why
+
+    for chunk in chunks(path, meter):
+        *whole, rest = chunk.split(b"\n")
+        yield from map(line, whole)
+        begun += rest
+        if len(begun) > LONGEST_LINE:
+            dropped += len(begun)
+            begun.clear()
+    if begun or dropped:
+        yield line(b"")
+
+
+def chunks(path: Path, meter: Meter) -> Iterator[bytes]:
+    """The bytes of a file, unpacked; Unreadable where they cannot be read or unpacked any more."""
     before = meter.done
     try:
         with path.open("rb") as raw:
-            decoder = codecs.getincrementaldecoder("utf-8")()
             stream = _unpacked(raw, path)
-            done = 0
             while chunk := bytes(stream.read(PIECE)):
-                text = _decode(decoder, chunk, done)
                 meter.done = before + raw.tell()
-                yield text.removeprefix("\ufeff") if done == 0 else text
-                done += len(chunk)
-            _decode(decoder, b"", done, final=True)
+                yield chunk
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise Unreadable(f"cannot be read ({reason})") from None
@@ -48,32 +115,39 @@ def _unpacked(raw: IO[bytes], path: Path) -> Any:
     return raw
 
 
-def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, done: int, final: bool = False) -> str:
-    """`chunk` begins at byte `done` of the file; the decoder may hold the begin of a character from before."""
-    held = len(decoder.getstate()[0])
-    nul = chunk.find(b"\0")
-    try:
-        text = decoder.decode(chunk if nul < 0 else chunk[:nul], final)
-    except UnicodeDecodeError as error:
-        raise Unreadable(f"byte {done - held + error.start} is not UTF-8, as in binary files") from None
-    if nul >= 0:
-        raise Unreadable(f"byte {done + nul} is NUL, as in binary files")
+def cut(data: Iterable[bytes], separator: bytes) -> Iterator[tuple[bytes, bool]]:
+    """(piece, ends): pieces of the parts between separators, which may lie across two pieces of `data`."""
+    rest = b""
+    for piece in data:
+        *whole, rest = (rest + piece).split(separator) if separator else [rest + piece]
+        for part in whole:
+            yield part, True
+        open_from = max(0, len(rest) - max(0, len(separator) - 1))  # from here on a separator may have begun
+        if open_from:
+            yield rest[:open_from], False
+            rest = rest[open_from:]
+    yield rest, True
+
+
+def unescaped(text: str) -> str:
+    """A separator or delimiter as it was typed, with line ends and tabs in the place of their escapes."""
+    for escape, character in ESCAPES.items():
+        text = text.replace(escape, character)
     return text
 
 
-def lines(text: Iterable[str]) -> Iterator[str]:
-    """The lines of a text that comes in pieces, without their "\\n". Unreadable where there seem to be none."""
-    begun: list[str] = []
-    length = 0
-    for piece in text:
-        first, *others = piece.split("\n")
-        begun.append(first)
-        length += len(first)
-        if length > LONGEST_LINE:
-            raise Unreadable(f"a line of more than {LONGEST_LINE:,} characters")
-        if others:
-            yield "".join(begun)
-            yield from others[:-1]
-            begun, length = others[-1:], len(others[-1])
-    if length:
-        yield "".join(begun)
+def _nul(data: bytes, at: int) -> str:
+    """Of bytes that begin at byte `at` of a file: where they hold a NUL; empty where they do not."""
+    found = data.find(b"\0")
+    return f"byte {at + found} is NUL, as in binary files and UTF-16" if found >= 0 else ""
+
+
+def _no_text(at: int, error: UnicodeDecodeError) -> str:
+    """Why bytes that begin at byte `at` of a file are no text: the first fault in them."""
+    if why := _nul(error.object[: error.start], at):
+        return why
+    place = at + error.start
+    likely = "UTF-16" if place == 0 and error.object[0] in (0xFE, 0xFF) else "LATIN1"  # a byte-order mark, or a letter
+    return (
+        f"byte {place} is not UTF-8, as in binary files or another encoding; iconv -f {likely} -t UTF-8 converts text"
+    )

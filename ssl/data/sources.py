@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rlgym.errors import RequestError
 from rlgym.ssl import config as knobs
 from rlgym.ssl.data.documents import Source, Table
+from rlgym.ssl.data.paths import PACKED
 
 
 def open_source(config: knobs.DataConfig) -> Source:
@@ -29,6 +31,17 @@ def open_source(config: knobs.DataConfig) -> Source:
 
 
 TABLES = (knobs.JsonlData, knobs.CsvData, knobs.ParquetData, knobs.HubData)
+
+
+ENDINGS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+
+
+def kind_of(path: Path) -> str:
+    """The kind of table that a file's name says it is, packed or not; empty where it says none."""
+    name = path.name.lower()
+    for packed in PACKED:
+        name = name.removesuffix(packed)
+    return ENDINGS.get(Path(name).suffix, "")
 
 
 def open_table(config: knobs.DataConfig, wanted: Sequence[str] = (), texts: bool = False) -> Table:

@@ -71,6 +71,9 @@ class InstructionMethod(MethodConfig):
     held_out: float = knob(0.1, "share of the examples that are held out, duplicates on one side", gt=0, lt=1)
     prompt: str = knob("", "column of the prompt; empty: found by its name")
     completion: str = knob("", "column of the answer; empty: found by its name")
+    input: str = knob(
+        "", "column of what stands below the prompt, where a row has it; empty: `input`, unless method.prompt is named"
+    )
     messages: str = knob("", "column of chat messages, [{role, content}, ...]; empty: found by its name")
     packing: bool = knob(False, "several examples of a batch in one row, attention kept inside each; same gradient")
     samples: int = knob(4, "held-out prompts that are answered at each evaluation (0: none)", ge=0)

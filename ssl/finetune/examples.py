@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from rlgym.errors import RequestError
-from rlgym.ssl.data.documents import Bad, Row, unknown_column
+from rlgym.ssl.data.documents import Bad, Row, cannot_be_used, left_out, no_text, unknown_column
 from rlgym.ssl.data.sources import open_table
 
 TEXT_NAMES = ("text", "sentence", "content", "message", "sms", "review", "document", "body", "source", "input")
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "score", "rating", "y")
+
+
+INPUT_NAME = "input"
+WHOLE = re.compile(r"[-+]?\d{1,18}\.0+")
+"""A whole number as programs write it that take it for a fraction."""
+T = TypeVar("T")
 
 
 @dataclass
@@ -39,25 +46,27 @@ class Table:
         found = {"fingerprint": digest.hexdigest(), "documents": len(self.rows), "bytes": size, "source": self.name}
         return found | {"bad": self.bad, "first_bad": self.first_bad}
 
+    def left_out(self) -> str:
+        return left_out(self.bad, self.first_bad)
 
-def read_table(config: Any, wanted: Sequence[str] = ()) -> Table:
+
+def read_table(config: Any) -> Table:
     """The rows of `data=csv|jsonl|parquet|hub`. RequestError where one is bad, unless data.bad=skip."""
-    source = open_table(config, wanted)
+    source = open_table(config)
     rows: list[Row] = []
+    columns: dict[str, None] = {}
     bad, first_bad = 0, ""
     for row in source.rows:
         if isinstance(row, Bad):
             bad, first_bad = bad + 1, first_bad or f"{row.where}: {row.why}"
         else:
             rows.append(row)
+            columns.update(dict.fromkeys(row.values))  # a row may lack what others have
     if bad and config.bad == "stop":
-        raise RequestError(
-            f"data: {bad:,} {source.unit}{'' if bad == 1 else 's'} cannot be used, the first is {first_bad}; "
-            "data.bad=skip leaves such out and counts them"
-        )
+        raise cannot_be_used(bad, source.unit, first_bad)
     if not rows:
-        raise RequestError(f"data: {source.name} holds no rows")
-    return Table(list(rows[0].values), rows, bad, first_bad, source.name)
+        raise RequestError(f"data: {source.name} holds no rows" + (f" that can be used: {first_bad}" if bad else ""))
+    return Table([*columns], rows, bad, first_bad, source.name)
 
 
 def column(
@@ -101,52 +110,77 @@ def looks_like_numbers(values: Sequence[object]) -> bool:
 # ---- what a row must hold
 
 
-def usable(
-    table: Table, reads: Sequence[tuple[str, Callable[[object], Any]]], bad: str
-) -> tuple[list[Row], list[list[Any]]]:
-    """(rows, columns): what each `(column, read)` makes of the rows that all of them can read.
+def usable(table: Table, read: Callable[[Row], T], bad: str) -> tuple[list[Row], list[T]]:
+    """The rows that `read` can use, and what it makes of each.
 
-    A `read` raises ValueError where a value is no use. Such a row is a RequestError that names it, or left out and
-    counted in the table where `bad` is skip.
+    `read` raises ValueError (a tokenizer: RequestError) where a row is no use. Such a row is a RequestError that names
+    it, or left out and counted in the table where `bad` is skip.
     """
     kept: list[Row] = []
-    found: list[list[Any]] = [[] for _ in reads]
+    found: list[T] = []
     wrong, first = 0, ""
     for row in table.rows:
-        values = []
-        for name, read in reads:
-            try:
-                values.append(read(row.values.get(name)))
-            except ValueError as error:
-                wrong, first = wrong + 1, first or f"{row.where}: {name} {error}"
-                break
-        else:
+        try:
+            found.append(read(row))
             kept.append(row)
-            for column, value in zip(found, values, strict=True):
-                column.append(value)
+        except (ValueError, RequestError) as error:
+            wrong, first = wrong + 1, first or f"{row.where}: {error}"
     if wrong and bad == "stop":
-        raise RequestError(
-            f"data: {wrong:,} row{'' if wrong == 1 else 's'} cannot be used, the first is {first}; "
-            "data.bad=skip leaves such out and counts them"
-        )
+        raise cannot_be_used(wrong, "row", first)
     table.bad, table.first_bad = table.bad + wrong, table.first_bad or first
     if not kept:
         raise RequestError(f"data: no row of {table.name} can be used, the first is {first}")
     return kept, found
 
 
+def value(values: Mapping[str, object], column: str, read: Callable[[object], T]) -> T:
+    """What `read` makes of a row's value; its ValueError with the column's name."""
+    try:
+        return read(values.get(column))
+    except ValueError as error:
+        raise ValueError(f"{column} {error}") from None
+
+
+def input_column(table: Table, prompt: str) -> str:
+    """The column of what an instruction in the column `prompt` is about, as in Alpaca's data; empty: none."""
+    return next((name for name in table.columns if name.lower() == INPUT_NAME and name != prompt), "")
+
+
+def with_input(values: Mapping[str, object], prompt: str, below: str) -> str:
+    """A row's prompt, with the value of the column `below`, where it has one, on the lines below it."""
+    text = value(values, prompt, as_text)
+    given = values.get(below) if below else None
+    return text if given in (None, "") else f"{text}\n{value(values, below, as_string)}"
+
+
+def as_string(value: object) -> str:
+    """Text, which may be empty."""
+    if not isinstance(value, str):
+        if isinstance(value, list):
+            raise ValueError("is a list, as of chat messages: must be one text")
+        raise ValueError("is empty" if _nothing(value) else f"is {_shown(value)}, no text")
+    if why := no_text(value):
+        raise ValueError(why)
+    return value
+
+
 def as_text(value: object) -> str:
-    if isinstance(value, str) and value.strip():
-        return value
-    raise ValueError("is empty" if _nothing(value) or isinstance(value, str) else f"is {value!r}, no text")
+    text = as_string(value)
+    if not text.strip():
+        raise ValueError("is empty")
+    return text
 
 
 def as_label(value: object) -> str:
+    """A label's name. Whole numbers and truths are the same however they are written: 0, 0.0, "0.0"; true, "True"."""
     if _nothing(value):
         raise ValueError("is empty" if value is None or not str(value).strip() else "is NaN")
-    if isinstance(value, str | int | float):  # a boolean is an int
-        return str(value).strip()
-    raise ValueError(f"is {str(value)[:40]!r}, no label")
+    if not isinstance(value, str | int | float):  # a boolean is an int
+        raise ValueError(f"is {_shown(value)}, no label")
+    text = as_string(str(value).strip())
+    if text.lower() in ("true", "false"):
+        return text.capitalize()
+    return str(int(text.partition(".")[0])) if WHOLE.fullmatch(text) else text
 
 
 def as_number(value: object) -> float:
@@ -154,10 +188,14 @@ def as_number(value: object) -> float:
         raise ValueError("is empty")
     number = _number(value)
     if number is None:
-        raise ValueError(f"is {str(value)[:40]!r}, no number")
+        raise ValueError(f"is {_shown(value)}, no number")
     if not math.isfinite(number):
         raise ValueError("is NaN" if math.isnan(number) else "is infinite")
     return number
+
+
+def _shown(value: object) -> str:
+    return repr(str(value)[:40])
 
 
 def _nothing(value: object) -> bool:

@@ -47,11 +47,7 @@ class Instruction(Supervised):
 
     def prepare(self) -> None:
         config, method = self.config, self.config.method
-        table = (
-            library.docstrings()
-            if config.data.name == "default"
-            else examples.read_table(config.data, [name for name in self.named() if name])
-        )
+        table = library.docstrings() if config.data.name == "default" else examples.read_table(config.data)
         longest = settle_length(method, self.start.model)
         if config.data.name == "default":  # made for every model: what this one cannot read is not among them
             table.rows = [row for row in table.rows if self._fits(str(row.values["prompt"]), longest)]
@@ -61,13 +57,19 @@ class Instruction(Supervised):
                 )
         columns = self.columns(table)
         self.form = CHAT if len(columns) == 1 else PLAIN
-        reads = [
-            (name, template.as_messages if self.form == CHAT else examples.as_text if at == 0 else as_answer)
-            for at, name in enumerate(columns)
-        ]
-        rows, found = examples.usable(table, reads, getattr(config.data, "bad", "stop"))
-        self.examples = [self.write(values, row, longest) for row, *values in zip(rows, *found, strict=True)]
-        self.prompts = [self.prompt_of(values) for values in zip(*found, strict=True)]
+
+        def read(row: Row) -> tuple[list[Any], template.Written]:
+            values: list[Any]
+            if self.form == CHAT:
+                values = [examples.value(row.values, columns[0], template.as_messages)]
+            else:
+                asked = examples.with_input(row.values, columns[0], method.input)
+                values = [asked, examples.value(row.values, columns[-1], as_answer)]
+            return values, self.write(values, longest)
+
+        rows, found = examples.usable(table, read, config.data.bad)
+        self.examples = [written for _, written in found]
+        self.prompts = [self.prompt_of(values) for values, _ in found]
         groups = [
             str(row.values["file"]) if config.data.name == "default" else examples.same_text(shown)
             for row, (shown, _) in zip(rows, self.prompts, strict=True)
@@ -80,49 +82,51 @@ class Instruction(Supervised):
                 "would do"
             )
         self.facts["data"] = {**table.facts(), "columns": columns, "form": self.form, "held_out": int(held.sum())}
+        shown = " -> ".join(filter(None, [" + ".join(columns[:-1]), columns[-1]]))
         self.notices.append(
-            f"data       {table.name}: {' -> '.join(columns)}, {len(self.train):,} to learn from, {len(self.held):,} "
-            "held out"
+            f"data       {table.name}: {shown}, {len(self.train):,} to learn from, {len(self.held):,} "
+            f"held out{table.left_out()}"
         )
 
-    def named(self) -> list[str]:
-        """The columns that the config names."""
-        method: InstructionMethod = self.config.method
-        return [method.messages] if method.messages else [method.prompt, method.completion]
-
     def columns(self, table: examples.Table) -> list[str]:
-        """[messages], or [prompt, completion]; written into the config."""
+        """[messages], or [prompt, completion] with perhaps an input between them; written into the config."""
         method: InstructionMethod = self.config.method
-        for name in ("messages", "prompt", "completion"):
+        asked = bool(method.prompt)
+        for name in ("messages", "prompt", "completion", "input"):
             given = getattr(method, name)
-            if given and given not in table.columns:
+            if given and given not in table.columns and not (name == "input" and self.run):
                 raise unknown_column(given, table.columns, table.name, f"method.{name}")
-            if not given:
+            if not given and name in NAMES:
                 usual = [c for c in table.columns if c.lower() in NAMES[name]]
                 found = min(usual, key=lambda c: NAMES[name].index(c.lower())) if usual else ""
                 pair = bool(method.prompt or method.completion)
                 if name != "messages" or not pair:
                     setattr(method, name, found)
             if name == "messages" and method.messages:
+                if method.input:
+                    raise RequestError(f"method.input={method.input}: has no effect because the examples are chats")
                 return [method.messages]
         if not method.prompt or not method.completion or method.prompt == method.completion:
             raise RequestError(
                 f"{table.name} has the columns {', '.join(table.columns)}: name two with method.prompt and "
                 "method.completion, or one of chat messages with method.messages"
             )
-        return [method.prompt, method.completion]
+        if not asked:
+            method.input = method.input or examples.input_column(table, method.prompt)
+        return [name for name in (method.prompt, method.input, method.completion) if name]
 
-    def write(self, values: Sequence[Any], row: Row, longest: int) -> template.Written:
-        """The example's tokens, at most `longest`, with an answer among them and, where it fits, its end."""
+    def write(self, values: Sequence[Any], longest: int) -> template.Written:
+        """The example's tokens, at most `longest`, with an answer among them and, where it fits, its end. ValueError
+        where the prompt leaves no room."""
         if self.form == CHAT:
             whole = template.chat(self.tokenizer, values[0])
         else:
             whole = template.written(self.tokenizer, values[0], values[1])
         before = whole.answer.index(True)
         if before >= longest:
-            raise RequestError(
-                f"{row.where}: the prompt has {before:,} tokens, which leaves no room for an answer in the {longest:,} "
-                "that the model reads; shorten it, or give a model with a longer block"
+            raise ValueError(
+                f"the prompt has {before:,} tokens, which leaves no room for an answer in the {longest:,} that the "
+                "model reads; shorten it, or give a model with a longer block"
             )
         return template.Written(whole.ids[:longest], whole.answer[:longest])
 

@@ -12,6 +12,7 @@ from rlgym.errors import RequestError
 from rlgym.files import to_json, write_atomic
 from rlgym.loading import open_checkpoint
 from rlgym.run import Run
+from rlgym.ssl.data.documents import left_out
 from rlgym.ssl.finetune.lineage import warning
 from rlgym.ssl.finetune.predict import table_config
 from rlgym.training import learner_class
@@ -51,6 +52,7 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
         **evaluation.records,
         "data": chosen,
         "fingerprint": learner.facts["data"].get("fingerprint"),
+        "bad": learner.facts["data"].get("bad"),
         "checkpoint": words["checkpoint"],
         "overlap": told.share if told else None,
     }
@@ -63,7 +65,9 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
         write_atomic(folder / "plots" / f"{tag.replace('/', '_')}_{stem}.png", draw())
     numbers = "  ".join(f"{tag.removeprefix('validation/')} {value:.4g}" for tag, value in evaluation.metrics.items())
     examples = evaluation.records.get("examples")
-    print(numbers + (f"  over {examples:,} examples" if isinstance(examples, int) else ""))
+    data = learner.facts["data"]
+    skipped = left_out(data["bad"], data["first_bad"]) if words["data"] else ""
+    print(numbers + (f"  over {examples:,} examples" if isinstance(examples, int) else "") + skipped)
     if told:
         print(told.line)
     print(f"written to {path}")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rlgym.errors import RequestError
+from rlgym.ssl.data.documents import Row
 from rlgym.ssl.finetune import examples
 from rlgym.ssl.finetune.finetuning import Batch, Supervised, chosen, padded
 from rlgym.ssl.finetune.heads import Head, pool, settle_pooling
@@ -75,8 +76,14 @@ class Labelled(Supervised):
                 'pip install "rlgym-ssl[finetune]", or method.baselines=false'
             )
         table, text, target = self.table()
-        reads = [(text, examples.as_text), (target, self.read_target)]
-        rows, (texts, values) = examples.usable(table, reads, getattr(config.data, "bad", "stop"))
+
+        def read(row: Row) -> tuple[str, Any]:
+            found = examples.value(row.values, text, examples.as_text)
+            self.tokenizer.check(found)
+            return found, examples.value(row.values, target, self.read_target)
+
+        rows, found = examples.usable(table, read, config.data.bad)
+        texts, values = (list(part) for part in zip(*found, strict=True))
         method.text = text
         setattr(method, self.target_key, target)
         self.texts: list[str] = texts
@@ -106,7 +113,9 @@ class Labelled(Supervised):
         }
         self.notices.append(
             f"data       {table.name}: {text} -> {target}, {len(self.train):,} to learn from, {len(self.held):,} held "
-            f"out" + (f"; {cut:,} texts fill the {longest} tokens that are read of each" if cut else "")
+            f"out"
+            + (f"; {cut:,} texts fill the {longest} tokens that are read of each" if cut else "")
+            + table.left_out()
         )
 
     def table(self) -> tuple[examples.Table, str, str]:
@@ -119,7 +128,7 @@ class Labelled(Supervised):
                 if given not in ("", own):
                     raise RequestError(f"method.{knob}={given}: data=default has the columns text and {target}")
             return table, "text", target
-        table = examples.read_table(config.data, named if all(named) else ())
+        table = examples.read_table(config.data)
         target = examples.column(table, named[1], f"method.{key}", self.target_names, self.fits, [named[0]])
         text = examples.column(table, named[0], "method.text", examples.TEXT_NAMES, examples.looks_like_text, [target])
         return table, text, target

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from rlgym.ssl.data.documents import left_out
 from rlgym.ssl.finetune.finetuning import Batch, Supervised, chosen, padded
 from rlgym.ssl.finetune.labelled import by_length, settle_length
 from rlgym.ssl.finetune.preferences import Tokens, open_pairs
@@ -37,6 +38,7 @@ class Paired(Supervised):
         self.notices.append(
             f"data       {read.source}: {len(self.train):,} pairs to learn from, {len(self.held):,} held out"
             + (f"; of {cut:,} an answer goes on beyond the {longest} tokens that are read" if cut else "")
+            + (left_out(read.bad, read.first_bad) if self.config.data.name != "default" else "")
         )
 
     def default_budget(self) -> int:

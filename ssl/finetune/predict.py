@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 from rlgym.config_file import load_config
 from rlgym.errors import RequestError
-from rlgym.files import write_atomic
+from rlgym.files import to_json, write_atomic
 from rlgym.loading import load
 from rlgym.run import Run
+from rlgym.ssl.data.documents import Row, no_text
 from rlgym.ssl.evaluate import data_config
 from rlgym.ssl.finetune import examples
 from rlgym.ssl.finetune.scoring import scored
 
 FORMS = (".csv", ".tsv", ".jsonl")
-TABLES = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 SHOWN = 10
 """Rows that are printed where no file is asked for."""
 
@@ -36,23 +35,32 @@ def predict(folder: Path, words: dict[str, Any]) -> list[dict[str, Any]]:
         raise RequestError(f"out={out}: must end in {', '.join(FORMS)}")
     model = load(Run(folder), words["checkpoint"], words["device"], words["trust"])
     rows: list[dict[str, Any]]
-    if scores:
-        if words["text"] or words["column"]:
-            raise RequestError("predict: a reward model scores answers to prompts; data=... names a table of both")
-        rows, found = scored(
-            model, config.method, examples.read_table(table_config(config, words["data"], words["settings"]))
-        )
-    elif words["text"]:
-        rows = [{"text": words["text"]}]
-        found = model.describe([words["text"]])
+    left_out = ""
+    if scores and (words["text"] or words["column"]):
+        raise RequestError("predict: a reward model scores answers to prompts; data=... names a table of both")
+    if words["text"]:
+        rows, found = [{"text": words["text"]}], model.describe([words["text"]])
     else:
-        table = examples.read_table(table_config(config, words["data"], words["settings"]))
-        column = words["column"] or (config.method.text if config.method.text in table.columns else "")
-        column = examples.column(table, column, "column", examples.TEXT_NAMES, examples.looks_like_text)
-        kept, (texts,) = examples.usable(table, [(column, examples.as_text)], "stop")
-        rows = [dict(row.values) for row in kept]
-        found = model.describe(texts)
-    taken = sorted(set(found[0]) & set(rows[0]))
+        data = table_config(config, words["data"], words["settings"])
+        table = examples.read_table(data)
+        table.rows, _ = examples.usable(table, writable, data.bad)
+        if scores:
+            kept, found = scored(model, config.method, table, data.bad)
+        else:
+            usual = config.method.text if config.method.text in table.columns else ""
+            column = words["column"] or usual
+            column = examples.column(table, column, "column", examples.TEXT_NAMES, examples.looks_like_text)
+
+            def read(row: Row) -> str:
+                text = examples.value(row.values, column, examples.as_text)
+                model.tokenizer.check(text)
+                return text
+
+            kept, texts = examples.usable(table, read, data.bad)
+            found = model.describe(texts)
+        rows, left_out = [dict(row.values) for row in kept], table.left_out()
+    columns = list(dict.fromkeys(name for row in rows for name in row))  # one may lack what others have
+    taken = sorted(set(found[0]) & set(columns))
     if taken:
         raise RequestError(f"data: the table has a column {taken[0]!r} already; rename it")
     rows = [row | new for row, new in zip(rows, found, strict=True)]
@@ -63,58 +71,51 @@ def predict(folder: Path, words: dict[str, Any]) -> list[dict[str, Any]]:
             )
         if len(rows) > SHOWN:
             print(f"... and {len(rows) - SHOWN:,} more; out=FILE.csv or out=FILE.jsonl writes all")
+        if left_out:
+            print(f"{len(rows):,} rows{left_out}")
         return rows
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out, written(rows, out.suffix))
+        write_atomic(out, written(rows, [*columns, *found[0]], out.suffix))
     except OSError as error:
         raise RequestError(f"out={out}: cannot be written ({error.strerror})") from error
-    print(f"{len(rows):,} rows written to {out}")
+    print(f"{len(rows):,} rows written to {out}{left_out}")
     return rows
 
 
 def table_config(config: Any, name: str, settings: dict[str, str]) -> Any:
-    """The table that the words name: a file by its ending, or a kind (data=csv data.path=F). What the run's own data
-    says of columns and quoting holds for a file of its kind, too."""
-    path = Path(name).expanduser()
-    kind = TABLES.get(path.suffix.lower())
-    if kind and path.is_file() and "path" not in settings:
-        name, settings = kind, {"path": str(path), **settings}
-    if name == "default":
+    """The table that the words name: a file, or a kind (data=csv data.path=F), read as training's own data was."""
+    found = data_config(config.data, name, settings, tables=True)
+    if found.name == "default":
         raise RequestError("data=default: name a table, as in data=messages.csv")
-    if name == "csv" and config.data.name == "csv" and not {"columns", "quoting", "delimiter"} & set(settings):
-        first = Path(settings.get("path", ""))
-        if not _has_header(first, config):
-            own = config.data
-            settings = {
-                "columns": f"[{','.join(own.columns)}]",
-                "quoting": str(own.quoting).lower(),
-                "delimiter": own.delimiter,
-                **settings,
-            }
-    return data_config(None, name, settings)
+    return found
 
 
-def _has_header(path: Path, config: Any) -> bool:
-    """Whether a file says its columns itself: its first line holds the run's column of texts as a name."""
-    if not config.data.columns:
-        return True
-    try:
-        with path.open(encoding="utf-8") as file:
-            first = file.readline()
-    except (OSError, UnicodeDecodeError):
-        return True
-    column = config.method.text if hasattr(config.method, "text") else config.method.prompt
-    return column in first.rstrip("\n").replace("\t", ",").split(",")
+def writable(row: Row) -> None:
+    """ValueError where a value of the row, used or not, is no text that a file can hold."""
+    for name, value in row.values.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        if why := no_text(text) or no_text(name):
+            raise ValueError(f"{name} {why}")
 
 
-def written(rows: list[dict[str, Any]], suffix: str) -> str:
+def written(rows: list[dict[str, Any]], columns: list[str], suffix: str) -> str:
+    """As a file that reads back the same: lists and objects are JSON in a cell, and what holds a line end is quoted."""
     if suffix == ".jsonl":
-        return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-    buffer = io.StringIO()
-    writer = csv.DictWriter(
-        buffer, list(rows[0]), delimiter="\t" if suffix == ".tsv" else ",", lineterminator="\n", extrasaction="ignore"
-    )
+        return "".join(to_json(row, indent=None) for row in rows)
+    lines = _Lines()
+    writer = csv.DictWriter(lines, columns, delimiter="\t" if suffix == ".tsv" else ",", lineterminator="\r\n")
     writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+    for row in rows:
+        writer.writerow({name: cell(value) for name, value in row.items()})
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
+
+
+class _Lines(list[str]):
+    """What the csv module writes. With "\\r\\n" as line end it quotes values that hold either of them alone."""
+
+    write = list.append
+
+
+def cell(value: object) -> object:
+    return to_json(value, indent=None).removesuffix("\n") if isinstance(value, list | dict) else value

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlgym.errors import RequestError
-from rlgym.ssl.data.documents import unknown_column
+from rlgym.ssl.data.documents import Row, unknown_column
 from rlgym.ssl.finetune import corruptions, examples
 
 if TYPE_CHECKING:
@@ -75,26 +75,15 @@ def open_pairs(data: Any, method: Any, seed: int, tokenizer: Tokenizer, causal: 
         name = getattr(method, key)
         if name not in table.columns:
             raise unknown_column(name, table.columns, table.name, f"method.{key}")
-    pairs, tokens, bad, first = [], [], table.bad, table.first_bad
-    wrong, first_wrong = 0, ""
-    for row in table.rows:
-        try:
-            pair = read_pair({key: row.values.get(getattr(method, key)) for key in keys}, row.where)
-            found = tokenized(pair, tokenizer, causal, longest)
-        except ValueError as error:
-            wrong, first_wrong = wrong + 1, first_wrong or f"{row.where}: {error}"
-            continue
-        pairs.append(pair)
-        tokens.append(found)
-    if wrong and data.bad == "stop":
-        raise RequestError(
-            f"data: {wrong:,} row{'' if wrong == 1 else 's'} cannot be used, the first is {first_wrong}; "
-            "data.bad=skip leaves such out and counts them"
-        )
-    if not pairs:
-        raise RequestError(f"data: no row of {table.name} can be used, the first is {first_wrong}")
+
+    def read(row: Row) -> tuple[Pair, Tokens]:
+        pair = read_pair({key: row.values.get(getattr(method, key)) for key in keys}, row.where)
+        return pair, tokenized(pair, tokenizer, causal, longest)
+
+    _, found = examples.usable(table, read, data.bad)
+    pairs, tokens = [pair for pair, _ in found], [tokens for _, tokens in found]
     held = examples.split([examples.same_text(pair.prompt) for pair in pairs], method.held_out, seed)
-    return Pairs(pairs, tokens, held, table.name, bad + wrong, first or first_wrong)
+    return Pairs(pairs, tokens, held, table.name, table.bad, table.first_bad)
 
 
 def _default(method: Any, seed: int, tokenizer: Tokenizer, causal: bool, longest: int) -> Pairs:
@@ -119,24 +108,12 @@ def _default(method: Any, seed: int, tokenizer: Tokenizer, causal: bool, longest
 
 def read_pair(values: dict[str, Any], where: str) -> Pair:
     """From the columns `prompt`, `chosen`, `rejected` and perhaps `margin`; ValueError says what is wrong with one."""
-    for key in ("prompt", "chosen", "rejected"):
-        value = values[key]
-        if not isinstance(value, str):
-            kind = "is empty" if value is None else f"is {str(value)[:40]!r}, no text"
-            raise ValueError(f"{key} {kind}")
-        if key != "prompt" and not value.strip():
-            raise ValueError(f"{key} is empty")
-        if not value.isascii():
-            value.encode()  # half of a surrogate pair: a UnicodeEncodeError is a ValueError
-    if values["chosen"] == values["rejected"]:
+    prompt = examples.value(values, "prompt", examples.as_string)
+    chosen, rejected = (examples.value(values, key, examples.as_text) for key in ("chosen", "rejected"))
+    if chosen == rejected:
         raise ValueError("chosen and rejected are equal: neither is better")
-    margin = 0.0
-    if "margin" in values:
-        try:
-            margin = examples.as_number(values["margin"])
-        except ValueError as error:
-            raise ValueError(f"margin {error}") from None
-    return Pair(values["prompt"], values["chosen"], values["rejected"], where, margin)
+    margin = examples.value(values, "margin", examples.as_number) if "margin" in values else 0.0
+    return Pair(prompt, chosen, rejected, where, margin)
 
 
 def tokenized(pair: Pair, tokenizer: Tokenizer, causal: bool, longest: int) -> Tokens:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import ast
 import hashlib
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -23,6 +24,7 @@ from rlgym.recorded import expect
 from rlgym.run import find_run
 from rlgym.ssl.config import AdditionsData, DataConfig, StdlibData
 from rlgym.ssl.data.corpus import build_corpus
+from rlgym.ssl.data.documents import Row
 from rlgym.ssl.data.progress import silent
 from rlgym.ssl.data.stdlib_source import functions
 from rlgym.ssl.finetune import examples
@@ -40,16 +42,18 @@ class Prompts:
     train: list[str]
     held_out: list[str]
     source: str
-    where: dict[str, str]
-    """Prompt -> the row it comes from, where a person's own table says."""
+    bad: int = 0
+    """Rows of a table that cannot be used."""
+    first_bad: str = ""
 
     def facts(self) -> dict[str, Any]:
-        """For the manifest: {"fingerprint", "documents", "bytes", "held_out", "source"}."""
+        """For the manifest: {"fingerprint", "documents", "bytes", "held_out", "source", "bad", "first_bad"}."""
         every = [*self.train, *self.held_out]
         digest = hashlib.sha256(to_json([self.train, self.held_out]).encode()).hexdigest()
         size = sum(len(prompt.encode()) for prompt in every)
         found = {"fingerprint": digest, "documents": len(every), "bytes": size}
-        return {**found, "held_out": len(self.held_out), "source": self.source}
+        found |= {"held_out": len(self.held_out), "source": self.source}
+        return found | {"bad": self.bad, "first_bad": self.first_bad}
 
     def to_json(self) -> str:
         return to_json({"source": self.source, "train": self.train, "held_out": self.held_out})
@@ -65,32 +69,36 @@ def read_prompts(folder: Path) -> Prompts:
     """Those that a run's folder keeps."""
     try:
         kept = expect(read_json(folder / FILE), Kept)
-        return Prompts(kept["train"], kept["held_out"], kept["source"], {})
+        return Prompts(kept["train"], kept["held_out"], kept["source"])
     except (OSError, ValueError) as error:
         raise RequestError(f"{folder / FILE}: not the prompts that the run began with; put the file back") from error
 
 
-def open_prompts(config: FinetuneConfig) -> Prompts:
-    """As data= says. RequestError where there are none, or too few to hold some out."""
+def open_prompts(config: FinetuneConfig, check: Callable[[str], None]) -> Prompts:
+    """As data= says. RequestError where there are none, or too few to hold some out. `check`: raises ValueError for a
+    prompt of a person's own that cannot be used."""
     if config.data.name != "default":
-        return of_table(config)
+        return of_table(config, check)
     corpus = _corpus_of(config.init_from)
     if config.reward.name == "arithmetic" or isinstance(corpus, AdditionsData):
         return of_additions(corpus)
     return of_functions(config, corpus)
 
 
-def of_table(config: FinetuneConfig) -> Prompts:
+def of_table(config: FinetuneConfig, check: Callable[[str], None]) -> Prompts:
     method = config.method
-    table = examples.read_table(config.data, [method.prompt] if method.prompt else [])
+    table = examples.read_table(config.data)
     column = examples.column(table, method.prompt, "method.prompt", PROMPT_NAMES, examples.looks_like_text)
-    where: dict[str, str] = {}
-    for row in table.rows:
-        text = row.values.get(column)
-        if not isinstance(text, str) or not text.strip():
-            raise RequestError(f"{row.where}: the prompt in column {column} is empty or no text")
-        where.setdefault(text, row.where)
-    return divided(list(where), method.held_out, config.seed, table.name, where)
+    below = "" if method.prompt else examples.input_column(table, column)
+
+    def read(row: Row) -> str:
+        text = examples.with_input(row.values, column, below)
+        check(text)
+        return text
+
+    _, texts = examples.usable(table, read, config.data.bad)
+    found = divided(list(dict.fromkeys(texts)), method.held_out, config.seed, table.name)
+    return replace(found, bad=table.bad, first_bad=table.first_bad)
 
 
 def of_functions(config: FinetuneConfig, data: DataConfig) -> Prompts:
@@ -107,7 +115,7 @@ def of_functions(config: FinetuneConfig, data: DataConfig) -> Prompts:
             "data=jsonl data.path=... takes prompts of your own"
         )
     name = f"headers of functions held out of {corpus.facts['source']}"
-    return divided(list(found), config.method.held_out, config.seed, name, {})
+    return divided(list(found), config.method.held_out, config.seed, name)
 
 
 def _corpus_of(init_from: str) -> DataConfig:
@@ -144,11 +152,11 @@ def of_additions(data: DataConfig) -> Prompts:
     corpus = build_corpus(data if isinstance(data, AdditionsData) else AdditionsData(), silent)
     prompts = [corpus.document(index).partition("=")[0] + "=" for index in range(len(corpus.held_out))]
     train, held = ([p for p, out in zip(prompts, corpus.held_out, strict=True) if out == side] for side in (0, 1))
-    return Prompts(train, held, corpus.facts["source"], {})
+    return Prompts(train, held, corpus.facts["source"])
 
 
-def divided(prompts: list[str], share: float, seed: int, source: str, where: dict[str, str]) -> Prompts:
+def divided(prompts: list[str], share: float, seed: int, source: str) -> Prompts:
     """Training and held-out prompts; what differs in blanks and case alone stays on one side."""
     held = examples.split([examples.same_text(prompt) for prompt in prompts], share, seed)
     train, out = ([p for p, taken in zip(prompts, held, strict=True) if taken == side] for side in (False, True))
-    return Prompts(train, out, source, where)
+    return Prompts(train, out, source)

@@ -135,10 +135,14 @@ class RewardModel(Headed):
         ends = [True] * len(prompts) if ended is None else ended
         for number, (prompt, completion, end) in enumerate(zip(prompts, completions, ends, strict=True), 1):
             try:
-                rows.append(joined(prompt, completion, self.tokenizer, self.model.causal, self.max_length, end)[0])
+                rows.append(self.encode(prompt, completion, end))
             except ValueError as error:
                 raise RequestError(f"completion {number}: {error}") from None
         return self.read(rows).squeeze(1)
+
+    def encode(self, prompt: str, completion: str, ended: bool = True) -> list[int]:
+        """The tokens that `read` takes; ValueError where the prompt leaves no room."""
+        return joined(prompt, completion, self.tokenizer, self.model.causal, self.max_length, ended)[0]
 
 
 def bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0) -> Tensor:

@@ -22,6 +22,7 @@ from rlgym.agents.losses import approximate_kl
 from rlgym.errors import RequestError, TrainingError
 from rlgym.files import write_atomic
 from rlgym.learner import NON_FINITE, Evaluation, Metrics, Section, Shared
+from rlgym.ssl.data.documents import left_out
 from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.finetune import kl, prompts, rewards
 from rlgym.ssl.finetune.config import PythonSyntaxReward, RewardedMethod
@@ -84,7 +85,9 @@ class Rewarded(Finetuning):
         if config.reward.name == "default":
             config.reward = PythonSyntaxReward()
         self.reward = rewards.build_reward(config.reward)
-        self.prompts = prompts.read_prompts(self.run) if self.run else prompts.open_prompts(config)
+        self.prompts = prompts.read_prompts(self.run) if self.run else prompts.open_prompts(config, self.check_prompt)
+        if skipped := left_out(self.prompts.bad, self.prompts.first_bad):
+            self.notices.append(f"data       {self.prompts.source}{skipped}")
         self.sampling = Sampling(method.max_new_tokens, method.temperature, method.top_k, method.top_p)
         self.train, self.held = self.encoded(self.prompts.train), self.encoded(self.prompts.held_out)
         self.facts["data"] = self.prompts.facts() | {"tokenizer": self._vocabulary()}
@@ -95,20 +98,26 @@ class Rewarded(Finetuning):
     def _vocabulary(self) -> dict[str, Any]:
         return {"vocab_size": self.tokenizer.vocab_size, "vocabulary": self.tokenizer.vocabulary}
 
+    def check_prompt(self, text: str) -> None:
+        """ValueError where a person's own prompt leaves no room for a completion."""
+        size, method = len(self.prompt_ids(text)), self.config.method
+        if size > self.room:
+            raise ValueError(
+                f"the prompt has {size:,} tokens; with method.max_new_tokens={method.max_new_tokens} a block of "
+                f"{self.start.model.block_size:,} has room for {max(self.room, 0):,}"
+            )
+
+    @property
+    def room(self) -> int:
+        """Tokens of a prompt at most."""
+        return int(self.start.model.block_size - self.config.method.max_new_tokens)
+
+    def prompt_ids(self, text: str) -> list[int]:
+        return [self.tokenizer.eos_id, *self.tokenizer.encode(text)]
+
     def encoded(self, texts: list[str]) -> list[tuple[str, list[int]]]:
-        """Prompts with their tokens. One that leaves no room for a completion is an error where a person gave it."""
-        room = self.start.model.block_size - self.config.method.max_new_tokens
-        found = []
-        for text in texts:
-            ids = [self.tokenizer.eos_id, *self.tokenizer.encode(text)]
-            if len(ids) <= room:
-                found.append((text, ids))
-            elif self.config.data.name != "default":
-                raise RequestError(
-                    f"{self.prompts.where.get(text, repr(text[:60]))}: the prompt has {len(ids):,} tokens; with "
-                    f"method.max_new_tokens={self.config.method.max_new_tokens} a block of "
-                    f"{self.start.model.block_size:,} has room for {max(room, 0):,}"
-                )
+        """Prompts with their tokens; without those that leave no room for a completion."""
+        found = [(text, ids) for text in texts if len(ids := self.prompt_ids(text)) <= self.room]
         if not found:
             raise RequestError(
                 f"method.max_new_tokens={self.config.method.max_new_tokens} leaves no room for a prompt in a block of "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rlgym.errors import RequestError
+from rlgym.ssl.data.documents import Row
 from rlgym.ssl.finetune import examples
 
 if TYPE_CHECKING:
@@ -15,10 +16,10 @@ COMPLETION = "completion"
 
 
 def scored(
-    model: RewardModel, method: RewardModelMethod, table: examples.Table
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(rows, what is new in each): `reward` of a `completion`, or `reward_chosen` and `reward_rejected`, for tables
-    with the columns that training had."""
+    model: RewardModel, method: RewardModelMethod, table: examples.Table, bad: str
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    """(rows that can be used, what is new in each): `reward` of a `completion`, or `reward_chosen` and
+    `reward_rejected`, for tables with the columns that training had."""
     if COMPLETION in table.columns:
         answers = {"reward": COMPLETION}
     else:
@@ -29,15 +30,11 @@ def scored(
             f"data: scoring takes the columns {method.prompt} and {COMPLETION}, or {method.prompt}, {method.chosen} "
             f"and {method.rejected}; {table.name} has {', '.join(table.columns)}"
         )
-    rows = [dict(row.values) for row in table.rows]
-    texts = {}
-    for name in (method.prompt, *answers.values()):
-        for row in table.rows:
-            if not isinstance(row.values.get(name), str):
-                raise RequestError(f"data: {row.where}: {name} is {str(row.values.get(name))[:40]!r}, no text")
-        texts[name] = [str(row[name]) for row in rows]
-    found: list[dict[str, Any]] = [{} for _ in rows]
-    for new, name in answers.items():
-        for each, reward in zip(found, model.score(texts[method.prompt], texts[name]).tolist(), strict=True):
-            each[new] = reward
-    return rows, found
+
+    def read(row: Row) -> list[list[int]]:
+        prompt = examples.value(row.values, method.prompt, examples.as_string)
+        return [model.encode(prompt, examples.value(row.values, name, examples.as_string)) for name in answers.values()]
+
+    rows, tokens = examples.usable(table, read, bad)
+    found = [model.read([each[place] for each in tokens])[:, 0].tolist() for place in range(len(answers))]
+    return rows, [dict(zip(answers, rewards, strict=True)) for rewards in zip(*found, strict=True)]

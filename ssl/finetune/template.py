@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rlgym.ssl.data.documents import no_text
+
 if TYPE_CHECKING:
     from rlgym.ssl.data.tokenizer import Tokenizer
 
@@ -69,12 +71,19 @@ def as_messages(value: object) -> list[dict[str, str]]:
         raise ValueError("is no list of messages")
     found = []
     for number, message in enumerate(value, 1):
-        role = message.get("role") if isinstance(message, Mapping) else None
-        content = message.get("content") if isinstance(message, Mapping) else None
+        given = message if isinstance(message, Mapping) else {}
+        role, content = given.get("role"), given.get("content")
         if role not in ROLES:
-            raise ValueError(f"has role {role!r} in message {number}: must be one of {', '.join(ROLES)}")
+            keys = f" and the keys {', '.join(map(str, given))}" if role is None and given else ""
+            raise ValueError(
+                f"has role {role!r}{keys} in message {number}: must be role and content, role one of {', '.join(ROLES)}"
+            )
+        if isinstance(content, list):
+            raise ValueError(f"has a list of parts as content of message {number}: must be one text")
         if not isinstance(content, str):
             raise ValueError(f"has no text as content of message {number}")
+        if why := no_text(content):
+            raise ValueError(f"{why}, in message {number}")
         if role == ANSWERS and not content.strip():
             raise ValueError(f"has an empty answer in message {number}")
         found.append({"role": str(role), "content": content})

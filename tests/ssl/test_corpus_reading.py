@@ -14,8 +14,7 @@ import pytest
 from rlgym.ssl.data import reading
 from rlgym.ssl.data.cleaning import _SAFE, normalized
 from rlgym.ssl.data.documents import Bad, Item, Meter, Unreadable
-from rlgym.ssl.data.reading import lines, pieces
-from rlgym.ssl.data.text_source import cut
+from rlgym.ssl.data.reading import documents, lines, pieces
 
 
 def cuts(text: str, generator: random.Random, longest: int = 9) -> Iterator[str]:
@@ -84,38 +83,64 @@ def test_packed_files_are_unpacked_and_cut_ones_found(tmp_path: Path) -> None:
                 list(pieces(path, Meter()))
 
 
-def test_lines() -> None:
-    generator = random.Random(1)
-    for _ in range(500):
-        text = "".join(generator.choices("ab\r\u2028\n", k=generator.randint(0, 30)))
-        expected = text.split("\n")
-        assert list(lines(cuts(text, generator))) == (expected if expected[-1] else expected[:-1])
+def some_bytes(generator: random.Random, separator: bytes) -> bytes:
+    """Separators, halves of them, text of one to four bytes a character, and bytes that are no text."""
+    parts = [separator, separator[:-1], b"a", "\u00e9".encode(), "\U0001f600".encode(), b"\r", b"\n", b"\xe9", b"\0"]
+    return b"".join(generator.choices(parts, [4, 2, 4, 2, 2, 1, 1, 1, 1], k=generator.randint(0, 14)))
 
 
-def test_a_file_without_lines_is_not_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+def strictly(part: bytes) -> str | None:
+    try:
+        return None if b"\0" in part else part.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+@pytest.mark.parametrize("size", [3, 5, 1 << 20])
+def test_only_the_lines_that_are_no_text_are_lost(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "PIECE", size)
+    generator, path = random.Random(size), tmp_path / "some.txt"
+    for _ in range(200):
+        data = some_bytes(generator, b"\n")
+        path.write_bytes(data)
+        parts = data.split(b"\n")
+        found = list(lines(path, Meter()))
+        assert [None if why else text for text, why in found] == list(map(strictly, parts if parts[-1] else parts[:-1]))
+        assert [text.encode(errors="surrogateescape") for text, _ in found] == (parts if parts[-1] else parts[:-1])
+
+
+def test_a_line_that_does_not_end_is_left_out_and_not_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "LONGEST_LINE", 10)
-    assert list(lines(["a" * 10, "\nb"])) == ["a" * 10, "b"]
-    with pytest.raises(Unreadable, match="line"):
-        list(lines(["ok\n", "a" * 6, "a" * 5]))
+    monkeypatch.setattr(reading, "PIECE", 4)
+    path = tmp_path / "some.txt"
+    path.write_text("a" * 10 + "\n" + "b" * 1_000 + "\nc\n" + "d" * 11)
+    found = list(lines(path, Meter()))
+    assert [text for text, _ in found] == ["a" * 10, "", "c", ""]
+    assert [why for _, why in found] == ["", "a line of 1,000 bytes; at most 10 are read", "", found[3][1]] != [""] * 4
 
 
-def gathered(items: Iterator[tuple[str, bool]]) -> list[str]:
-    documents, begun = [], ""
-    for text, ends in items:
-        begun += text
-        if ends:
-            documents.append(begun)
-            begun = ""
-    return [*documents, begun]
-
-
-@pytest.mark.parametrize("separator", ["|", "||", "<|end|>", "aab"])
-def test_separators_across_pieces(separator: str) -> None:
-    generator = random.Random(2)
-    for _ in range(500):
-        parts = generator.choices([separator, separator[:-1], "a", "b", "\n"], k=generator.randint(0, 12))
-        text = "".join(parts)
-        assert gathered(cut(cuts(text, generator), separator)) == text.split(separator)
+@pytest.mark.parametrize("separator", ["|", "||", "<|end|>", "aab", "\u00e9\u00e9"])
+def test_only_the_documents_that_are_no_text_are_lost(
+    separator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Separators may lie across pieces; a document is text or Bad, whatever stands around it."""
+    generator, path = random.Random(2), tmp_path / "some.txt"
+    for number in range(200):
+        monkeypatch.setattr(reading, "PIECE", generator.randint(3, 9))
+        data = some_bytes(generator, separator.encode())
+        path.write_bytes(data)
+        found: list[str | None] = [""]
+        for item in documents(path, Meter(), separator):
+            if isinstance(item, Bad):
+                place = int(item.why.split()[1])
+                assert not strictly(data[place : place + 1]) and item.where == str(path)
+                found[-1] = None
+                found.append("")
+            else:
+                found[-1] = (found[-1] or "") + item[0]
+                found += [""] if item[1] else []
+        expected = list(map(strictly, data.split(separator.encode())))
+        assert found[:-1] == expected, number
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFKC"])
