@@ -63,6 +63,8 @@ WRONG = {
     "log=3": "log=3: log is a group of keys, like log.every=...",
     "env.kwargs=3": "env.kwargs=3: must be names and values",
     "run.name=a(b)": "run.name=a(b): not in Hydra's grammar; in quotes any text is: 'run.name=\"a(b)\"'",
+    "run.name=caf\udce9": r"'run.name=caf\udce9': holds bytes that are not UTF-8",
+    "generate last prompt=caf\udce9": r"'prompt=caf\udce9': holds bytes that are not UTF-8",
     # code in a config
     "+env.kwargs.x._target_=os.getcwd": "+env.kwargs.x._target_=os.getcwd: `_target_` is refused",
     "env.kwargs={_target_:os.getcwd}": "env.kwargs={_target_:os.getcwd}: `_target_` is refused",

@@ -6,6 +6,7 @@ import ast
 import csv
 import gzip
 import json
+import os
 import sysconfig
 import textwrap
 from pathlib import Path
@@ -17,7 +18,8 @@ import pytest
 
 from rlgym.errors import RequestError
 from rlgym.ssl.config import AdditionsData, CsvData, DataConfig, HubData, JsonlData, ParquetData, StdlibData, TextData
-from rlgym.ssl.data import csv_source
+from rlgym.ssl.data import csv_source, reading
+from rlgym.ssl.data.corpus import check_separator
 from rlgym.ssl.data.stdlib_source import functions, plain_functions
 from tests.ssl.corpora import build, texts, write
 
@@ -100,7 +102,103 @@ def test_a_binary_file_is_refused_or_skipped_and_counted(tmp_path: Path, cache: 
     )
 
 
+def test_a_bad_document_of_a_file_leaves_the_others(tmp_path: Path, cache: str) -> None:
+    path = str(write(tmp_path / "in.txt", b"one\n\ncaf\xe9\n\ntwo\n\n\0\n\nthree"))
+    config = TextData(path=[path], separator=r"\n\n", bad="skip", cache=cache)
+    corpus = build(config)
+    assert texts(corpus) == ["one", "two", "three"] and (corpus.facts["bad"], corpus.facts["bad_unit"]) == (
+        2,
+        "document",
+    )
+    assert "2 documents cannot be used, the first is " + f"{path}: byte 8 is not UTF-8" in refusal(
+        TextData(path=[path], separator=r"\n\n", cache=str(tmp_path / "other"))
+    )
+
+
+def test_a_separator_is_typed_with_escapes_and_must_be_there(tmp_path: Path, cache: str) -> None:
+    path = str(write(tmp_path / "in.txt", "one\r\ntwo\tthree"))
+    for separator, expected in ((r"\r\n", ["one", "two\tthree"]), (r"\t", ["one\r\ntwo", "three"])):
+        config = TextData(path=[path], separator=separator, cache=cache)
+        corpus = build(config)
+        assert texts(corpus) == expected
+        check_separator(corpus, config)
+    nowhere = TextData(path=[path], separator="<|end|>", cache=cache)
+    for _ in range(2):  # read, and from the cache
+        with pytest.raises(RequestError, match=r"data.separator=<\|end\|>: stands nowhere in .*in.txt"):
+            check_separator(build(nowhere), nowhere)
+
+
+def test_other_encodings_are_named(tmp_path: Path, cache: str) -> None:
+    for data, said in (("caf\u00e9".encode("latin-1"), "LATIN1"), ("caf\u00e9".encode("utf-16"), "UTF-16")):
+        path = str(write(tmp_path / "in.txt", data))
+        assert f"iconv -f {said} -t UTF-8 converts text" in refusal(TextData(path=[path], cache=cache))
+    assert "as in binary files and UTF-16" in refusal(
+        TextData(path=[str(write(tmp_path / "in.txt", "text".encode("utf-16-le")))], cache=cache)
+    )
+    name = os.fsdecode(b"caf\xe9.txt")
+    write(tmp_path / name, "text")
+    assert "which is no text; rename the file" in refusal(TextData(path=[str(tmp_path / name)], cache=cache))
+
+
 # ---- rows
+
+
+def test_one_bad_line_of_many_is_one_bad_row(tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bad byte, a NUL, a quote that nothing closes: of rows in several pieces only the one is lost, packed or not."""
+    monkeypatch.setattr(reading, "PIECE", 1_000)
+    good = [f"row {number} \u20ac" for number in range(500)]
+    jsonl = [json.dumps({"text": text}, ensure_ascii=False).encode() for text in good]
+    table = [f"{number},{text}".encode() for number, text in enumerate(good)]
+    cases: list[tuple[type[JsonlData] | type[CsvData], str, list[bytes], bytes]] = [
+        (JsonlData, "a.jsonl", jsonl, b'{"text": "caf\xe9"}'),
+        (JsonlData, "b.jsonl", jsonl, b'{"text": "\0"}'),
+        (JsonlData, "c.jsonl", jsonl, b'{"text": "x", "text": "y"}'),
+        (CsvData, "a.csv", [b"id,text", *table], b"9,caf\xe9"),
+        (CsvData, "b.csv", [b"id,text", *table], b'9,"never closed'),
+        (CsvData, "c.csv", [b"id,text", *table], b'9,"never closed, and a byte \xe9'),
+        (CsvData, "d.csv", [b"id,text", *(line.replace(b",", b',"') + b'"' for line in table)], b'9,"never closed'),
+    ]
+    for cls, name, lines, bad in cases:
+        data = b"\n".join([*lines[:250], bad, *lines[250:]]) + b"\n"
+        for packed in ("", ".gz"):
+            path = write(tmp_path / (name + packed), gzip.compress(data) if packed else data)
+            corpus = build(cls(path=[str(path)], bad="skip", cache=cache))
+            assert texts(corpus) == good and corpus.facts["bad"] == 1, (name, corpus.facts)
+            assert corpus.facts["first_bad"].startswith(f"{path}:251: "), (name, corpus.facts)
+
+
+def test_a_quoted_line_end_with_a_bad_byte_is_one_row(tmp_path: Path, cache: str) -> None:
+    path = str(write(tmp_path / "in.csv", b'text,n\n"a\nb",1\n"c\n\xe9\nd",2\n"e\r\nf",3\n'))
+    corpus = build(CsvData(path=[path], bad="skip", cache=cache))
+    assert texts(corpus) == ["a\nb", "e\r\nf"] and corpus.facts["bad"] == 1
+    assert corpus.facts["first_bad"].startswith(f"{path}:4: byte 18 is not UTF-8")
+
+
+def test_headers_that_cannot_be(tmp_path: Path, cache: str) -> None:
+    for content, said in (
+        ("text,label,text\na,b,c\n", "in.csv:1: 2 columns are called 'text'"),
+        ("text;label\na;b\n", "in.csv:1: the only column is 'text;label'; data.delimiter says"),
+        (b"caf\xe9,text\na,b\n", "in.csv:1: the header cannot be read: byte 3 is not UTF-8"),
+        ("text,n\ra,1\rb,2\r", "in.csv:1: the header cannot be read: a carriage return outside of quotes"),
+    ):
+        path = str(write(tmp_path / "in.csv", content))
+        assert said in refusal(CsvData(path=[path], bad="skip", cache=cache))
+    assert "2 columns are called 'a'" in refusal(CsvData(path=[path], columns=["a", "text", "a"], cache=cache))
+    path = str(write(tmp_path / "in.csv", "text,,\naa,b,c\n"))  # as spreadsheets write empty columns
+    assert "".join(texts(build(CsvData(path=[path], cache=str(tmp_path / "other"))))) == "aa"
+    two = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, ["text", "text"])
+    pyarrow.parquet.write_table(two, tmp_path / "in.parquet")
+    assert "2 columns are called 'text'" in refusal(ParquetData(path=[str(tmp_path / "in.parquet")], cache=cache))
+
+
+@pytest.mark.parametrize("content", ['[\n {\n  "text": "a"\n }\n]\n', '[{"text": "a"}, {"text": "b"}]'])
+def test_a_json_array_is_named(content: str, tmp_path: Path, cache: str) -> None:
+    path = str(write(tmp_path / "in.json", content))
+    assert f"{path}: a JSON array, not an object a line; jq -c" in refusal(
+        JsonlData(path=[path], bad="skip", cache=cache)
+    )
+    line = refusal(JsonlData(path=[str(write(tmp_path / "one.json", '{\n "text": "a"\n}\n'))], cache=cache))
+    assert "an object is one line, as jq -c . writes it" in line
 
 
 def test_jsonl(tmp_path: Path, cache: str) -> None:
@@ -197,6 +295,15 @@ def test_parquet(tmp_path: Path, cache: str) -> None:
     fresh = str(tmp_path / "other")
     assert "a.parquet:1801: null where text should be" in refusal(ParquetData(path=[str(path)], cache=fresh))
     assert "holds int64" in refusal(ParquetData(path=[str(path)], column="n", cache=fresh))
+    pyarrow.parquet.write_table(pyarrow.table({"text": rows}), path, row_group_size=1_000, compression="gzip")
+    group = pyarrow.parquet.read_metadata(path).row_group(3).column(0)
+    data = bytearray(path.read_bytes())
+    begin = group.data_page_offset
+    data[begin : begin + 400] = bytes(400)
+    path.write_bytes(data)
+    corpus = build(ParquetData(path=[str(path)], bad="skip", cache=cache))
+    assert texts(corpus) == [row for number, row in enumerate(rows) if number not in {1_800, *range(3_000, 4_000)}]
+    assert corpus.facts["bad"] == 1_001
     path.write_bytes(path.read_bytes()[:-100])
     assert "1 row cannot be used" in (line := refusal(ParquetData(path=[str(path)], cache=fresh)))
     assert str(path) in line

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rlgym.errors import RequestError
-from rlgym.ssl.config import ByteTokenizer, MaskedConfig, TextData
+from rlgym.ssl.config import ByteTokenizer, JsonlData, MaskedConfig, TextData
 from rlgym.ssl.data.corpus import Corpus
 from rlgym.ssl.data.progress import silent
 from rlgym.ssl.data.tokenizer import Tokenizer, build_tokenizer
@@ -250,12 +250,18 @@ def test_small_text_is_judged_whole_and_less_than_a_block_refused(tmp_path: Path
 def test_the_words_name_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("text")
-    own = TextData(path=["own.txt"])
+    own = TextData(path=["own.txt"], separator="|", normalize="NFC", bad="skip", min_length=9)
     assert data_config(own, "", {}) is own
-    assert data_config(own, "a.txt", {}) == TextData(path=["a.txt"])
+    assert data_config(own, "a.txt", {}) == TextData(path=["a.txt"], separator="|", normalize="NFC")
+    assert data_config(own, "a.txt", {"separator": "", "bad": "skip"}).separator == ""
     assert data_config(own, "text", {"path": "[a.txt,b.txt]"}).path == ["a.txt", "b.txt"]
     columns = data_config(own, "csv", {"path": "t.csv", "column": "body", "quoting": "false"})
     assert (columns.name, columns.column, columns.quoting) == ("csv", "body", False)
+    (tmp_path / "t.JSONL.gz").write_text("")
+    posts = JsonlData(path=["own.jsonl"], column="body")
+    assert data_config(posts, "t.JSONL.gz", {}) == JsonlData(path=["t.JSONL.gz"], column="body")
+    assert data_config(posts, "a.txt", {}) == TextData(path=["a.txt"]), "any other file is text"
+    assert data_config(own, "t.JSONL.gz", {}).name == "text", "as of a model that learnt from text any is"
     with pytest.raises(RequestError, match=r"data\.path needs data=NAME"):
         data_config(own, "", {"path": "a.txt"})
     with pytest.raises(RequestError, match="data=txt not found - did you mean data=text"):

@@ -24,14 +24,15 @@ def chat(text: object, answer: str = "hello") -> dict[str, Any]:
 
 
 def good(method: str, i: int) -> dict[str, Any]:
-    return {
+    rows: dict[str, dict[str, Any]] = {
         "classification": {"text": f"row {i}", "label": "ab"[i % 2]},
         "regression": {"text": f"row {i}", "target": i},
         "instruction": {"prompt": f"row {i}", "completion": "yes"},
         "instruction of chats": chat(f"row {i}"),
         "reward_model": {"prompt": f"row {i}", "chosen": "yes", "rejected": "no"},
         "grpo": {"prompt": f"row {i}"},
-    }[method]
+    }
+    return rows[method]
 
 
 BAD: dict[str, list[tuple[dict[str, Any], str]]] = {

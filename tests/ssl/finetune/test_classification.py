@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,10 +16,11 @@ import torch.nn.functional as F
 import rlgym
 from rlgym.compose import compose
 from rlgym.errors import RequestError
+from rlgym.ssl.config import ParquetData
 from rlgym.ssl.finetune import examples, library
 from rlgym.ssl.finetune.classification import Classification
 from rlgym.ssl.finetune.labeller import Classifier
-from tests.ssl.finetune.starts import Starts, rows, words, write_table
+from tests.ssl.finetune.starts import QUICK, Starts, rows, words, write_table
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -147,6 +150,39 @@ def test_one_class_and_no_classes_are_refused(starts: Starts, tmp_path: Path) ->
     many.write_text("text,label\n" + "".join(f"text {i},{i}\n" for i in range(20)))
     with pytest.raises(RequestError, match="20 different labels in 20 rows are no classes"):
         learner(starts["bert"], many)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 0.0, "0", "0.0", " 0.00 ", -0.0], {"0"}),
+        ([1, 1.5, "1.50", "1.5"], {"1", "1.5", "1.50"}),
+        ([True, "true", "TRUE", "True"], {"True"}),
+        ([True, 1, False, 0], {"True", "1", "False", "0"}),
+        (["007", "7", "v1.0", "1.0.0"], {"007", "7", "v1.0", "1.0.0"}),
+    ],
+)
+def test_labels_are_told_apart_by_what_they_say(values: list[Any], expected: set[str]) -> None:
+    assert {examples.as_label(value) for value in values} == expected
+
+
+def test_numbers_are_the_same_classes_in_every_format(starts: Starts, tmp_path: Path) -> None:
+    """Trained on whole numbers written as fractions, some of them; judged on integers of another format. A run that
+    began before one rule was kept for both has its own classes."""
+    path = tmp_path / "t.jsonl"
+    labels = [0.0, 0, 1.0, 1]
+    path.write_text("".join(json.dumps({"text": f"text {i}", "label": labels[i % 4]}) + "\n" for i in range(40)))
+    words_of = [f"init_from='{starts['bert']}'", "data=jsonl", f"data.path='{path}'", *QUICK]
+    one = Classification(compose(words_of, "finetune"))
+    assert one.labels == ["0", "1"] and one.targets.tolist() == [i % 4 // 2 for i in range(40)]
+    table = pyarrow.table({"text": [f"text {i}" for i in range(4)], "label": [0, 1, 1, 0]})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    for kept in (["0", "1"], ["0.0", "1.0"]):
+        (tmp_path / "labels.json").write_text(json.dumps({"labels": kept}))
+        one.run, one.config.method.held_out = tmp_path, 1.0
+        one.config.data = ParquetData(path=[str(tmp_path / "t.parquet")])
+        one.prepare()
+        assert one.labels == kept and one.targets.tolist() == [0, 1, 1, 0]
 
 
 def test_skipped_rows_are_counted(starts: Starts, tmp_path: Path) -> None:

@@ -133,6 +133,26 @@ def test_it_learns_to_answer_and_to_end(starts: Starts, tmp_path: Path, capsys: 
     assert "generate may do" in capsys.readouterr().err
 
 
+def test_an_input_stands_below_its_instruction(starts: Starts, tmp_path: Path) -> None:
+    """As in Alpaca's data, where the columns are found; rows may lack it. Named alone, a prompt is that column."""
+    rows: list[dict[str, Any]] = [{"instruction": f"say {i}", "output": f"o{i}"} for i in range(24)]
+    for i in range(0, 24, 2):
+        rows[i]["input"] = f"in {i}"
+    rows[1]["input"] = ""
+    path = write(tmp_path / "t.jsonl", rows)
+    one = learner(starts["gpt2"], path)
+    shown = [text for text, _ in one.prompts]
+    assert shown[:4] == ["say 0\nin 0", "say 1", "say 2\nin 2", "say 3"] and one.config.method.input == "input"
+    assert one.tokenizer.decode(one.examples[0].ids) == "say 0\nin 0o0"
+    again = Instruction(one.config)  # as a resume or an evaluation reads its config
+    assert [text for text, _ in again.prompts] == shown
+    assert learner(starts["gpt2"], path, "method.prompt=instruction").prompts[0][0] == "say 0"
+    with pytest.raises(RequestError, match="method.input=inptu: no such column .* did you mean input"):
+        learner(starts["gpt2"], path, "method.input=inptu")
+    with pytest.raises(RequestError, match="method.input=messages: has no effect because the examples are chats"):
+        learner(starts["gpt2"], write(path, chats()), "method.input=messages")
+
+
 REFUSED = {
     "empty answer": ({"prompt": "x", "completion": " "}, r"t.jsonl:25: completion is an empty answer"),
     "long prompt": ({"prompt": "x" * 99, "completion": "y"}, r"t.jsonl:25: the prompt has \d+ tokens.*no room"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,9 @@ import rlgym
 from rlgym.cli import main
 from rlgym.compose import compose
 from rlgym.errors import RequestError
+from rlgym.ssl.config import CsvData, JsonlData
+from rlgym.ssl.finetune.examples import read_table
+from rlgym.ssl.finetune.predict import table_config
 from rlgym.ssl.finetune.regression import Regression
 from rlgym.ssl.finetune.start import open_start
 from tests.ssl.finetune.starts import Starts, words, write_table
@@ -157,6 +162,97 @@ def test_predict_evaluate_and_tree(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0].strip() for line in lines[1:]][0] == "qwen3"
     assert any(line.startswith("└─ one") for line in lines) and any("   └─ two" in line for line in lines)
+
+
+@pytest.fixture(scope="module")
+def excel(starts: Starts, table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on a table as spreadsheets write it: `;` between values, a byte-order mark, line ends of Windows."""
+    folder = tmp_path_factory.mktemp("excel")
+    rows = list(csv.reader(table.open(encoding="utf-8", newline="")))
+    with (folder / "own.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file, delimiter=";").writerows(rows)
+    return finetuned(starts, folder / "own.csv", folder / "run", "bert", 'data.delimiter=";"')
+
+
+def test_predict_and_evaluate_read_files_as_training_did(
+    excel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    path.write_bytes(b"\xef\xbb\xbftext;label\r\nthe sun, 1;warm\r\ncaf\xe9;warm\r\n;cold\r\nice;cold\r\n")
+    assert main(["predict", str(excel), f"data={path}"]) == 2
+    assert f"data: 1 row cannot be used, the first is {path}:3: byte 35 is not UTF-8" in capsys.readouterr().err
+    assert main(["predict", str(excel), f"data={path}", "data.bad=skip", f"out={out}"]) == 0
+    assert f"2 rows written to {out}; left out: 2 rows, the first {path}:3: byte 35" in capsys.readouterr().out
+    with out.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["text"] for row in rows] == ["the sun, 1", "ice"] and list(rows[0])[:3] == [
+        "text",
+        "label",
+        "predicted",
+    ]
+    assert [row["predicted"] for row in rows] == rlgym.load(excel).predict(["the sun, 1", "ice"])
+    assert main(["evaluate", str(excel), f"data={path}", "data.bad=skip"]) == 0
+    assert f"over 2 examples; left out: 2 rows, the first {path}:3: byte 35" in capsys.readouterr().out
+    path.write_text("text|label\nthe sun|warm\n")
+    assert main(["predict", str(excel), f"data={path}"]) == 2
+    assert "in.csv:1: the only column is 'text|label'; data.delimiter says" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("own", "name", "content", "words", "expected"),
+    [
+        ({"delimiter": ";"}, "new.csv", "", {}, {"delimiter": ";"}),
+        ({"delimiter": ";"}, "new.csv.gz", "", {}, {"delimiter": ";"}),
+        ({"delimiter": ";"}, "new.txt", "", {}, {"delimiter": ";"}),
+        ({"delimiter": ";"}, "new.csv", "", {"delimiter": ",", "bad": "skip"}, {"delimiter": ",", "bad": "skip"}),
+        ({"delimiter": ";"}, "new.tsv", "", {}, {}),
+        ({"quoting": False, "bad": "skip"}, "new.csv", "", {}, {"quoting": False}),
+        ({"columns": ["label", "text"]}, "new.csv", "a,b\n", {}, {"columns": ["label", "text"]}),
+        ({"columns": ["label", "text"]}, "new.csv", "id,text\n", {}, {}),
+        ({"columns": ["n", "text"], "delimiter": "|"}, "new", "a|b\n", {}, {"columns": ["n", "text"], "delimiter": "|"}),
+        ({"columns": ["n", "text"], "delimiter": "|"}, "new", "id|text\n", {}, {"delimiter": "|"}),
+    ],
+)  # fmt: skip
+def test_a_table_is_opened_as_trainings_was(
+    own: dict[str, Any], name: str, content: str, words: dict[str, str], expected: dict[str, Any], tmp_path: Path
+) -> None:
+    """By the file's name, by data=csv data.path=F, and of a folder; what the file itself says, or the words, wins."""
+    config = SimpleNamespace(data=CsvData(path=["own.csv"], **own))
+    path = tmp_path / name if "." in name else tmp_path / name / "a.csv"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(gzip.compress(content.encode()) if path.suffix == ".gz" else content.encode())
+    for given, settings in ((tmp_path / name, words), ("csv", {**words, "path": str(tmp_path / name)})):
+        assert table_config(config, str(given), settings) == CsvData(path=[str(tmp_path / name)], **expected)
+    (tmp_path / "other.jsonl").write_text("")
+    assert table_config(config, str(tmp_path / "other.jsonl"), {}) == JsonlData(path=[str(tmp_path / "other.jsonl")])
+
+
+def test_what_predict_writes_reads_back_equal(excel: Path, tmp_path: Path) -> None:
+    """Every column of every row, whatever the first row has, and every kind of line end, by three readers."""
+    pandas = pytest.importorskip("pandas")
+    from pyarrow import csv as arrow_csv
+
+    odd = ["a\rb", "c\r\nd", "e\nf", 'g "h", i', "j\tk", " l;m ", "n\u2028o"]
+    rows: list[dict[str, Any]] = [{"text": f"the sun {text}"} for text in odd]
+    rows[2]["note"], rows[4]["tags"] = "late", ["x", "y\r"]
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"text": "bad \ud83d"}, {"text": " "}]))
+    for suffix, delimiter in ((".csv", ","), (".tsv", "\t")):
+        out = tmp_path / f"out{suffix}"
+        assert main(["predict", str(excel), f"data={source}", "data.bad=skip", f"out={out}"]) == 0
+        with out.open(encoding="utf-8", newline="") as file:
+            plain = list(csv.DictReader(file, delimiter=delimiter))
+        frame = pandas.read_csv(out, sep=delimiter, dtype=str, keep_default_na=False)
+        parsing = arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+        arrow = arrow_csv.read_csv(out, parse_options=parsing).to_pylist()
+        assert list(plain[0])[:3] == ["text", "note", "tags"] and out.read_bytes().count(b"\r\n") == 1
+        for found in (plain, frame.to_dict("records"), arrow):
+            assert [row["text"] for row in found] == [row["text"] for row in rows]
+            assert found[2]["note"] == "late" and json.loads(found[4]["tags"]) == ["x", "y\r"]
+        assert [row.values for row in read_table(CsvData(path=[str(out)])).rows] == plain
+    assert main(["predict", str(excel), f"data={source}", "data.bad=skip", f"out={tmp_path / 'out.jsonl'}"]) == 0
+    lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    assert [{k: v for k, v in json.loads(line).items() if k in ("text", "note", "tags")} for line in lines] == rows
 
 
 def test_judging_what_was_trained_on_is_said(
