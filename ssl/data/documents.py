@@ -134,7 +134,7 @@ _KINDS: dict[type, str] = {
 }
 
 
-def check_columns(wanted: Iterable[str], columns: Iterable[str], place: str) -> None:
+def check_columns(wanted: Iterable[str], columns: Iterable[str], place: str, remedy: str = "") -> None:
     """RequestError unless a table has all the `wanted` columns, and no two of one name."""
     known = list(columns)
     twice = next((name for name in known if known.count(name) > 1), None)
@@ -142,14 +142,16 @@ def check_columns(wanted: Iterable[str], columns: Iterable[str], place: str) -> 
         raise RequestError(f"{place}: {known.count(twice)} columns are called {twice!r}; give each a name of its own")
     for column in wanted:
         if column not in known:
-            raise unknown_column(column, known, place)
+            raise unknown_column(column, known, place, remedy=remedy)
 
 
-def unknown_column(column: str, columns: Iterable[str], place: str, key: str = "data.column") -> RequestError:
+def unknown_column(
+    column: str, columns: Iterable[str], place: str, key: str = "data.column", remedy: str = ""
+) -> RequestError:
     known = list(columns)
     shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
     near = did_you_mean(column, known)
-    return RequestError(f"{key}={column}: no such column in {place}, which has: {shown or 'none'}{near}")
+    return RequestError(f"{key}={column}: no such column in {place}, which has: {shown or 'none'}{near}{remedy}")
 
 
 def files_size(files: Iterable[Path]) -> int:

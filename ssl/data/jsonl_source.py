@@ -35,7 +35,7 @@ def _files(files: list[Path], config: JsonlData, wanted: Sequence[str], meter: M
                     yield values
                 else:
                     if not found:
-                        check_columns(wanted, values, where)
+                        check_columns(wanted, values, where, "; data.bad=skip leaves out lines that lack it")
                     found = True
                     lacking = next((column for column in wanted if column not in values), None)
                     yield Row(where, values) if lacking is None else Bad(where, f"has no {lacking!r}")

@@ -209,7 +209,7 @@ def test_predict_and_evaluate_read_files_as_training_did(
         ({"quoting": False, "bad": "skip"}, "new.csv", "", {}, {"quoting": False}),
         ({"columns": ["label", "text"]}, "new.csv", "a,b\n", {}, {"columns": ["label", "text"]}),
         ({"columns": ["label", "text"]}, "new.csv", "id,text\n", {}, {}),
-        ({"columns": ["n", "text"], "delimiter": "|"}, "new", "a|b\n", {}, {"columns": ["n", "text"], "delimiter": "|"}),
+        ({"columns": ["n", "text"]}, "new", "a,b\n", {}, {"columns": ["n", "text"]}),
         ({"columns": ["n", "text"], "delimiter": "|"}, "new", "id|text\n", {}, {"delimiter": "|"}),
     ],
 )  # fmt: skip
