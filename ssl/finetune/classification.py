@@ -58,7 +58,7 @@ class Classification(Labelled):
                 f"method.label={label}: {len(self.labels):,} different labels in {len(values):,} rows are no classes; "
                 "name another column, or method=regression for numbers"
             )
-        number = {examples.as_label(name): i for i, name in enumerate(self.labels)}
+        number = {examples.label_name(name): i for i, name in enumerate(self.labels)}
         for value, row in zip(values, rows, strict=True):
             if value not in number:
                 shown = ", ".join(self.labels[:20]) + (", ..." if len(self.labels) > 20 else "")

@@ -172,12 +172,17 @@ def as_text(value: object) -> str:
 
 
 def as_label(value: object) -> str:
-    """A label's name. Whole numbers and truths are the same however they are written: 0, 0.0, "0.0"; true, "True"."""
+    """A label's name."""
     if _nothing(value):
         raise ValueError("is empty" if value is None or not str(value).strip() else "is NaN")
     if not isinstance(value, str | int | float):  # a boolean is an int
         raise ValueError(f"is {_shown(value)}, no label")
-    text = as_string(str(value).strip())
+    return label_name(as_string(str(value)))
+
+
+def label_name(text: str) -> str:
+    """One name for whole numbers and truths however they are written: 0, 0.0, "0.0"; true, "True"."""
+    text = text.strip()
     if text.lower() in ("true", "false"):
         return text.capitalize()
     return str(int(text.partition(".")[0])) if WHOLE.fullmatch(text) else text
