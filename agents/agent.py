@@ -180,13 +180,6 @@ class Agent:
         obs = self.env.load_state_dict(state["environment"])
         if self.env.restore_report:
             self.notices.append(self.env.restore_report)
-        total, steps = self.config.schedule_budget, self.config.steps
-        schedule = getattr(self.config.agent, "learning_rate_schedule", "constant")
-        if schedule == "linear" and total <= self.progress.step < steps:
-            self.notices.append(
-                f"agent.learning_rate reached 0 at step {total:,}, where its schedule ended: nothing more is learned; "
-                f"resume with schedule_steps={steps} to stretch it"
-            )
         return obs
 
     @classmethod

@@ -126,9 +126,15 @@ class OnPolicy(Agent):
         """The gradient steps of one update."""
 
     @classmethod
+    def rollouts(cls, config: TrainConfig) -> int:
+        """How many the budgets hold."""
+        held = int(config.steps // (config.agent.n_steps * config.env.num_envs))
+        return held if config.updates is None else min(held, config.updates)
+
+    @classmethod
     def gradient_steps(cls, config: TrainConfig) -> int:
-        """How many the budget holds: what `compile=auto` weighs against the cost of compiling."""
-        return int(config.steps // (config.agent.n_steps * config.env.num_envs))
+        """How many the budgets hold: what `compile=auto` weighs against the cost of compiling."""
+        return cls.rollouts(config)
 
     @property
     def gae_lambda(self) -> float:

@@ -107,4 +107,4 @@ class PPO(OnPolicy):
     def gradient_steps(cls, config: TrainConfig) -> int:
         knobs: PPOConfig = config.agent
         rows = knobs.n_steps * config.env.num_envs
-        return config.steps // rows * knobs.n_epochs * -(-rows // knobs.batch_size)
+        return cls.rollouts(config) * knobs.n_epochs * -(-rows // knobs.batch_size)

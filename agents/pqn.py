@@ -128,7 +128,7 @@ class PQN(OnPolicy):
     def gradient_steps(cls, config: TrainConfig) -> int:
         knobs: PQNConfig = config.agent
         rows = knobs.n_steps * config.env.num_envs
-        return config.steps // rows * knobs.n_epochs * -(-rows // knobs.batch_size)
+        return cls.rollouts(config) * knobs.n_epochs * -(-rows // knobs.batch_size)
 
     @classmethod
     def policy_for(cls, config: TrainConfig, env: BatchEnv, device: torch.device) -> QPolicy:

@@ -21,6 +21,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """glibc's names (malloc.h): from how many bytes on what is free goes back, and a block is mapped by itself."""
 MIB_32 = 32 << 20
 """The most that glibc takes."""
+MINUTES_THAT_REPAY_COMPILING = 5.0
+"""A run that `minutes` end sooner is not compiled: on a CPU that takes up to one of them, and saves a fifth."""
 
 
 def pick_device(wanted: str, heavy: bool = False) -> torch.device:
@@ -47,7 +49,8 @@ def pick_device(wanted: str, heavy: bool = False) -> torch.device:
 def settle(config: RootConfig, device: torch.device, repays: bool, threads: int) -> None:
     """Turn the config's automatic choices into definite ones, written back into it, and apply the thread count.
 
-    `repays`: whether the budget is worth compiling for; `threads`: how many the work can use on a CPU.
+    `repays`: whether the budget in steps, tokens or updates is worth compiling for; `threads`: how many the work can
+    use on a CPU.
     """
     config.device = str(device)
     if config.threads is None:
@@ -56,9 +59,14 @@ def settle(config: RootConfig, device: torch.device, repays: bool, threads: int)
     threadpool_limits(config.threads, user_api="blas")  # NumPy's and SciPy's own
     keep_freed_memory()
     if config.compile == "auto":
-        config.compile = "on" if repays and can_compile(device) else "off"
+        config.compile = "on" if repays and not ends_soon(config) and can_compile(device) else "off"
     elif config.compile == "on" and not can_compile(device):
         raise RequestError("compile=on: torch.compile needs a C++ compiler (g++ or clang++) here; compile=off would do")
+
+
+def ends_soon(config: RootConfig) -> bool:
+    """Whether `minutes` end the run before compiling anything could repay itself."""
+    return config.minutes is not None and config.minutes < MINUTES_THAT_REPAY_COMPILING
 
 
 def keep_freed_memory() -> None:

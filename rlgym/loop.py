@@ -21,6 +21,7 @@ from rlgym.budgets import Budget, budgets, leading
 from rlgym.errors import TrainingError
 from rlgym.files import to_json, write_atomic
 from rlgym.learner import NON_FINITE
+from rlgym.schedules import cut_short, ended
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 RATE_TAG = {"steps": "time/fps", "moves": "time/fps", "tokens": "time/tokens_per_second"}
 UNREAD = 1_000
 """Updates whose metrics may wait on the device: a bound for runs that log rarely or never."""
+FORESEEN = 0.1
+"""Share of a budget after which the pace tells where the run will end."""
 EXIT_CODE = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -100,6 +103,8 @@ class Loop:
         self._began = time.perf_counter()
         self._training_seconds = 0.0
         self._rate_from = learner.progress.step
+        self.foreseen = False
+        """Whether it was looked at whether schedules will come to their ends."""
         self._pace_from: tuple[dict[str, float], float] | None = None
         """What of each budget was done at this sitting's first row, and its seconds: what came before was a start, and
         tells no pace."""
@@ -107,6 +112,8 @@ class Loop:
     def resume(self, state: dict[str, Any]) -> None:
         """Continue from the `loop` part of a checkpoint."""
         self.state = LoopState(**state)
+        if self.learner.progress.step < self.config.budget and (line := ended(self.config, self.learner.progress.step)):
+            self.learner.notices.append(line)
         self._rate_from = self.learner.progress.step
         self._began = time.perf_counter() - self.state.seconds
 
@@ -239,7 +246,10 @@ class Loop:
         self.tracker.log(step, seconds, row)
         self.latest |= row
         found = self.budgets(seconds)
-        self.display.update(step, self.latest, seconds, leading(found), self._eta(found, seconds))
+        lead, eta = leading(found), self._eta(found, seconds)
+        self.display.update(step, self.latest, seconds, lead, eta)
+        if eta and not self.foreseen and lead.unit != self.learner.unit and lead.share >= FORESEEN:
+            self._foresee(step, seconds, eta)
 
     def _eta(self, found: list[Budget], seconds: float) -> float | None:
         """Seconds left by the budget that ends first, at the pace since this sitting's first row, evaluations too."""
@@ -253,6 +263,17 @@ class Loop:
             elif now > began[key]:
                 left.append((seconds - then) / (now - began[key]) * (total - now))
         return max(0.0, min(left)) if left else None
+
+    def _foresee(self, step: int, seconds: float, eta: float) -> None:
+        """Say, once, what schedules will come to where updates or minutes end the run long before its steps do."""
+        assert self._pace_from is not None
+        began, then = self._pace_from
+        if seconds > then:
+            self.foreseen = True
+            pace = (step - began[self.config.budget_key]) / (seconds - then)
+            if line := cut_short(self.config, step + pace * eta):
+                self.learner.notices.append(line)
+                self._show_notices()
 
     def _show_notices(self) -> None:
         for line in self.learner.notices:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rlgym import checkpoint, registry
-from rlgym.budgets import more
+from rlgym.budgets import leading, more
 from rlgym.compose import compose
 from rlgym.config_file import to_yaml
 from rlgym.display import Display, make_display
@@ -17,6 +17,7 @@ from rlgym.errors import TrainingError
 from rlgym.loop import Loop, Outcome, Watch
 from rlgym.manifest import now
 from rlgym.run import Run, create_run
+from rlgym.schedules import cut_short
 from rlgym.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _conclude(
         }
     )
     run.log_line(f"{outcome.status}: {outcome.reason}")
-    run.update_manifest(status=outcome.status, end=now())
+    run.update_manifest(status=outcome.status, end=now(), monitor=list(learner.monitor))
     display.close()
     if outcome.status == "finished":
         from rlgym.plots import curves  # matplotlib takes a second to import
@@ -174,10 +175,13 @@ def closing_words(config: RootConfig, run: Run, loop: Loop, outcome: Outcome, be
         tag = next(iter(best))
         lines.append(f"best {tag} {best[tag]:.4g} at step {best['step']:,}")
     lines += loop.lines
+    found = loop.budgets(outcome.state.seconds)
+    if outcome.status == "finished" and not loop.foreseen and leading(found).unit != found[0].unit:
+        lines += filter(None, [cut_short(config, found[0].done)])
     lines += [f"folder       {run.dir}", f"tensorboard  tensorboard --logdir {shlex.quote(str(run.dir.parent))}"]
     if outcome.status == "finished":
         lines += [f"{word:<12} python -m rlgym {cmd} {folder}{trust}" for word, cmd in config.products.items()]
-    if outcome.status == "finished" and (words := more(loop.budgets(outcome.state.seconds))):
+    if outcome.status == "finished" and (words := more(found)):
         lines.append(f"go on        python -m rlgym resume {folder} {words}{trust}")
     elif checkpoint.steps(run.dir):
         lines.append(f"go on        python -m rlgym resume {folder}{trust}")

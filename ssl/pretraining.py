@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rlgym import registry
-from rlgym.device import pick_device, seed, settle
+from rlgym.device import ends_soon, pick_device, seed, settle
 from rlgym.errors import RequestError
 from rlgym.files import write_atomic
 from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section, weights_and_gradients
@@ -150,12 +150,22 @@ class Pretraining:
         self.dtype = choose(self.device, wanted, flops)
         self.rate = matrix_rate(self.device, self.dtype)
         config.precision = "bf16" if self.dtype == torch.bfloat16 else "fp32"
-        budget = self.estimate.flops_per_token * config.tokens
-        if config.compile == "auto" and budget >= FLOPS_THAT_REPAY_KERNELS and not self._against_kernels():
+        budget = self.estimate.flops_per_token * self._tokens()
+        repays = budget >= FLOPS_THAT_REPAY_KERNELS and not ends_soon(config)
+        if config.compile == "auto" and repays and not self._against_kernels():
             config.compile = "kernels"
         seconds = budget / (0.4 * self.rate)
         repays = self.device.type == "cuda" and seconds >= SECONDS_THAT_REPAY_COMPILING
         settle(config, self.device, repays, threads)
+
+    def _tokens(self) -> int:
+        """The most that the budgets hold, at the speed of products alone."""
+        config, most = self.config, self.config.tokens
+        if config.updates is not None:
+            most = min(most, config.updates * self.tokens_per_update)
+        if config.minutes is not None:
+            most = min(most, int(60 * config.minutes * self.rate / self.estimate.flops_per_token))
+        return most
 
     def _against_kernels(self) -> str:
         """Why layers cannot be machine code, told by the config alone; empty where they can."""
@@ -171,10 +181,10 @@ class Pretraining:
         return ""
 
     def _introduction(self) -> list[str]:
-        config, cost, data = self.config, self.estimate, self.data
+        config, cost, data, tokens = self.config, self.estimate, self.data, self._tokens()
         return [
             f"data       {config.data.name}: {data.facts['documents']:,} documents, {data.facts['bytes']:,} bytes, "
-            f"{len(data.train.ids):,} training tokens ({config.tokens / max(1, len(data.train.ids)):.2f} epochs)",
+            f"{len(data.train.ids):,} training tokens ({tokens / max(1, len(data.train.ids)):.2f} epochs)",
             f"model      {config.model.name}: {self._shape()}{cost.parameters:,} parameters, "
             f"{cost.flops_per_token:,.0f} FLOP a token, about {cost.memory_bytes / 2**20:,.0f} MiB",
             f"training   {config.batch_size} x {config.model.block_size} = {self.tokens_per_update:,} tokens an update"
@@ -182,7 +192,7 @@ class Pretraining:
             f"({config.optimizer.name}, {config.optimizer.schedule})",
             f"device     {config.device}, {config.precision}, compile {config.compile}, {config.threads} threads, "
             f"{self.rate / 1e9:,.0f} GFLOP/s in products: at least "
-            f"{cost.flops_per_token * config.tokens / self.rate / 60:.1f} minutes",
+            f"{cost.flops_per_token * tokens / self.rate / 60:.1f} minutes",
         ]
 
     def _shape(self) -> str:

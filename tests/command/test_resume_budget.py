@@ -38,7 +38,7 @@ def test_a_schedule_that_ended_is_said(tmp_path: Path) -> None:
     every = ["log.every=256", "evaluate.every=0", "evaluate.episodes=2"]
     assert main([*WORDS, *every, "steps=512", f"run.dir={run}"]) == 0
     assert main(["resume", str(run), "steps=1024", "display=quiet"]) == 0
-    assert "agent.learning_rate reached 0 at step 512" in (run / "log.txt").read_text()
+    assert "agent.learning_rate_schedule brought the learning rate to 0 at step 512" in (run / "log.txt").read_text()
     assert learning_rates(run)[-2:] == [0, 0]
     assert main(["resume", str(run), "steps=2048", "schedule_steps=2048", "display=quiet"]) == 0
     assert len(learning_rates(run)) == 8 and min(learning_rates(run)[-4:]) > 0, "stretched when asked"

@@ -7,6 +7,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from rlgym import device
+from rlgym.agents.config import PPOConfig
+from rlgym.agents.ppo import PPO
+from rlgym.config import TrainConfig
 
 FAULTS = """
 import resource, torch
@@ -52,3 +58,21 @@ def test_threads_counts_for_numpys_and_scipys_products_too(threads: int) -> None
     said = subprocess.run([sys.executable, "-c", COUNTS, str(threads)], capture_output=True, text=True, check=True)
     torchs, libraries, blas = said.stdout.split(maxsplit=2)
     assert (int(torchs), blas.strip()) == (threads, f"{{{threads}}}") and int(libraries) >= 1
+
+
+@pytest.mark.parametrize(("minutes", "choice"), [(None, "on"), (10.0, "on"), (0.05, "off")])
+def test_a_run_that_minutes_end_soon_is_not_compiled(
+    minutes: float | None, choice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "can_compile", lambda device: True)
+    config = TrainConfig(minutes=minutes, threads=1)
+    device.settle(config, torch.device("cpu"), True, 1)
+    assert config.compile == choice
+
+
+@pytest.mark.parametrize(("updates", "steps"), [(None, 10**8 // 1024 * 3 * 8), (5, 5 * 3 * 8)])
+def test_the_gradient_steps_that_compiling_is_weighed_by_are_those_of_the_budget_that_ends_first(
+    updates: int | None, steps: int
+) -> None:
+    config = TrainConfig(steps=10**8, updates=updates, agent=PPOConfig(n_steps=128, n_epochs=3, batch_size=128))
+    assert PPO.gradient_steps(config) == steps

@@ -169,6 +169,7 @@ def test_the_budget_that_ends_a_run_leads(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(rlgym.training, "make_display", lambda *words: estimates)
     learner.during = lambda: clock.advance(15)
     run = go(learner, configured(tmp_path, log__every=10, steps=120, minutes=1.0))
+    assert (run.dir / "log.txt").read_text().count("and the run ends at about 40: steps=40 would let it") == 1
     assert estimates.shares == [0.25, 0.5, 0.75, 1, 1] and estimates.told == [45, 30, 15, 0, 0]
     assert run.summary["steps"] == 40 and run.manifest["monitor"] == ["eval/score", "max"]
 

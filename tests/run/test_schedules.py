@@ -6,7 +6,11 @@ import math
 
 import pytest
 
-from rlgym.schedules import factor
+from rlgym.agents.config import PPOConfig
+from rlgym.agents.q_config import DQNConfig
+from rlgym.config import PretrainConfig, TrainConfig
+from rlgym.schedules import cut_short, ended, factor
+from rlgym.ssl.config import AdamWOptimizer
 
 ALL = ("cosine", "wsd", "linear", "constant")
 
@@ -54,3 +58,27 @@ def test_units_do_not_matter() -> None:
         assert factor(schedule, 640, 1_000, 0.1, 0.5, 0.1) == pytest.approx(
             factor(schedule, 640e6, 1e9, 0.1, 0.5, 0.1), rel=1e-12
         )
+
+
+def test_what_a_run_that_ends_early_leaves_undone() -> None:
+    ppo = TrainConfig(steps=200_000, agent=PPOConfig(learning_rate_schedule="linear", clip_range_schedule="linear"))
+    assert cut_short(ppo, 72_704) == (
+        "agent.learning_rate_schedule and agent.clip_range_schedule run over 200,000 steps, and the run ends at about "
+        "72,704: steps=72704 would let them come to an end"
+    )
+    dqn = TrainConfig(steps=1_000, agent=DQNConfig(exploration_fraction=0.5))
+    assert "agent.exploration_fraction runs over 1,000 steps" in cut_short(dqn, 400)
+    assert cut_short(dqn, 500) == cut_short(ppo, 190_000) == ""
+    text = PretrainConfig(tokens=1_000, optimizer=AdamWOptimizer(schedule="cosine"))
+    assert cut_short(text, 500).startswith("optimizer.schedule runs over 1,000 tokens, and the run ends at about 500: ")
+
+
+@pytest.mark.parametrize(("least", "said"), [(0.0, True), (0.1, False)])
+def test_a_resume_that_would_learn_nothing_says_so(least: float, said: bool) -> None:
+    optimizer = AdamWOptimizer(schedule="linear", min_learning_rate=least)
+    config = PretrainConfig(tokens=2_000, schedule_tokens=1_000, optimizer=optimizer)
+    assert ended(config, 999) == "" and bool(ended(config, 1_000)) == said
+    if said:
+        assert "0 at step 1,000: nothing more is learned; resume with schedule_tokens=2000" in ended(config, 1_000)
+        config.minutes = 5.0
+        assert ended(config, 1_000).endswith("or with the tokens that the minutes will be enough for")
