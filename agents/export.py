@@ -80,10 +80,12 @@ def export(folder: Path, words: dict[str, Any]) -> Path:
     env = make_env(alone(config.env), num_envs=1)
     try:
         env.reset(config.seed)
-        if not isinstance(policy, Policy) and isinstance(getattr(policy, "network", None), nn.Module):
+        if hasattr(policy, "function"):
+            policy = policy.function()
+        elif not isinstance(policy, Policy) and isinstance(getattr(policy, "network", None), nn.Module):
             policy = game_policy(policy.network, env)
         require_function(policy, config.agent.name)
-        space, masked = env.observation_space, env.action_mask is not None
+        space, masked = env.observation_space, env.action_mask is not None and policy.heeds_masks
     finally:
         env.close()
     with replacing(target) as made:

@@ -50,6 +50,8 @@ class Network(Protocol):
 class Policy(Stateless):
     """`act(obs)` is all that evaluation, play and opponents need; `choose` is it before clipping, for training."""
 
+    heeds_masks = True
+
     def __init__(self, network: Network, distribution: Distribution, action_space: gym.Space[object]) -> None:
         self.network = network
         self.distribution = distribution

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
 
 from rlgym.agents.networks import module_names
 from rlgym.envs.batch import BatchEnv, Episode
@@ -121,7 +122,7 @@ class BatchVecEnv(VecEnv):
 
 def _observation_space(leaf: Leaf) -> spaces.Space[Any]:
     if leaf.kind == "image":
-        return spaces.Box(0, 255, _planes(np.zeros((1, *leaf.shape), np.uint8), leaf).shape[1:], np.uint8)
+        return spaces.Box(0, 255, image_planes(np.zeros((1, *leaf.shape), np.uint8), leaf).shape[1:], np.uint8)
     if leaf.kind == "onehot":
         return spaces.Discrete(leaf.nvec[0]) if leaf.given == () else spaces.MultiDiscrete(list(leaf.nvec))
     assert leaf.low is not None and leaf.high is not None
@@ -129,23 +130,25 @@ def _observation_space(leaf: Leaf) -> spaces.Space[Any]:
 
 
 def _seen(obs: Array, leaf: Leaf, space: spaces.Space[Any]) -> Array:
-    values = _spread(_planes(obs, leaf), *leaf.pixels) if leaf.kind == "image" else obs
+    values = spread(image_planes(obs, leaf), *leaf.pixels) if leaf.kind == "image" else obs
     return np.array(values).reshape(len(obs), *(space.shape or ()))
 
 
-def _planes(image: Array, leaf: Leaf) -> Array:
-    """Images `[envs, *leaf.shape]` in the environment's own layout as `[envs, channels, height, width]`."""
+def image_planes(image: Any, leaf: Leaf) -> Any:
+    """Images `[envs, *leaf.shape]`, an array or a tensor, in the environment's own layout as `[envs, channels, height,
+    width]`."""
     if leaf.layout.endswith("c"):
-        image = np.moveaxis(image, -1, -3)
-    return image.reshape(len(image), -1, *image.shape[-2:])
+        image = image.swapaxes(-1, -2).swapaxes(-2, -3)
+    return image.reshape(image.shape[0], -1, *image.shape[-2:])
 
 
-def _spread(image: Array, low: float, high: float) -> Array:
-    """Bytes from `low` to `high` spread over 0 to 255, which is what the library divides by."""
+def spread(image: Any, low: float, high: float) -> Any:
+    """Bytes from `low` to `high`, an array or a tensor, spread over 0 to 255, which is what the library divides by."""
     if (low, high) == (0.0, 255.0):
         return image
-    spread: Array = np.rint((image - np.float32(low)) * (255 / max(1.0, high - low))).clip(0, 255).astype(np.uint8)
-    return spread
+    wide = (1.0 * image - low) * (255 / max(1.0, high - low))
+    wide = wide.round().clip(0, 255)
+    return wide.byte() if isinstance(wide, Tensor) else wide.astype(np.uint8)
 
 
 def _action_space(space: spaces.Space[Any]) -> spaces.Space[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from rlgym.agents.sb3.env import View
 from rlgym.envs.episodes import Stateless
 from rlgym.envs.spaces import Array, Obs, single
 from rlgym.envs.sync import action_start
+
+if TYPE_CHECKING:
+    from rlgym.agents.sb3.function import LibraryPolicy
 
 
 class SB3Policy(Stateless):
@@ -40,6 +43,12 @@ class SB3Policy(Stateless):
                 torch.manual_seed(int(torch.randint(1 << 62, (), generator=sampler)))
                 actions, _ = self.network.predict(seen, deterministic=False)
         return self.view.actions(actions)
+
+    def function(self) -> LibraryPolicy:
+        """As a network and a distribution, for export."""
+        from rlgym.agents.sb3.function import LibraryPolicy
+
+        return LibraryPolicy(self)
 
     def predict(self, observation: Any, mask: Array | None = None, sampler: torch.Generator | None = None) -> Any:
         """The action for one observation of an ordinary Gymnasium environment, as its `step` takes it."""

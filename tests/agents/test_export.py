@@ -15,7 +15,17 @@ import torch
 from gymnasium import spaces
 
 import rlgym
-from rlgym.agents.export import ROWS, TOLERANCE, Call, as_given, difference, one_step, require_function, write_policy
+from rlgym.agents.export import (
+    ROWS,
+    TOLERANCE,
+    Call,
+    as_given,
+    difference,
+    one_step,
+    random_inputs,
+    require_function,
+    write_policy,
+)
 from rlgym.agents.policy import Policy
 from rlgym.agents.recurrent import Memory
 from rlgym.cli import main
@@ -46,6 +56,8 @@ KINDS: dict[str, tuple[str, str, str, dict[str, Any], dict[str, Any]]] = {  # ag
     "lstm": ("ppo", "vector", "box", {"recurrent": "lstm", "hidden_size": 6}, SCALED),
     "q-values": ("dqn", "dict", "discrete_start", {"dueling": True, "noisy": True, "distributional": "c51"}, {}),
     "sac": ("sac", "vector", "box_asymmetric", {}, {}),
+    "sb3/ppo": ("sb3/ppo", "everything", "multidiscrete_start", {}, SCALED),
+    "sb3/sac": ("sb3/sac", "vector", "box_asymmetric", {}, {}),
 }
 
 
@@ -60,17 +72,17 @@ def policy_of(agent: str, observation: str, action: str, knobs: dict[str, Any], 
     """On-policy agents after an update, so that the running statistics are not those they begin with."""
     worlds.register()
     known = entry("agent", agent)
-    small = {"net_arch": [16]} | ({"n_steps": 8} if agent == "ppo" else {"buffer_size": 100})
-    small |= {"batch_size": 16, "n_epochs": 1} if agent == "ppo" else {}
+    on_policy = {"n_steps": 8} | ({"batch_size": 16, "n_epochs": 1} if agent.endswith("ppo") else {})
+    small = {"net_arch": [16]} | (on_policy if agent.endswith(("ppo", "a2c")) else {"buffer_size": 100})
     config = TrainConfig(device="cpu", threads=1, compile="off", agent=resolve(known.config)(**{**small, **knobs}))
     kwargs = {"observation": observation, "action": action}
     config.env = EnvConfig("Anything-v0", num_envs=2, kwargs=kwargs, backend="sync", **env)
     learner = resolve(known.target)(config)
-    if agent == "ppo":
+    if agent.endswith("ppo"):
         learner.update()
     learner.close()
-    policy: Policy = learner.policy
-    return policy
+    policy = learner.policy
+    return policy.function() if agent.startswith("sb3/") else policy  # type: ignore[no-any-return]
 
 
 @dataclass
@@ -83,7 +95,7 @@ class Exports:
     def __getitem__(self, kind: str) -> tuple[Policy, Path, dict[str, Any]]:
         if kind not in self.made:
             policy, folder = policy_of(*KINDS[kind]), self.folder / kind
-            folder.mkdir()
+            folder.mkdir(parents=True)
             self.made[kind] = policy, folder, write_policy(policy, folder)
         return self.made[kind]
 
@@ -158,6 +170,26 @@ def test_the_scaling_inside_is_what_was_seen_in_training(exports: Exports) -> No
     action, outputs = onnxruntime.InferenceSession(folder / "policy.onnx").run(None, {"obs": x})
     np.testing.assert_allclose(outputs, np.concatenate([mean, np.tile(state["log_std"], (2, 1))], 1), atol=1e-5)
     np.testing.assert_allclose(action, np.clip(mean.reshape(2, *space.shape), space.low, space.high), atol=1e-5)
+
+
+LIBRARY = {
+    "a2c": ("image_and_vector", "multibinary", {}, SCALED),
+    "a2c exploring": ("vector", "box", {"use_sde": True}, {}),
+    "ppo": ("large", "box_asymmetric", {}, SCALED),
+    "dqn": ("dict", "discrete_start", {}, {}),
+    "sac exploring": ("discrete", "box", {"use_sde": True}, {}),
+    "td3": ("multidiscrete", "box_asymmetric", {}, {}),
+}
+
+
+@pytest.mark.parametrize("case", LIBRARY)
+def test_the_librarys_networks_give_the_librarys_actions(case: str) -> None:
+    """Of each algorithm of Stable-Baselines3, by the network and distribution that are exported."""
+    observation, action, knobs, env = LIBRARY[case]
+    policy: Any = policy_of(f"sb3/{case.split()[0]}", observation, action, knobs, env)
+    obs, _ = random_inputs(policy, masked=False, rows=32)
+    found, wanted = Policy.act(policy, obs), policy.original.act(obs)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
