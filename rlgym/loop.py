@@ -171,7 +171,8 @@ class Loop:
         if self.signal is not None:
             name = signal.Signals(self.signal).name
             return "stopped", f"stopped by {name}", EXIT_CODE[signal.Signals(self.signal)]
-        if spent := next((budget for budget in self.budgets(self.seconds) if budget.spent), None):
+        spent = next((budget for budget in self.budgets(self.seconds) if budget.spent), None)
+        if spent is not None and self.learner.progress.update > 0:  # something to resume from, however short
             return "finished", f"spent its budget of {spent.words}", 0
         if self.unpromising is not None:
             return "stopped", self.unpromising, 0

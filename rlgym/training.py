@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlgym import checkpoint, registry
 from rlgym.budgets import leading, more
 from rlgym.compose import compose
-from rlgym.config_file import to_yaml
+from rlgym.config_file import names_of_code, to_yaml
 from rlgym.display import Display, make_display
 from rlgym.errors import TrainingError
 from rlgym.loop import Loop, Outcome, Watch
@@ -19,6 +19,7 @@ from rlgym.manifest import now
 from rlgym.run import Run, create_run
 from rlgym.schedules import cut_short
 from rlgym.tracking import Tracker
+from rlgym.typed import to_dict
 
 if TYPE_CHECKING:
     from rlgym.config import RootConfig
@@ -169,7 +170,7 @@ def _conclude(
 def closing_words(config: RootConfig, run: Run, loop: Loop, outcome: Outcome, best: dict[str, Any] | None) -> list[str]:
     """The final summary: what came out, where it is, and the commands to try next."""
     folder = shlex.quote(str(run.dir))
-    trust = " trust=true" if any(":" in name for name in config.subject.values()) else ""
+    trust = " trust=true" if any(names_of_code(to_dict(config))) else ""
     lines = [f"{outcome.status}: {outcome.reason}, after {loop.seconds:,.1f} s"]
     if best is not None:
         tag = next(iter(best))

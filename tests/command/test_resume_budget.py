@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
+import rlgym.plots
 from rlgym.cli import main
 
 WORDS = ["env=CartPole-v1", "tuned=off", "agent.n_steps=32", "agent.batch_size=128", "display=quiet"]
@@ -26,6 +28,47 @@ def test_a_run_that_reached_its_goal_goes_on_when_more_is_asked_for(
     assert summary(run)["steps"] == 512 and "reached eval/mean_reward" in str(summary(run)["reason"])
     assert main(["resume", str(run), "steps=8192", "display=quiet"]) == 0
     assert summary(run)["steps"] == 1024, "trained on, to the next evaluation, which reaches the goal again"
+
+
+TINY = [*WORDS[:2], "env.num_envs=2", "agent.n_steps=32", "agent.batch_size=32", "agent.n_epochs=1", "compile=off"]
+TINY += ["log.histograms=false", "evaluate.episodes=1", "display=plain"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        ("steps=100", " steps=200 schedule_steps=200"),
+        ("steps=20", " steps=128 schedule_steps=128"),  # a rollout overshoots it by more than twice
+        ("updates=2", " updates=4"),
+        ("updates=2 steps=128", " steps=256 schedule_steps=256 updates=4"),
+        ("minutes=1e-6", " minutes="),
+        ("stop.at=1 evaluate.every=64", ""),
+        ("stop.patience=1 evaluate.every=64 steps=640", ""),
+    ],
+)
+def test_the_command_to_go_on_goes_on_whatever_ended_the_run(
+    ends: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what would do nothing is refused, and leaves every file as it was."""
+    monkeypatch.setattr(rlgym.plots, "curves", lambda folder: [])
+    run = tmp_path / "a run"
+    assert main([*TINY, *ends.split(), f"run.dir='{run}'"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("go on"))
+    python, _, name, *argv = shlex.split(line.removeprefix("go on"))
+    assert (python, name) == ("python", "rlgym") and line.partition(f"'{run}'")[2].startswith(words)
+    before, files = summary(run), contents(run)
+    step = int(str(before["steps"]))
+    for nothing in (["resume", str(run)], ["resume", str(run), f"steps={step}"], ["resume", str(run), "steps=1"]):
+        if words or len(nothing) > 2:
+            assert main(nothing) == 2 and contents(run) == files
+            said = capsys.readouterr().err
+            assert said.startswith(f"rlgym: {run}: nothing to go on with, ") and " would do\n" in said
+    assert main([*argv, "display=quiet"]) == 0
+    assert int(str(summary(run)["steps"])) > step
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def learning_rates(run: Path) -> list[float]:
