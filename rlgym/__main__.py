@@ -1,8 +1,29 @@
 """`python -m rlgym`."""
 
-import sys
+from __future__ import annotations
 
-from rlgym.cli import main
+import os
+import signal
+import sys
+from typing import Any
+
+
+def main() -> int:
+    """The command of `sys.argv`. Ctrl-C is one line from the first moment on, whatever is being imported."""
+    before = signal.signal(signal.SIGINT, _interrupted)
+    from rlgym import cli
+
+    signal.signal(signal.SIGINT, before)
+    try:
+        return cli.main()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the exit code stands
+
+
+def _interrupted(number: int, frame: Any) -> None:
+    os.write(2, b"rlgym: interrupted\n")
+    os._exit(130)
+
 
 if __name__ == "__main__":
     sys.exit(main())

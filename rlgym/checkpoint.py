@@ -85,7 +85,8 @@ _WORK = re.compile(r"\.(staging|aside|pruned)-(step_\d+)-(\d+)")  # what it is f
 def save(
     run_dir: Path, step: int, state: Mapping[str, Section], loop: Mapping[str, Any], info: Mapping[str, Any]
 ) -> Path:
-    """Write checkpoints/step_<step>, replacing one of the same step. An OSError leaves all as it was."""
+    """Write checkpoints/step_<step>, replacing one of the same step, whose files of equal tensors it takes over. An
+    OSError leaves all as it was."""
     folder = run_dir / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     _tidy(folder)
@@ -93,7 +94,7 @@ def save(
     staging = folder / f".staging-{target.name}-{os.getpid()}"
     try:
         staging.mkdir()
-        _write(staging, folder / SHARED, step, state, loop, info)
+        _write(staging, target, folder / SHARED, step, state, loop, info)
         _move_in(staging, target)
     except BaseException:
         _remove(staging)
@@ -105,6 +106,7 @@ def save(
 
 def _write(
     staging: Path,
+    before: Path,
     shared: Path,
     step: int,
     state: Mapping[str, Section],
@@ -122,7 +124,8 @@ def _write(
         plain[section] = {k: part for k, part in parts.items() if k not in tensors and not isinstance(part, Shared)}
         if tensors:
             names.append(section + TENSORS)
-            _write_tensors(staging / names[-1], tensors)
+            if not _take_over(before / names[-1], staging / names[-1], tensors):
+                _write_tensors(staging / names[-1], tensors)
         for key, part in parts.items():
             if isinstance(part, Shared):
                 if part.file is None or not _has_size(shared / part.file.name, part.file.bytes):
@@ -149,6 +152,27 @@ def _write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     except SafetensorError as error:  # how the library reports a full disk
         raise OSError(f"{file.name}: {error}") from error
     _fsync(file)
+
+
+def _take_over(before: Path, file: Path, tensors: Mapping[str, Tensor]) -> bool:
+    """Link the file of an earlier checkpoint in, where it holds these very tensors: nothing is written twice."""
+    from safetensors import SafetensorError, safe_open
+    from torch import equal
+
+    if not before.exists():
+        return False
+    try:
+        with safe_open(before, "pt") as saved:
+            if set(saved.keys()) != set(tensors):
+                return False
+            for key, tensor in tensors.items():
+                there = saved.get_tensor(key)
+                if there.dtype != tensor.dtype or not equal(there, tensor.detach().cpu()):
+                    return False
+        os.link(before, file)
+    except (SafetensorError, OSError):  # damaged, or a file system without links
+        return False
+    return True
 
 
 def _share(tensors: Mapping[str, Tensor], name: str, staging: Path, shared: Path) -> SharedFile:

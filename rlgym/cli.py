@@ -47,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `rlgym runs | head`: nobody reads on, and the interpreter must not try again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a folder that can only be read
+        complain(f"{error.filename or 'output'}: {error.strerror or error}")
+        return RequestError.exit_code
 
 
 def complain(error: Exception | str) -> None:

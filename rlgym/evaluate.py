@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -60,14 +61,22 @@ def conclude(found: Evaluation, folder: Path, what: str, seed: int, subject: dic
     short, and return it."""
     result: dict[str, Any] = {tag.removeprefix("eval/"): value for tag, value in found.metrics.items()}
     result |= {**subject, **found.records}
-    target = folder / "evaluations"
-    target.mkdir(parents=True, exist_ok=True)
-    count = len(found.records["episodes"])
-    path = target / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{count}_episodes_seed_{seed}.json"
-    write_atomic(path, to_json(result))
     mean, deviation = result["mean_reward"], result["std_reward"]
     print(f"mean_reward {mean:.4g}  std_reward {deviation:.4g}  over {what}")
     for line in found.lines:
         print(line)
-    print(f"written to {path}")
+    keep(result, folder, f"{len(found.records['episodes'])}_episodes_seed_{seed}")
     return result
+
+
+def keep(result: dict[str, Any], folder: Path, label: str) -> None:
+    """Write an evaluation's record into the folder's evaluations/. Where that cannot be done a line on stderr says so:
+    what was found has been printed."""
+    path = folder / "evaluations" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{label}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, to_json(result))
+    except OSError as error:
+        print(f"rlgym: {path} could not be written ({error.strerror})", file=sys.stderr)
+    else:
+        print(f"written to {path}")

@@ -21,6 +21,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 
+from rlgym.files import Appended
+
 HPARAMS = "hparams"  # the plugin's name in TensorBoard
 _BLOCK = 512  # bytes whose checksum is one table look-up; the table of 512 KiB stays in cache
 
@@ -103,7 +105,7 @@ class EventFile:
         stamps = [int(path.name.split(".")[3]) for path in event_files(folder)]
         stamp = max([int(time.time()), *(stamp + 1 for stamp in stamps)])
         self.path = folder / f"events.out.tfevents.{stamp:010d}.{socket.gethostname()}.{os.getpid()}.0"
-        self._file = self.path.open("xb")
+        self._file = Appended(self.path, "xb")
         self.write(Event(wall_time=time.time(), file_version="brain.Event:2"))
         if resume_step is not None:  # tells a TensorBoard that is open to forget the steps that come again
             start = SessionLog(status=SessionLog.START)
@@ -111,7 +113,6 @@ class EventFile:
 
     def write(self, event: Any) -> None:
         self._file.write(record(event.SerializeToString()))
-        self._file.flush()
 
     def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
         event = Event(wall_time=time.time(), step=step)
@@ -125,7 +126,7 @@ class EventFile:
         self.write(Event(wall_time=time.time(), step=step, summary=Summary(value=[value])))
 
     def sync(self) -> None:
-        os.fsync(self._file.fileno())
+        self._file.sync()
 
     def close(self) -> None:
         self._file.close()

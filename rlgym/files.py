@@ -7,8 +7,9 @@ import math
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -49,9 +50,30 @@ def write_atomic(path: Path, data: str | bytes, temporary_name: str = "") -> Non
         write_synced(temporary, data)
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the reason is what was raised first
+            temporary.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
+
+
+class Appended:
+    """A file that is only appended to, each write by one system call. What a full disk does not take is kept, and goes
+    before what is written next: no line is lost or torn when room is made."""
+
+    def __init__(self, path: Path, mode: Literal["ab", "xb"] = "ab") -> None:
+        self._file = path.open(mode, buffering=0)
+        self._left = b""
+
+    def write(self, data: bytes) -> None:
+        self._left += data
+        while self._left:
+            self._left = self._left[self._file.write(self._left) :]
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def to_json(value: Any, indent: int | None = 2) -> str:

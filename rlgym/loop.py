@@ -19,8 +19,9 @@ import torch
 from rlgym import checkpoint
 from rlgym.budgets import Budget, budgets, leading
 from rlgym.errors import TrainingError
-from rlgym.files import to_json, write_atomic
+from rlgym.files import read_rows, to_json, write_atomic
 from rlgym.learner import NON_FINITE
+from rlgym.processes import heeded
 from rlgym.schedules import cut_short, ended
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ UNREAD = 1_000
 """Updates whose metrics may wait on the device: a bound for runs that log rarely or never."""
 FORESEEN = 0.1
 """Share of a budget after which the pace tells where the run will end."""
-EXIT_CODE = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 Watch = Callable[[int, float], "str | None"]
@@ -51,6 +51,8 @@ class LoopState:
     next_log: int = 0
     next_evaluation: int = 0
     next_checkpoint: int = 0
+    reported: int = 0
+    """Step of the latest row of metrics.jsonl: what a resume finds recorded after it comes again."""
     evaluated: int = -1
     """Step of the latest evaluation."""
     best: float | None = None
@@ -95,10 +97,12 @@ class Loop:
         self.state = LoopState(config.log.every, config.evaluate.every, config.checkpoint.every)
         self.signal: int | None = None
         self.saved = -1
-        """Step of the latest checkpoint of this sitting."""
+        """Step of the latest checkpoint."""
         self.latest: dict[str, float] = {}
         self.lines: list[str] = []
         """What the latest evaluation said in words."""
+        self._told: set[str] = set()
+        """The failures beside training that were reported."""
         self._updates: list[tuple[int, int, Metrics]] = []
         self._began = time.perf_counter()
         self._training_seconds = 0.0
@@ -111,11 +115,17 @@ class Loop:
 
     def resume(self, state: dict[str, Any]) -> None:
         """Continue from the `loop` part of a checkpoint."""
-        self.state = LoopState(**state)
-        if self.learner.progress.step < self.config.budget and (line := ended(self.config, self.learner.progress.step)):
+        step = self.saved = self._rate_from = self.learner.progress.step
+        self.state = LoopState(**{"reported": step, **state})
+        if step < self.config.budget and (line := ended(self.config, step)):
             self.learner.notices.append(line)
-        self._rate_from = self.learner.progress.step
         self._began = time.perf_counter() - self.state.seconds
+        for row in read_rows(self.run.dir / "metrics.jsonl"):
+            self.latest |= {tag: math.nan if value is None else value for tag, value in row.items()}
+        for key in ("step", "time"):
+            self.latest.pop(key, None)
+        if self.state.best is not None and self.state.best_step in checkpoint.steps(self.run.dir):
+            checkpoint.mark_best(self.run.dir, self.state.best_step)  # it may have died between the two
 
     @property
     def seconds(self) -> float:
@@ -128,10 +138,10 @@ class Loop:
     # ---- the loop
 
     def __call__(self) -> Outcome:
-        learner, config, state = self.learner, self.config, self.state
-        progress = learner.progress
+        learner, progress = self.learner, self.learner.progress
         with self._signals():
             self._show_notices()
+            self._report_and_save()  # what a run that died in an evaluation still owes
             verdict = self._verdict()
             while verdict is None:
                 begin = time.perf_counter()
@@ -141,28 +151,48 @@ class Loop:
                 self._updates.append((progress.step, progress.update, metrics))
                 if len(self._updates) >= UNREAD:
                     self._settle_updates()
-
-                row: dict[str, float] = {}
-                if due(config.log.every, progress.step, state.next_log):
-                    state.next_log = following(config.log.every, progress.step)
-                    row |= self._flush()
-                improved = False
-                if due(config.evaluate.every, progress.step, state.next_evaluation):
-                    state.next_evaluation = following(config.evaluate.every, progress.step)
-                    improved = self._evaluate(row)
-                self._report(row)
-                if due(config.checkpoint.every, progress.step, state.next_checkpoint) or improved:
-                    if due(config.checkpoint.every, progress.step, state.next_checkpoint):
-                        state.next_checkpoint = following(config.checkpoint.every, progress.step)
-                    self._save(improved)
+                self._report_and_save()
                 verdict = self._verdict()
             status, reason, exit_code = verdict
             if status == "finished":
-                self._finish()
-            if self.saved != progress.step and progress.update > 0:
-                self._save(False)
+                self._report_and_save(last=True)
+            elif self.saved != progress.step and progress.update > 0:
+                self._save()
             self._show_notices()
-        return Outcome(status, reason, exit_code, self.latest, state)
+        return Outcome(status, reason, exit_code, self.latest, self.state)
+
+    def _report_and_save(self, last: bool = False) -> None:
+        """The log row, evaluation and checkpoint that are due at this step; all of them at the `last` of a run that
+        ended by itself.
+
+        A checkpoint comes before an evaluation of the same step, and is brought up to date after it: whatever the
+        evaluation meets, what was trained is safe, and a resume begins with that evaluation.
+        """
+        config, state, step = self.config, self.state, self.learner.progress.step
+        logs = due(config.log.every, step, state.next_log)
+        evaluates = due(config.evaluate.every, step, state.next_evaluation) or (last and state.evaluated != step)
+        saves = due(config.checkpoint.every, step, state.next_checkpoint)
+        if saves:
+            state.next_checkpoint = following(config.checkpoint.every, step)
+        if last and self.saved != step and self.learner.progress.update > 0:
+            saves = True
+        if saves and evaluates:
+            self._save()
+        evaluation = self._evaluate() if evaluates else {}
+        improved = evaluates and self._compare(evaluation)
+        if due(config.evaluate.every, step, state.next_evaluation):
+            state.next_evaluation = following(config.evaluate.every, step)
+        row: dict[str, float] = {}
+        if logs:
+            state.next_log = following(config.log.every, step)
+            row = self._flush()
+            state.pending.clear()
+        elif last and (self._updates or state.pending):  # a larger budget logs on as if the run had never ended
+            row = self._flush()
+        row |= evaluation
+        self._report(row)
+        if saves or improved or (row and self.saved == step):
+            self._save(improved)
 
     def _verdict(self) -> tuple[str, str, int] | None:
         """Whether to end, and how: (status, reason, exit code). The one place that several processes must agree in:
@@ -170,7 +200,7 @@ class Loop:
         config, state = self.config, self.state
         if self.signal is not None:
             name = signal.Signals(self.signal).name
-            return "stopped", f"stopped by {name}", EXIT_CODE[signal.Signals(self.signal)]
+            return "stopped", f"stopped by {name}", 128 + self.signal
         spent = next((budget for budget in self.budgets(self.seconds) if budget.spent), None)
         if spent is not None and self.learner.progress.update > 0:  # something to resume from, however short
             return "finished", f"spent its budget of {spent.words}", 0
@@ -184,20 +214,6 @@ class Loop:
         if config.stop.patience and state.since_best >= config.stop.patience:
             return "finished", f"{state.since_best} evaluations without a new best {tag}", 0
         return None
-
-    def _finish(self) -> None:
-        """The last log point and evaluation of a run that ended by itself. The checkpoint of this step is written
-        before the rest is flushed: a resume with a larger budget then logs as if the run had never ended."""
-        progress, state = self.learner.progress, self.state
-        if self.saved != progress.step and progress.update > 0:
-            self._save(False)
-        pending = list(state.pending)
-        row = self._flush() if pending else {}
-        improved = state.evaluated != progress.step and self._evaluate(row)
-        self._report(row)
-        if improved:
-            state.pending = pending
-            self._save(True)
 
     # ---- metrics
 
@@ -222,7 +238,7 @@ class Loop:
             del self.state.pending[:-1]
 
     def _flush(self) -> dict[str, float]:
-        """One row from all updates since the last: `train/` tags averaged, of others the latest, and the rate."""
+        """One row from all that is `pending`: `train/` tags averaged, of others the latest, and the rate."""
         self._settle_updates()
         progress, pending = self.learner.progress, self.state.pending
         row: dict[str, float] = {}
@@ -237,15 +253,16 @@ class Loop:
                 row["time/mfu"] = row[rate] * flops / peak
         row["time/total_timesteps"], row["time/iterations"] = progress.step, progress.update
         self._training_seconds, self._rate_from = 0.0, progress.step
-        pending.clear()
         return row
 
     def _report(self, row: dict[str, float]) -> None:
         if not row:
             return
         step, seconds = self.learner.progress.step, self.seconds
-        self.tracker.log(step, seconds, row)
+        with self.beside("logging"):
+            self.tracker.log(step, seconds, row)
         self.latest |= row
+        self.state.reported = step
         found = self.budgets(seconds)
         lead, eta = leading(found), self._eta(found, seconds)
         self.display.update(step, self.latest, seconds, lead, eta)
@@ -284,15 +301,27 @@ class Loop:
 
     # ---- evaluation and checkpoints
 
-    def _evaluate(self, row: dict[str, float]) -> bool:
-        """Judge the model, add what was found to `row`; True when it is the best so far."""
+    def _evaluate(self) -> dict[str, float]:
+        """The metrics of the model as it is. A failure ends the run, with a checkpoint of this step."""
         self._settle_updates()  # a model with a bad update in it must not be called best
-        step, state = self.learner.progress.step, self.state
-        evaluation = self.learner.evaluate()
-        row |= evaluation.metrics
+        step = self.learner.progress.step
+        try:
+            evaluation = self.learner.evaluate()
+        except Exception as error:
+            if self.saved != step:
+                self._save()
+            if isinstance(error, TrainingError):
+                raise
+            said = f"the evaluation at step {step} raised {type(error).__name__}: {error}"
+            raise TrainingError(f"{said}; a resume begins with it again") from error
         self._record(evaluation, step)
+        return evaluation.metrics
+
+    def _compare(self, evaluation: dict[str, float]) -> bool:
+        """Whether the model is the best so far, by its evaluation of this step."""
+        step, state = self.learner.progress.step, self.state
         tag, direction = self.learner.monitor
-        value = evaluation.metrics.get(tag, math.nan)
+        value = evaluation.get(tag, math.nan)
         state.evaluated = step
         state.since_best += 1
         if self.watch is not None:
@@ -308,52 +337,73 @@ class Loop:
         return False
 
     def _record(self, evaluation: Evaluation, step: int) -> None:
-        folder = self.run.dir / "evaluations"
-        folder.mkdir(exist_ok=True)
-        write_atomic(folder / f"step_{step}.json", to_json({"step": step, **evaluation.metrics, **evaluation.records}))
-        for tag, film in evaluation.videos.items():
-            frames, fps = film(self.run.dir / "videos" / f"{tag.replace('/', '_')}_step_{step}.mp4")
-            self.tracker.video(tag, frames, fps, step)
-        for tag, text in evaluation.texts.items():
-            self.tracker.text(tag, text, step)
-        for tag, draw in evaluation.figures.items():
-            picture = draw()
-            (self.run.dir / "plots").mkdir(exist_ok=True)
-            write_atomic(self.run.dir / "plots" / f"{tag.replace('/', '_')}.png", picture)
-            self.tracker.image(tag, picture, step)
         self.lines = evaluation.lines
+        folder, beside = self.run.dir, self.beside
+        with beside("recording the evaluation"):
+            (folder / "evaluations").mkdir(exist_ok=True)
+            record = {"step": step, **evaluation.metrics, **evaluation.records}
+            write_atomic(folder / "evaluations" / f"step_{step}.json", to_json(record))
+        for tag, film in evaluation.videos.items():
+            with beside(f"filming {tag}"):
+                frames, fps = film(folder / "videos" / f"{tag.replace('/', '_')}_step_{step}.mp4")
+                self.tracker.video(tag, frames, fps, step)
+        for tag, text in evaluation.texts.items():
+            with beside(f"recording {tag}"):
+                self.tracker.text(tag, text, step)
+        for tag, draw in evaluation.figures.items():
+            with beside(f"drawing {tag}"):
+                picture = draw()
+                (folder / "plots").mkdir(exist_ok=True)
+                write_atomic(folder / "plots" / f"{tag.replace('/', '_')}.png", picture)
+                self.tracker.image(tag, picture, step)
         for tag, (vectors, labels) in evaluation.embeddings.items():
-            self.tracker.embedding(tag, vectors, labels)
+            with beside(f"recording {tag}"):
+                self.tracker.embedding(tag, vectors, labels)
         if self.config.log.histograms:
-            for tag, tensor in self.learner.histograms().items():
-                self.tracker.histogram(tag, tensor.detach().float().cpu().numpy(), step)
+            with beside("recording histograms"):
+                for tag, tensor in self.learner.histograms().items():
+                    self.tracker.histogram(tag, tensor.detach().float().cpu().numpy(), step)
 
-    def _save(self, best: bool) -> None:
+    @contextmanager
+    def beside(self, what: str) -> Iterator[None]:
+        """Training goes on without what fails in here: the failure is a notice, its traceback is in log.txt."""
+        try:
+            yield
+        except Exception as error:
+            self.run.require()
+            self.run.log_traceback(error)
+            line = f"{what} failed and training goes on: {type(error).__name__}: {' '.join(str(error).split())}"
+            if line not in self._told:  # a disk that is full is full at every row
+                self._told.add(line)
+                self.display.message(line)
+
+    def _save(self, best: bool = False) -> None:
         """Write a checkpoint of this step, then drop what need not be kept. A failed save costs nothing older."""
         self._settle_updates()
+        self.run.require()
         step = self.learner.progress.step
         self.state.seconds = self.seconds
         try:
             checkpoint.save(
                 self.run.dir, step, self.learner.state_dict(), asdict(self.state), {"best": self.state.best}
             )
+            self.saved = step
+            if self.run.manifest.get("resume") != self.learner.exactness:
+                self.run.update_manifest(resume=self.learner.exactness)
+            if best:
+                checkpoint.mark_best(self.run.dir, step)
         except OSError as error:
             raise TrainingError(
                 f"the checkpoint at step {step} could not be written ({error.strerror or error}); the earlier ones are "
                 "intact: make room, then resume"
             ) from error
-        if self.saved < 0:
-            self.run.update_manifest(resume=self.learner.exactness)
-        self.saved = step
-        if best:
-            checkpoint.mark_best(self.run.dir, step)
         checkpoint.prune(self.run.dir, self.config.checkpoint.keep)
 
     # ---- signals
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM let the update finish and a checkpoint be saved; a second Ctrl-C stops at once."""
+        """A signal lets the update finish and a checkpoint be saved; a second Ctrl-C stops at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -364,7 +414,7 @@ class Loop:
             self.signal = number
             self.display.message("stopping after this update; a second Ctrl-C stops at once, without a checkpoint")
 
-        previous = {number: signal.signal(number, handle) for number in EXIT_CODE}
+        previous = {number: signal.signal(number, handle) for number in heeded()}
         try:
             yield
         finally:

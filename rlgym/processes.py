@@ -1,7 +1,8 @@
 """Work in several processes at once, each with one CPU thread: `-m jobs=2`, `sweep jobs=2`.
 
-A process that dies takes one task with it and is replaced. Ctrl-C and SIGTERM reach the processes once each, as the
-signals that their training saves a checkpoint at; no new task starts then. A process whose parent is gone stops too.
+A process that dies takes one task with it and is replaced. Ctrl-C, SIGTERM and SIGHUP reach the processes once each,
+as the signals that their training saves a checkpoint at; no new task starts then. A process whose parent is gone stops
+too.
 """
 
 from __future__ import annotations
@@ -11,12 +12,23 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+GRACE = 30.0
+"""Seconds that a process without its parent has to save a checkpoint."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def heeded() -> list[signal.Signals]:
+    """The signals that let training save a checkpoint and stop, with exit code 128 + number. A terminal that is closed
+    sends SIGHUP; where that is ignored, as under nohup, it stays so."""
+    hangup = getattr(signal, "SIGHUP", None)
+    usual = [signal.SIGINT, signal.SIGTERM]
+    return usual if hangup is None or signal.getsignal(hangup) == signal.SIG_IGN else [*usual, hangup]
 
 
 class Died:
@@ -132,6 +144,8 @@ def _end_with_parent(lifeline: Connection) -> None:
     with suppress(EOFError, OSError):
         lifeline.recv()
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 @contextmanager
@@ -151,7 +165,7 @@ def _one_thread() -> Iterator[None]:
 
 @contextmanager
 def _passed_on(running: list[Process], signals: Signals) -> Iterator[None]:
-    """Ctrl-C and SIGTERM go to the processes instead of ending this one."""
+    """The signals that stop a run go to the processes instead of ending this one; an ignored SIGHUP stays so."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -164,7 +178,7 @@ def _passed_on(running: list[Process], signals: Signals) -> Iterator[None]:
             if process.busy:
                 process.signal(number)
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in heeded()}
     try:
         yield
     finally:

@@ -15,11 +15,12 @@ from rlgym.budgets import budgets, more
 from rlgym.config_file import load_config, save_config
 from rlgym.errors import CheckpointError, RequestError
 from rlgym.learner import REPLAY
+from rlgym.lock import locked
 from rlgym.loop import LoopState
 from rlgym.manifest import alive, process
 from rlgym.recorded import expect
-from rlgym.run import Run
-from rlgym.training import build_learner, drive
+from rlgym.run import LOG, Run
+from rlgym.training import build_learner, close, drive
 
 
 def resume(folder: Path, words: dict[str, Any]) -> Run:
@@ -32,6 +33,12 @@ def resume(folder: Path, words: dict[str, Any]) -> Run:
     run = Run(folder)
     if trained_elsewhere(run.manifest):
         raise RequestError(f"{folder} is being trained by process {run.manifest['pid']}; stop that one first")
+    with locked(folder / LOG, folder):
+        return _resume(run, words)
+
+
+def _resume(run: Run, words: dict[str, Any]) -> Run:
+    folder = run.dir
     config = load_config(folder, trust=words["trust"])
     began = (config.budget, config.updates, config.minutes)
     key = config.budget_key
@@ -75,7 +82,7 @@ def resume(folder: Path, words: dict[str, Any]) -> Run:
             run.update_manifest(without_replay=[*run.manifest.get("without_replay", []), step])
         return drive(learner, config, run, loop_state)
     finally:
-        learner.close()
+        close(learner)
 
 
 def _cannot_resume(folder: Path, error: CheckpointError, without: tuple[str, ...]) -> RequestError:

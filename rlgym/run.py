@@ -15,7 +15,7 @@ from typing import Any
 from rlgym import manifest
 from rlgym.config import RootConfig
 from rlgym.config_file import to_yaml
-from rlgym.errors import RequestError
+from rlgym.errors import RequestError, TrainingError
 from rlgym.files import read_json, read_rows, to_json, write_atomic
 from rlgym.monitor import monitor_of
 from rlgym.nearest import nearest
@@ -23,6 +23,10 @@ from rlgym.recorded import Manifest, Summary, sound
 
 MARKS = ("manifest.json", "config.yaml", "log.txt", "metrics.jsonl", "checkpoints")
 """Any of these in a folder says that a run lives there."""
+
+
+LOG = "log.txt"
+"""Only ever appended to, and therefore also what the process that trains in the folder holds a lock on."""
 
 
 class Run:
@@ -51,6 +55,14 @@ class Run:
     def summary(self) -> dict[str, Any]:
         return sound(self._read("summary.json"), Summary)
 
+    def require(self) -> None:
+        """TrainingError where the folder is gone: nothing of the run could be written any more."""
+        if not self.dir.is_dir():
+            raise self.gone()
+
+    def gone(self) -> TrainingError:
+        return TrainingError(f"the run folder {self.dir} is gone: deleted or renamed while training")
+
     def update_manifest(self, **fields: Any) -> None:
         write_atomic(self.dir / "manifest.json", to_json(self._read("manifest.json") | fields))
 
@@ -59,7 +71,7 @@ class Run:
 
     def log_line(self, text: str) -> None:
         """Append to log.txt. Never raises: a full disk must not hide what was to be said."""
-        with suppress(OSError), (self.dir / "log.txt").open("a", encoding="utf-8") as log:
+        with suppress(OSError), (self.dir / LOG).open("a", encoding="utf-8", errors="backslashreplace") as log:
             log.write(f"{manifest.now()} {text.rstrip()}\n")
 
     def log_traceback(self, error: BaseException) -> None:
@@ -85,9 +97,9 @@ def create_run(config: RootConfig, command: list[str], root: Path = Path("runs")
         write_atomic(run.config_path, to_yaml(config))
         write_atomic(run.dir / "manifest.json", to_json(manifest.facts(config, command) | facts))
     except BaseException as error:
-        for mark in MARKS:  # only what this call wrote: run.dir may name a folder with other files in it
-            (run.dir / mark).unlink(missing_ok=True)
         with suppress(OSError):
+            for mark in MARKS:  # only what this call wrote: run.dir may name a folder with other files in it
+                (run.dir / mark).unlink(missing_ok=True)
             run.dir.rmdir()
         if isinstance(error, OSError):
             raise RequestError(f"run folder {run.dir}: cannot be written ({error.strerror})") from None
@@ -116,7 +128,7 @@ def _claim(folder: Path) -> Path:
         raise RequestError(f"run.dir={folder} already holds a run; resume it, or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        (folder / "log.txt").open("x").close()
+        (folder / LOG).open("x").close()
     except FileExistsError:
         raise RequestError(f"run.dir={folder} already holds a run; resume it, or choose another folder") from None
     return folder

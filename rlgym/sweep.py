@@ -31,7 +31,7 @@ from rlgym.processes import Died, Signals, in_processes
 from rlgym.run import measured
 from rlgym.table import print_table
 
-STOPPED = (130, 143)
+STOPPED = (129, 130, 143)
 """Exit codes of a run that a person or the system ended; the jobs after it do not start."""
 
 QUIET = (

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlgym import events
-from rlgym.files import parse_rows, write_atomic
+from rlgym.files import Appended, parse_rows, write_atomic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +35,7 @@ class Tracker:
             _keep_rows(metrics, resume_step)
             for folder in (run_dir, self._videos_dir):
                 _keep_events(folder, resume_step)
-        self._rows = metrics.open("ab", buffering=0)
+        self._rows = Appended(metrics)
         self._events = events.EventFile(run_dir, resume_step)
         self._videos: events.EventFile | None = None
         self._in_session = False
@@ -47,8 +47,10 @@ class Tracker:
         for tag, value in metrics.items():
             number = values[tag] = float(value)
             row[tag] = number if math.isfinite(number) else None
-        _write_all(self._rows, json.dumps(row).encode() + b"\n")
-        self._events.scalars(step, values)
+        try:
+            self._rows.write(json.dumps(row).encode() + b"\n")
+        finally:
+            self._events.scalars(step, values)
 
     def text(self, tag: str, text: str, step: int) -> None:
         self._events.value(step, events.text(tag, text))
@@ -91,13 +93,15 @@ class Tracker:
 
     def flush(self) -> None:
         """To the disk itself: what was logged survives a power cut."""
-        os.fsync(self._rows.fileno())
+        self._rows.sync()
         self._events.sync()
 
     def close(self, success: bool = True) -> None:
+        """Never raises: the last points of a full disk's curves are not what a run ends by."""
         if self._in_session:
             self._in_session = False
-            self._events.value(0, events.hparams_end(success))
+            with suppress(OSError):
+                self._events.value(0, events.hparams_end(success))
         self._rows.close()
         self._events.close()
         if self._videos is not None:
@@ -107,13 +111,6 @@ class Tracker:
 def _cell(label: str) -> str:
     """A label as one cell of a table: tabs and line ends spelled out, a blank one made visible."""
     return label.encode("unicode_escape").decode("ascii") if not label.isprintable() or not label.strip() else label
-
-
-def _write_all(file: io.FileIO, line: bytes) -> None:
-    """One system call unless the disk fills up: then the rest is tried once more, which raises the reason."""
-    written = file.write(line)
-    while written < len(line):
-        written += file.write(line[written:])
 
 
 def _keep_rows(path: Path, step: int) -> None:

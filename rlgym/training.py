@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,10 @@ from rlgym.compose import compose
 from rlgym.config_file import names_of_code, to_yaml
 from rlgym.display import Display, make_display
 from rlgym.errors import TrainingError
+from rlgym.lock import locked
 from rlgym.loop import Loop, Outcome, Watch
 from rlgym.manifest import now
-from rlgym.run import Run, create_run
+from rlgym.run import LOG, Run, create_run
 from rlgym.schedules import cut_short
 from rlgym.tracking import Tracker
 from rlgym.typed import to_dict
@@ -80,9 +82,19 @@ def run_training(
     learner = build_learner(config)
     try:
         run = create_run(config, command, resume=learner.exactness, **learner.facts, **_hardware(config))
-        return drive(learner, config, run, fail=fail, watch=watch)
+        with locked(run.dir / LOG, run.dir):
+            return drive(learner, config, run, fail=fail, watch=watch)
     finally:
+        close(learner)
+
+
+def close(learner: Learner) -> None:
+    """End a learner. What fails then, as in an environment's own close, costs nothing that was trained."""
+    try:
         learner.close()
+    except Exception as error:
+        said = " ".join(str(error).split())
+        print(f"rlgym: closing the environments or data failed: {type(error).__name__}: {said}", file=sys.stderr)
 
 
 def drive(
@@ -94,73 +106,112 @@ def drive(
     watch: Watch | None = None,
 ) -> Run:
     """Run the loop over `learner` in `run`'s folder, from `loop_state` on if it is a resume, and write how it ended."""
-    tracker = Tracker(run.dir, None if loop_state is None else learner.progress.step)
-    display = make_display(config.display, _title(config, run), learner.unit, learner.monitor[0])
+    failure: TrainingError | None = None
+    with _recorded(run):
+        run.update_manifest(status="running", monitor=list(learner.monitor))
+        step = learner.progress.step
+        tracker = Tracker(run.dir, None if loop_state is None else loop_state.get("reported", step))
+        display = make_display(config.display, _title(config, run), learner.unit, learner.monitor[0])
+        loop = Loop(learner, config, run, tracker, display, watch)
+        display.start()
+        try:
+            outcome = _loop(loop, learner, config, run, tracker, loop_state)
+        except (TrainingError, OSError) as error:
+            run.log_traceback(error)
+            failure = error if isinstance(error, TrainingError) else _unwritten(run, error)
+            outcome = Outcome("failed", str(failure), failure.exit_code, loop.latest, loop.state)
+        except KeyboardInterrupt:
+            outcome = Outcome("stopped", "interrupted twice, without a last checkpoint", 130, loop.latest, loop.state)
+        except BaseException:
+            tracker.close(success=False)
+            display.close()
+            raise
+        run.exit_code = outcome.exit_code
+        try:
+            _conclude(learner, config, run, loop, outcome, tracker, display)
+        except Exception as error:  # the summary or the manifest: of a run that failed, its failure is what counts
+            run.log_traceback(error)
+            if failure is None:
+                raise _unwritten(run, error) from error
+    if failure is not None:
+        (fail or _print)(failure)
+    return run
+
+
+def _loop(
+    loop: Loop, learner: Learner, config: RootConfig, run: Run, tracker: Tracker, loop_state: dict[str, Any] | None
+) -> Outcome:
     tracker.hparams(asdict(config), [learner.monitor[0]])
-    loop = Loop(learner, config, run, tracker, display, watch)
     if loop_state is not None:
         loop.resume(loop_state)
     else:
         tracker.text("config", f"```yaml\n{to_yaml(config)}\n```", 0)
         for tag, text in learner.furnish(run.dir).items():
             tracker.text(tag, text, 0)
-    run.update_manifest(status="running", monitor=list(learner.monitor))
-    failure: TrainingError | None = None
-    display.start()
     try:
-        try:
-            outcome = loop()
-        except KeyboardInterrupt as error:
-            if loop.signal is None:  # the first Ctrl-C raises nothing: this is an environment's own
-                raise TrainingError(f"{config.label}: KeyboardInterrupt was raised, and not by Ctrl-C") from error
-            raise
-    except TrainingError as error:
-        run.log_traceback(error)
-        failure = error
-        outcome = Outcome("failed", str(error), error.exit_code, loop.latest, loop.state)
-    except KeyboardInterrupt:
-        outcome = Outcome("stopped", "interrupted twice, without a last checkpoint", 130, loop.latest, loop.state)
+        return loop()
+    except KeyboardInterrupt as error:
+        if loop.signal is None:  # the first Ctrl-C raises nothing: this is an environment's own
+            raise TrainingError(f"{config.label}: KeyboardInterrupt was raised, and not by Ctrl-C") from error
+        raise
+
+
+@contextmanager
+def _recorded(run: Run) -> Iterator[None]:
+    """However it ends, a run's manifest does not go on to say that it is running."""
+    try:
+        yield
     except BaseException as error:
         run.log_traceback(error)
-        run.update_manifest(status="failed", end=now())
-        tracker.close(success=False)
-        display.close()
+        if run.manifest.get("status") == "running":
+            status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+            with suppress(OSError):
+                run.update_manifest(status=status, end=now())
+        if isinstance(error, OSError):
+            raise _unwritten(run, error) from error
         raise
-    run.exit_code = outcome.exit_code
-    _conclude(learner, config, run, loop, outcome, tracker, display)
-    if failure is not None:
-        (fail or _print)(failure)
-    return run
+
+
+def _unwritten(run: Run, error: Exception) -> TrainingError:
+    if not run.dir.is_dir():
+        return run.gone()
+    said = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+    return TrainingError(f"{run.dir}: its files could not be written ({said}); put that right, then resume")
 
 
 def _conclude(
     learner: Learner, config: RootConfig, run: Run, loop: Loop, outcome: Outcome, tracker: Tracker, display: Display
 ) -> None:
-    """Summary, manifest, hparams, curves, and the last lines on the terminal."""
+    """Summary, curves, hparams, manifest, and the last lines on the terminal. The manifest comes after what a run that
+    ended should have: a resume of one that was killed before concludes it."""
     state, seconds = outcome.state, loop.seconds
     tag, _ = learner.monitor
     best = None if state.best is None else {tag: state.best, "step": state.best_step}
-    run.write_summary(
-        {
-            "status": outcome.status,
-            "reason": outcome.reason,
-            "steps": learner.progress.step,
-            "updates": learner.progress.update,
-            "wall_time_s": round(seconds, 3),
-            "steps_per_second": round(learner.progress.step / seconds, 1) if seconds else None,
-            "final": outcome.final,
-            "best": best,
-        }
-    )
-    run.log_line(f"{outcome.status}: {outcome.reason}")
-    run.update_manifest(status=outcome.status, end=now(), monitor=list(learner.monitor))
-    display.close()
-    if outcome.status == "finished":
-        from rlgym.plots import curves  # matplotlib takes a second to import
+    try:
+        run.write_summary(
+            {
+                "status": outcome.status,
+                "reason": outcome.reason,
+                "steps": learner.progress.step,
+                "updates": learner.progress.update,
+                "wall_time_s": round(seconds, 3),
+                "steps_per_second": round(learner.progress.step / seconds, 1) if seconds else None,
+                "final": outcome.final,
+                "best": best,
+            }
+        )
+        run.log_line(f"{outcome.status}: {outcome.reason}")
+        display.close()
+        if outcome.status == "finished":
+            with loop.beside("drawing curves"):
+                from rlgym.plots import curves  # matplotlib takes a second to import
 
-        for picture in curves(run.dir):
-            tracker.image(f"curves/{picture.stem}", picture.read_bytes(), learner.progress.step)
-    tracker.close(success=outcome.status != "failed")
+                for picture in curves(run.dir):
+                    tracker.image(f"curves/{picture.stem}", picture.read_bytes(), learner.progress.step)
+    finally:
+        display.close()
+        tracker.close(success=outcome.status != "failed")
+    run.update_manifest(status=outcome.status, end=now(), monitor=list(learner.monitor))
     if outcome.status != "failed":
         for line in loop.lines:
             run.log_line(line)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -16,7 +15,6 @@ import torch.nn.functional as F
 from rlgym import registry
 from rlgym.config_file import load_config
 from rlgym.errors import RequestError
-from rlgym.files import to_json, write_atomic
 from rlgym.loading import load
 from rlgym.run import Run
 from rlgym.ssl.config import CsvData
@@ -59,14 +57,10 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
                 model, config, corpus, chosen == "held_out", words["tokens"], words["batch_size"], report
             )
     result = {**found, "data": chosen, "fingerprint": corpus.fingerprint, "checkpoint": words["checkpoint"]}
-    target = folder / "evaluations"
-    target.mkdir(exist_ok=True)
-    path = target / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{chosen.replace('/', '-')[-40:]}.json"
-    write_atomic(path, to_json(result))
     shown = ("loss", "perplexity", "bits_per_byte", "accuracy", "unigram_accuracy")
     numbers = "  ".join(f"{name} {result[name]:.4g}" for name in shown if name in result)
     print(f"{numbers}  over {result['tokens']:,.0f} tokens, {result['bytes']:,.0f} bytes")
-    print(f"written to {path}")
+    keep(result, folder, chosen.replace("/", "-")[-40:])
     return result
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import subprocess
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,19 +127,36 @@ def _draw(single: SyncEnv) -> Array:
 
 
 def mp4(path: Path, frame: Array, fps: int) -> Generator[None, Array, None]:
-    """A started writer of frames `[height, width, 3]` uint8 into `path`.
+    """A started writer of frames `[height, width, 3]` uint8 into `path`. An OSError that names `path` where the file
+    could not be written.
 
     H.264 wants even sides: an odd last row or column is cut off.
     """
-    import imageio_ffmpeg
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    size = frame.shape[1] // 2 * 2, frame.shape[0] // 2 * 2
-    writer = imageio_ffmpeg.write_frames(
-        str(path), size, fps=fps, codec="libx264", macro_block_size=2, ffmpeg_log_level="error"
+    writer = _encode(path, f"{frame.shape[1] // 2 * 2}x{frame.shape[0] // 2 * 2}", fps)
+    next(writer)
+    return writer
+
+
+def _encode(path: Path, size: str, fps: int) -> Generator[None, Array, None]:
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    given = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(fps), "-i", "-"]
+    made = ["-an", "-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "25", str(path.absolute())]
+    process = subprocess.Popen(
+        [get_ffmpeg_exe(), "-y", "-v", "error", *given, *made], stdin=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    writer.send(None)
-    return writer  # type: ignore[no-any-return]
+    assert process.stdin is not None
+    try:
+        with contextlib.suppress(BrokenPipeError):  # it has ended: its exit code says why
+            while True:
+                process.stdin.write((yield).tobytes())
+    finally:
+        _, said = process.communicate()
+        if process.returncode:
+            path.unlink(missing_ok=True)
+            words = said.decode(errors="replace").strip().splitlines() or [f"ffmpeg ended with {process.returncode}"]
+            raise OSError(errno.EIO, words[-1], str(path))
 
 
 @contextlib.contextmanager

@@ -13,8 +13,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,7 @@ from rlgym.envs.spaces import Array, Leaf, Obs
 from rlgym.envs.sync import MakeEnv, SyncEnv, lost_words
 from rlgym.errors import RequestError, TrainingError
 from rlgym.learner import Section
+from rlgym.processes import heeded
 
 
 class WorkerTraceback(Exception):
@@ -51,6 +55,8 @@ class AsyncEnv(BatchEnv):
         self._said: dict[str, str] = {}  # the notices of all workers, one of each leaf
         self._pipes: list[Connection] = []
         self._workers: list[Any] = []
+        # Also at the interpreter's end, before it waits for workers, which do not heed its SIGTERM.
+        self._end = Finalize(None, _end_workers, (self._pipes, self._workers), exitpriority=0)
         # No worker may collect what this process made: the threads of a batched environment do not survive a fork,
         # and destroying one without them is a segmentation fault (EnvPool).
         gc.freeze()
@@ -136,21 +142,26 @@ class AsyncEnv(BatchEnv):
         return self.restores == "exact"
 
     def close(self) -> None:
-        for pipe in self._pipes:
-            with contextlib.suppress(OSError):
-                pipe.send(("close",))
-        for worker in self._workers:
-            worker.join(2)
-            if worker.is_alive():  # hung in an environment
-                worker.kill()
-                worker.join()
-        for pipe in self._pipes:
-            pipe.close()
-        self._pipes, self._workers = [], []
+        self._end()
 
     def __del__(self) -> None:
-        if getattr(self, "_pipes", None):
-            self.close()
+        if hasattr(self, "_end"):
+            self._end()
+
+
+def _end_workers(pipes: list[Connection], workers: list[Any]) -> None:
+    for pipe in pipes:
+        with contextlib.suppress(OSError):
+            pipe.send(("close",))
+    for worker in workers:
+        worker.join(2)
+        if worker.is_alive():  # hung in an environment
+            worker.kill()
+            worker.join()
+    for pipe in pipes:
+        pipe.close()
+    pipes.clear()
+    workers.clear()
 
 
 def _as_array(memory: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -177,16 +188,14 @@ def _work(
     parent: int,
 ) -> None:
     """A worker's life: build its environments, answer calls until told to close or left alone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the learner decides what it means
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the learner's handler, which saves a checkpoint
+    for number in heeded():  # they reach the whole group; the learner saves a checkpoint and then ends its workers
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     parents.close()
     if "torch" in sys.modules:  # inherited by fork together with thread pools that did not survive it
         sys.modules["torch"].set_num_threads(1)
     env: SyncEnv | None = None
     while True:
-        while not pipe.poll(2.0):
-            if os.getppid() != parent:
-                return
         try:
             name, *arguments = pipe.recv()
             if name == "close":
@@ -202,6 +211,13 @@ def _work(
             pipe.send((False, (type(error).__name__, line, traceback.format_exc()), {}))
     if env is not None:
         env.close()
+
+
+def _end_with(parent: int) -> None:
+    """A learner that was killed ends no worker, and an environment's step may take long."""
+    while os.getppid() == parent:
+        time.sleep(0.25)
+    os._exit(1)
 
 
 def _answer(env: SyncEnv, name: str, arguments: list[Any]) -> Any:

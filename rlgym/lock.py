@@ -1,0 +1,56 @@
+"""A lock on a folder that one process at a time trains in. The operating system drops it when the process dies."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from rlgym.errors import RequestError
+
+try:
+    import fcntl
+except ImportError:  # Windows: the process that the manifest names is all that can be asked there
+    fcntl = None  # type: ignore[assignment]
+
+_held: set[int] = set()
+"""Descriptors of the locks of this process. A forked child closes its copies: a lock would outlive its process."""
+
+
+@contextmanager
+def locked(file: Path, folder: Path) -> Iterator[None]:
+    """Hold the lock on `folder` by a `file` in it that is only ever appended to. RequestError where another process
+    holds it, or where the file cannot be written."""
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise RequestError(f"{folder}: cannot be written ({error.strerror})") from None
+    _held.add(descriptor)
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RequestError(f"{folder} is being trained by another process; stop that one first") from None
+            except OSError as error:
+                print(
+                    f"rlgym: {folder}: cannot be locked here ({error.strerror}); train in it only once", file=sys.stderr
+                )
+        yield
+    finally:
+        _held.discard(descriptor)
+        with suppress(OSError):
+            os.close(descriptor)
+
+
+def _close_copies() -> None:
+    for descriptor in _held:
+        with suppress(OSError):
+            os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_copies)
