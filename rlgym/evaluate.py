@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ from rlgym.envs.episodes import Acts, evaluate_policy, fresh_seed
 from rlgym.envs.game_ids import is_game
 from rlgym.envs.make import episode_limit, make_env
 from rlgym.errors import RequestError
-from rlgym.files import to_json, write_atomic
 from rlgym.learner import Evaluation
 from rlgym.loading import load
 from rlgym.run import Run
@@ -65,18 +62,5 @@ def conclude(found: Evaluation, folder: Path, what: str, seed: int, subject: dic
     print(f"mean_reward {mean:.4g}  std_reward {deviation:.4g}  over {what}")
     for line in found.lines:
         print(line)
-    keep(result, folder, f"{len(found.records['episodes'])}_episodes_seed_{seed}")
+    Run(folder).keep_evaluation(result, f"{len(found.records['episodes'])}_episodes_seed_{seed}")
     return result
-
-
-def keep(result: dict[str, Any], folder: Path, label: str) -> None:
-    """Write an evaluation's record into the folder's evaluations/. Where that cannot be done a line on stderr says so:
-    what was found has been printed."""
-    path = folder / "evaluations" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{label}.json"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, to_json(result))
-    except OSError as error:
-        print(f"rlgym: {path} could not be written ({error.strerror})", file=sys.stderr)
-    else:
-        print(f"written to {path}")

@@ -49,9 +49,11 @@ def write_atomic(path: Path, data: str | bytes, temporary_name: str = "") -> Non
     try:
         write_synced(temporary, data)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):  # the reason is what was raised first
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a full disk names none
         raise
     fsync_folder(path.parent)
 

@@ -76,7 +76,10 @@ def _resume(run: Run, words: dict[str, Any]) -> Run:
                 learner.load_state_dict(state)
         except CheckpointError as error:
             raise _cannot_resume(folder, error, without) from error
-        save_config(config, run.config_path)
+        try:
+            save_config(config, run.config_path)
+        except OSError as error:
+            raise RequestError(f"{folder}: cannot be written ({error.strerror})") from None
         run.update_manifest(**process(), end=None, resumed_from=[*run.manifest.get("resumed_from", []), step])
         if REPLAY in learner.exactness and REPLAY not in state:
             run.update_manifest(without_replay=[*run.manifest.get("without_replay", []), step])

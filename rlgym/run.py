@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Mapping
@@ -68,6 +69,17 @@ class Run:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_atomic(self.dir / "summary.json", to_json(summary))
+
+    def keep_evaluation(self, result: dict[str, Any], label: str) -> None:
+        """Write what `evaluate` found, and has printed, into evaluations/. Where that cannot be done a line says so."""
+        path = self.dir / "evaluations" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{label}.json"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, to_json(result))
+        except OSError as error:
+            print(f"rlgym: {path} could not be written ({error.strerror})", file=sys.stderr)
+        else:
+            print(f"written to {path}")
 
     def log_line(self, text: str) -> None:
         """Append to log.txt. Never raises: a full disk must not hide what was to be said."""

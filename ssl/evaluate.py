@@ -60,7 +60,7 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     shown = ("loss", "perplexity", "bits_per_byte", "accuracy", "unigram_accuracy")
     numbers = "  ".join(f"{name} {result[name]:.4g}" for name in shown if name in result)
     print(f"{numbers}  over {result['tokens']:,.0f} tokens, {result['bytes']:,.0f} bytes")
-    keep(result, folder, chosen.replace("/", "-")[-40:])
+    Run(folder).keep_evaluation(result, chosen.replace("/", "-")[-40:])
     return result
 
 

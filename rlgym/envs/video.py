@@ -155,8 +155,12 @@ def _encode(path: Path, size: str, fps: int) -> Generator[None, Array, None]:
         _, said = process.communicate()
         if process.returncode:
             path.unlink(missing_ok=True)
-            words = said.decode(errors="replace").strip().splitlines() or [f"ffmpeg ended with {process.returncode}"]
-            raise OSError(errno.EIO, words[-1], str(path))
+            number = 256 - process.returncode  # ffmpeg ends with -errno
+            line = said.decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
+            known = number in errno.errorcode
+            raise OSError(
+                number if known else errno.EIO, os.strerror(number) if known else f"ffmpeg: {line[0]}", str(path)
+            )
 
 
 @contextlib.contextmanager
