@@ -180,6 +180,9 @@ class Agent:
         obs = self.env.load_state_dict(state["environment"])
         if self.env.restore_report:
             self.notices.append(self.env.restore_report)
+            if self.env.restores == "exact":  # what happened counts for more than what a probe finds
+                self._verified = True
+                self.exactness["environment"] = self.env.restores = f"not exact: {self.env.restore_report}"
         return obs
 
     @classmethod

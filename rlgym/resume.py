@@ -55,7 +55,7 @@ def _resume(run: Run, words: dict[str, Any]) -> Run:
         newest = checkpoint.newest(folder, _warn, without)
         state, saved = checkpoint.load(newest, without)
         step, update = checkpoint.position(state, newest)
-        loop_state = _loop_state(newest, saved)
+        loop_state = _loop_state(newest, {"reported": step, **saved})
     except CheckpointError as error:
         raise _cannot_resume(folder, error, without) from error
     asked = began != (config.budget, config.updates, config.minutes)
@@ -80,7 +80,9 @@ def _resume(run: Run, words: dict[str, Any]) -> Run:
             save_config(config, run.config_path)
         except OSError as error:
             raise RequestError(f"{folder}: cannot be written ({error.strerror})") from None
-        run.update_manifest(**process(), end=None, resumed_from=[*run.manifest.get("resumed_from", []), step])
+        run.update_manifest(
+            **process(), end=None, resume=learner.exactness, resumed_from=[*run.manifest.get("resumed_from", []), step]
+        )
         if REPLAY in learner.exactness and REPLAY not in state:
             run.update_manifest(without_replay=[*run.manifest.get("without_replay", []), step])
         return drive(learner, config, run, loop_state)

@@ -21,6 +21,7 @@ from rlgym.compose import compose, revise
 from rlgym.errors import RequestError, TrainingError
 from rlgym.files import read_bounded, read_json, to_json, write_atomic
 from rlgym.groups import GROUPS
+from rlgym.lock import locked
 from rlgym.manifest import alive, now, process
 from rlgym.overrides import parse
 from rlgym.processes import Died, Signals, in_processes
@@ -36,6 +37,8 @@ from rlgym.words import SweepWords
 if TYPE_CHECKING:
     import optuna
 
+JOURNAL = "study.journal"
+"""Optuna's record in a sweep's folder."""
 STARTUP = 8
 """Trials drawn at random before Optuna's TPE has enough to model; fewer in a short sweep."""
 COMPARED = 5
@@ -122,7 +125,8 @@ def search(words: Sequence[str], options: dict[str, Any], command: list[str], co
     _say(f"sweep of {agent} on {env}: {folder}")
     for key, text in space.items():
         _say(f"  {key}={text}")
-    return go_on(folder, request, options["overwrite"], trust=True)
+    with locked(folder / JOURNAL, folder):
+        return go_on(folder, request, options["overwrite"], trust=True)
 
 
 def resume(folder: Path, words: Mapping[str, Any], options: dict[str, Any]) -> int:
@@ -137,6 +141,11 @@ def resume(folder: Path, words: Mapping[str, Any], options: dict[str, Any]) -> i
     here = working.get("host") == process()["host"]
     if working != process() and here and alive(working.get("pid", 0), working.get("pid_start")):
         raise RequestError(f"{folder} is being worked on by process {working['pid']}; stop that one first")
+    with locked(folder / JOURNAL, folder):
+        return _resume(folder, request, words, options)
+
+
+def _resume(folder: Path, request: Request, words: Mapping[str, Any], options: dict[str, Any]) -> int:
     for key in ("trials", "minutes", "jobs"):
         if key in words:
             setattr(request, key, options[key])
@@ -303,7 +312,7 @@ def open_study(folder: Path, offset: int = 0) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     request = read_request(folder)
-    journal = folder / "study.journal"
+    journal = folder / JOURNAL
     directions = optuna.study.StudyDirection
     direction = directions.MINIMIZE if request.better == "min" else directions.MAXIMIZE
     try:
