@@ -299,4 +299,4 @@ def test_a_missing_checkpoint_is_named_with_those_there_are(trained: Path, rlgym
 
 
 def test_a_spent_budget_says_how_to_go_on(trained: Path, rlgym: Callable[..., Answer]) -> None:
-    refused(rlgym, trained, ["resume"], "has spent its budget of 64", "steps=128")
+    refused(rlgym, trained, ["resume"], "64/64 steps are done", "steps=128")
