@@ -51,16 +51,16 @@ class OffPolicy(Agent):
         self.knobs: Any = config.agent
         knobs = self.knobs
         self.n_step: int = getattr(knobs, "n_step", 1)
-        self.policy = self.build()
-        distribution = self.policy.distribution
-        self.replay = Replay(
+        space = self.env.action_space
+        self.replay = Replay(  # before the networks, which take longer: there may be no memory for it
             knobs.buffer_size,
             self.env,
-            distribution.action_shape,
-            distribution.action_dtype,
+            space.shape or (),
+            torch.float32 if isinstance(space, gym.spaces.Box) else torch.int64,
             self.device,
             stack=config.env.frame_stack,
         )
+        self.policy = self.build()
         ratio = knobs.gradient_steps / knobs.train_freq if knobs.gradient_steps >= 0 else 1.0
         self.earned_each = ratio
         """Gradient steps that a transition earns."""

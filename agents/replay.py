@@ -11,11 +11,13 @@ written once, and later checkpoints name its file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -72,6 +74,8 @@ class Replay:
         self.id = env.id
         frames = {leaf.name: (leaf.shape[1:] if stack > 1 else leaf.shape) for leaf in env.leaves}
         dtypes = {leaf.name: storage_dtype(leaf.dtype) for leaf in env.leaves}
+        observed = sum(math.prod(frame) * dtypes[name].itemsize for name, frame in frames.items())
+        require_memory(capacity, observed + math.prod(action_shape) * action_dtype.itemsize + 20, device)
         try:
             self.obs = {name: self._storage(*frame, dtype=dtypes[name]) for name, frame in frames.items()}
             self.action = self._storage(*action_shape, dtype=action_dtype)
@@ -86,7 +90,6 @@ class Replay:
         self.finals = {
             name: torch.zeros((0, *frame), dtype=dtypes[name], device=device) for name, frame in frames.items()
         }
-        self._require_memory(capacity)
         self.written = np.zeros(self.envs, np.int64)
         self.steps = 0
         """Calls of `add`."""
@@ -120,20 +123,6 @@ class Replay:
     def nbytes(self) -> int:
         tensors = (*self.obs.values(), *self._parts().values(), *self.finals.values())
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-    def _require_memory(self, capacity: int) -> None:
-        """Host memory is taken while the replay fills: better refused now than when it ends."""
-        if self.device.type != "cpu" or self.nbytes < 1 << 28:
-            return
-        import psutil
-
-        free = psutil.virtual_memory().available
-        if self.nbytes > free:
-            fits = int(capacity * 0.8 * free / self.nbytes) // 1000 * 1000
-            raise RequestError(
-                f"agent.buffer_size={capacity}: so many transitions take {self.nbytes / 1e9:.1f} GB, and "
-                f"{free / 1e9:.1f} GB are free; agent.buffer_size={fits} would do"
-            )
 
     # ---- writing
 
@@ -464,6 +453,23 @@ class Replay:
             kept[taken] = cut[f"final.{name}"][ended].to(kept)
         where = places[at.to(self.device)].cpu().numpy()
         self._set_slots((where // self.rows, where % self.rows), slots)
+
+
+def require_memory(capacity: int, each: int, device: torch.device) -> None:
+    """RequestError where `capacity` transitions of `each` bytes are more than is free. Host memory is taken while a
+    replay fills: better refused now than when it ends."""
+    if device.type == "cpu":
+        free = psutil.virtual_memory().available
+    elif device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+    else:
+        return
+    if capacity * each > max(free, 1 << 28):
+        fits = int(0.8 * free / each)
+        raise RequestError(
+            f"agent.buffer_size={capacity}: so many transitions of {each:,} bytes take {capacity * each / 1e9:.1f} GB, "
+            f"and {free / 1e9:.1f} GB are free; agent.buffer_size={fits // 1000 * 1000 or max(1, fits)} would do"
+        )
 
 
 def _rows(x: Tensor, places: Tensor) -> Tensor:

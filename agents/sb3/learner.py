@@ -31,6 +31,7 @@ from torch import nn
 from rlgym.agents import saved_replay
 from rlgym.agents.action_spaces import agents_for, refused
 from rlgym.agents.agent import Agent, as_trained, seeded
+from rlgym.agents.replay import require_memory
 from rlgym.agents.sb3.env import BatchVecEnv, View
 from rlgym.agents.sb3.policy import SB3Policy
 from rlgym.agents.sb3.state import (
@@ -72,6 +73,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 OF_POLICY = ("net_arch", "activation", "ortho_init", "log_std_init", "n_critics")
 """Knobs that the library takes as `policy_kwargs`."""
+CPU = torch.device("cpu")
 OWN = ("name", "save_replay", "learning_rate_schedule", "clip_range_schedule", "train_freq_unit", "action_noise_std")
 """Knobs that are folded into others, or are none of the library's."""
 COUNTERS = (
@@ -307,6 +309,9 @@ def check(config: TrainConfig, env: BatchEnv, view: View) -> None:
             f"agent.train_freq_unit=episode: agent={name} counts episodes of one environment only; env.num_envs=1 or "
             "agent.train_freq_unit=step would do"
         )
+    if hasattr(knobs, "buffer_size"):  # of observations it keeps the next ones too, in host memory
+        seen = sum(math.prod(space.shape or ()) * np.dtype(space.dtype).itemsize for _, space in view.parts.values())
+        require_memory(knobs.buffer_size, 2 * seen + 8 * math.prod(env.action_space.shape or ()) + 12, CPU)
     if hasattr(knobs, "buffer_size") and knobs.n_steps > 1 and not view.whole:
         raise RequestError(
             f"agent.n_steps={knobs.n_steps}: agent={name} sums rewards for observations of one array only; "

@@ -18,6 +18,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import FrameStackObservation
 
 from rlgym import checkpoint
+from rlgym.agents.dqn import DQN
 from rlgym.agents.replay import Replay
 from rlgym.envs.batch import BatchEnv, Step
 from rlgym.envs.sync import SyncEnv
@@ -25,6 +26,7 @@ from rlgym.envs.vector import VectorEnv
 from rlgym.errors import RequestError, TrainingError
 from rlgym.learner import Shared
 from tests.agents.past import Past, everything, same_content
+from tests.agents.q_worlds import q_learner
 from tests.envs.toys import DiaryVector
 
 CPU = torch.device("cpu")
@@ -210,9 +212,21 @@ def test_too_large_a_replay_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) 
         assert "\n" not in str(error.value)
     # What the system gives on credit, to be taken while the replay fills:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**8))
-    with pytest.raises(RequestError, match=r"take 0\.7 GB, and 0\.1 GB are free; agent.buffer_size=11000 would do"):
+    said = r"so many transitions of 7,\d+ bytes take 0\.7 GB, and 0\.1 GB are free; agent.buffer_size=11000 would do"
+    with pytest.raises(RequestError, match=said):
         Replay(100_000, atari(1), (), torch.int64, CPU, stack=4)
     Replay(11_000, atari(1), (), torch.int64, CPU, stack=4)
+
+
+def test_it_is_refused_before_networks_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of raw screens take forty seconds."""
+    monkeypatch.setattr(DQN, "build", lambda self: pytest.fail("built"))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**9))
+    said = (
+        "=100000000: so many transitions of 44 bytes take 4.4 GB, and 1.0 GB are free; agent.buffer_size=18181000 would"
+    )
+    with pytest.raises(RequestError, match=said):
+        q_learner("dqn", "CartPole-v1", buffer_size=10**8)
 
 
 # ---- where the environments could not be brought back to

@@ -383,6 +383,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"algo": "ppo", "id": "ClockVector-v0", "env": {"backend": "native"}},
         "env.backend=sync or env.num_envs=1 would do",
     ),
+    "no room": (
+        {"algo": "dqn", "buffer_size": 10**12},
+        "agent.buffer_size=1000000000000: so many transitions of 52 bytes take 52000.0 GB, and ",
+    ),
     "episodes": ({"algo": "dqn", "train_freq_unit": "episode"}, "agent.train_freq_unit=episode"),
     "n-step dict": (
         {"algo": "dqn", "id": "Anything-v0", "kwargs": {"observation": "dict"}, "n_steps": 2},
