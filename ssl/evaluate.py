@@ -111,8 +111,8 @@ def _documents(corpus: Corpus, held_out: bool) -> Iterator[str]:
 def judge(model: LanguageModel, documents: Iterator[str], limit: int | None, batch_size: int) -> dict[str, Any]:
     """Every token of every document is predicted once, from as much of its document as the block holds.
 
-    Windows as lm-eval's `loglikelihood_rolling` lays them: disjoint, each given the token before it (the first the end
-    of text that begins a document), the last one filled up to the left. Bits per byte is the sum over all documents, by
+    Windows as lm-eval's `loglikelihood_rolling` lays them: disjoint, each given the token before it (the first what
+    begins a document), the last one filled up to the left. Bits per byte is the sum over all documents, by
     the bytes of their text.
     """
     nats, right, tokens, size, count = 0.0, 0, 0, 0, 0
@@ -133,7 +133,7 @@ def judge(model: LanguageModel, documents: Iterator[str], limit: int | None, bat
             ids = ids[: limit - tokens]
             text = model.tokenizer.decode(ids)
         count, tokens, size = count + 1, tokens + len(ids), size + len(text.encode())
-        for window in windows(ids, model.tokenizer.eos_id, model.model.block_size):
+        for window in windows(ids, model.tokenizer.bos_id, model.model.block_size):
             rows.append(window)
             if len(rows) == batch_size:
                 flush()

@@ -37,7 +37,7 @@ def write_model(model: LanguageModel, folder: Path) -> None:
     configuration, state = model.model.to_transformers()
     tokenizer = model.tokenizer
     configuration.pad_token_id, configuration.eos_token_id = tokenizer.pad_id, tokenizer.eos_id
-    configuration.bos_token_id = tokenizer.eos_id if model.causal else tokenizer.cls_id
+    configuration.bos_token_id = tokenizer.bos_id
     configuration.dtype = "float32"
     configuration.save_pretrained(folder)
     save_file(
@@ -45,14 +45,7 @@ def write_model(model: LanguageModel, folder: Path) -> None:
         folder / "model.safetensors",
         {"format": "pt"},
     )
-    tokenizer.save(folder, model.model.block_size)
-    if model.causal:
-        generation = {
-            "bos_token_id": tokenizer.eos_id,
-            "eos_token_id": tokenizer.eos_id,
-            "pad_token_id": tokenizer.pad_id,
-        }
-        write_atomic(folder / "generation_config.json", json.dumps(generation, indent=2))
+    tokenizer.framed().save(folder, model.model.block_size)
 
 
 def model_card(run: Run, config: Any, model: LanguageModel) -> str:

@@ -44,8 +44,8 @@ class LanguageModel:
         return self.model.embedding().device
 
     def prompt_ids(self, text: str) -> list[int]:
-        """The tokens that a prompt begins a document with."""
-        return [self.tokenizer.eos_id, *self.tokenizer.encode(text)]
+        """The tokens that a prompt begins a document with; special tokens in it mean themselves, as in transformers."""
+        return [self.tokenizer.bos_id, *self.tokenizer.encode_prompt(text)]
 
     def generate(
         self,
@@ -74,7 +74,7 @@ class LanguageModel:
             top_k,
             top_p,
             generator,
-            stop=self.tokenizer.eos_id,
+            stop=self.tokenizer.stop_ids,
             pad=self.tokenizer.pad_id,
         )
         return [continued(self.tokenizer, row, tokens) for row, tokens in zip(rows, new, strict=True)]
@@ -85,8 +85,7 @@ class LanguageModel:
         tokenizer = self.tokenizer
         if self.causal or tokenizer.mask_id is None:
             raise RequestError("a next-token model has no [MASK]: generate continues a prompt")
-        assert tokenizer.cls_id is not None and tokenizer.sep_id is not None
-        ids = [tokenizer.cls_id, *tokenizer.encode_prompt(text), tokenizer.sep_id]
+        ids = [tokenizer.bos_id, *tokenizer.encode_prompt(text), tokenizer.eos_id]
         places = [at for at, token in enumerate(ids) if token == tokenizer.mask_id]
         if not places:
             raise RequestError(f"text={text!r} has no [MASK] to fill")
@@ -106,9 +105,7 @@ class LanguageModel:
     @torch.inference_mode()
     def embed(self, texts: list[str]) -> Tensor:
         """The mean hidden state of each text, `[texts, width]`; what lies beyond the model's block is left out."""
-        first = self.tokenizer.eos_id if self.causal else self.tokenizer.cls_id
-        assert first is not None
-        rows = [[first, *self.tokenizer.encode(text)][: self.model.block_size] for text in texts]
+        rows = [self.tokenizer.begin(text)[: self.model.block_size] for text in texts]
         hidden = [self.model(torch.tensor([row], device=self.device))[0].mean(0) for row in rows]
         return torch.stack(hidden)
 

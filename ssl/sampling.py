@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -67,10 +69,10 @@ def sample(
     top_k: int | None = None,
     top_p: float | None = None,
     generator: torch.Generator | None = None,
-    stop: int | None = None,
+    stop: Sequence[int] = (),
     pad: int = 0,
 ) -> list[list[int]]:
-    """What follows each prompt: at most `max_new_tokens` tokens, the last of them `stop` where a row came to it.
+    """What follows each prompt: at most `max_new_tokens` tokens, the last of them one of `stop` where a row came to it.
 
     Prompts may be of unequal length, and a row's tokens do not depend on its neighbours (but for the generator that
     they share, which lives on the model's device). Rows that have stopped leave the batch in crowds. Where a row
@@ -84,12 +86,13 @@ def sample(
         places = list(range(len(prompts)))
         new: list[list[int]] = [[] for _ in prompts]
         stopped = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+        ends = torch.tensor(stop, dtype=torch.long, device=device)
         for step in range(max_new_tokens):
             logits = model.logits(rows.hidden())[:, : model.tokens]
             tokens = draw(warp(logits, temperature, top_k, top_p), generator)
             rows.append(tokens)
-            if stop is not None:
-                stopped |= tokens == stop
+            if stop:
+                stopped |= torch.isin(tokens, ends)
                 if step % STEPS_BETWEEN_LOOKS == STEPS_BETWEEN_LOOKS - 1:
                     gone = stopped.tolist()
                     if all(gone):
@@ -104,7 +107,7 @@ def sample(
             new[place] = row
     finally:
         model.train(training)
-    return [row[: row.index(stop) + 1] if stop in row else row for row in new]
+    return [row[: next((at + 1 for at, token in enumerate(row) if token in stop), None)] for row in new]
 
 
 class _Rows:

@@ -2,6 +2,9 @@
 
 What is trained here takes any text and gives it back exactly. What a corpus says is text: `<|endoftext|>` typed in a
 document is a few characters like any others, and only a prompt can ask for the special token of that name.
+
+A document begins with `bos_token` and ends with `eos_token`, for every objective and method, in training as in use and
+in an export: `[CLS] t t t [SEP]`, `<s> t t t </s>`. Where the two are one, it stands between documents once.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from rlgym.ssl.data.corpus import Corpus
     from rlgym.ssl.data.progress import Report
 
-TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
+TOKENIZER, SETTINGS, GENERATION = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
 
 CAUSAL = {"eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
 MASKED = {
@@ -61,10 +64,17 @@ IDEOGRAPH = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # e
 
 
 class Tokenizer:
-    """A backend of `tokenizers` and which of its tokens play a role."""
+    """A backend of `tokenizers`, which of its tokens play a role, and how a model's chats are written."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, roles: Mapping[str, str]) -> None:
-        """`roles`: transformers' name of a role -> the token; pad_token and eos_token at least."""
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        roles: Mapping[str, str],
+        stops: Iterable[int] = (),
+        chat_template: str | None = None,
+    ) -> None:
+        """`roles`: transformers' name of a role -> the token; pad_token and eos_token at least. `stops`: tokens that
+        end what a model writes, other than eos_token. `chat_template`: in Jinja, as transformers takes it."""
         backend.no_truncation()  # an existing one may cut every text at some length
         backend.no_padding()
         backend.encode_special_tokens = True  # special tokens typed in a text are text
@@ -75,11 +85,18 @@ class Tokenizer:
         eos, pad = ids.get("eos_token"), ids.get("pad_token")
         if eos is None or pad is None:
             raise ValueError(f"a tokenizer needs eos_token and pad_token in its vocabulary; its roles are {self.roles}")
+        bos = ids.get("bos_token")
+        self.bos_id: int = eos if bos is None else bos
         self.eos_id: int = eos
         self.pad_id: int = pad
         self.mask_id, self.cls_id, self.sep_id = ids.get("mask_token"), ids.get("cls_token"), ids.get("sep_token")
+        self.closes = self.cls_id == self.bos_id
+        """Whether a text that is read alone has its end behind it, as encoders see it."""
         added = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
         self.special_ids: list[int] = sorted(added | {i for i in ids.values() if i is not None})
+        self.stop_ids = [eos, *sorted({i for i in stops if i in self.special_ids} - {eos})]
+        """Tokens that end what a model writes, the end of text first. Ordinary tokens never do."""
+        self.chat_template = chat_template
 
     # ---- text to tokens and back
 
@@ -97,6 +114,15 @@ class Tokenizer:
             specials = "|".join(re.escape(token) for token in self._special_tokens())
             self.check(re.sub(specials, "", text))
         return ids
+
+    def begin(self, text: str) -> list[int]:
+        """The tokens of a document that begins with this text."""
+        return [self.bos_id, *self.encode(text)]
+
+    def alone(self, text: str, longest: int | None = None) -> list[int]:
+        """The tokens of a text that is read alone, at most `longest`: for an encoder, the end of text behind it."""
+        end = [self.eos_id] * self.closes
+        return self.begin(text)[: None if longest is None else longest - len(end)] + end
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
@@ -214,6 +240,29 @@ class Tokenizer:
         tokens = self.backend.get_vocab(with_added_tokens=True)
         return hashlib.sha256(json.dumps(sorted(tokens.items(), key=lambda item: item[1])).encode()).hexdigest()
 
+    def framed(self, answers: bool = False) -> Tokenizer:
+        """One by which transformers begins and ends each text as training did, for an export. `answers`: a text is a
+        prompt and its answer (a pair), and the end stands behind them."""
+        if not answers and self.backend.encode("a").ids == self.alone("a"):
+            return self
+        from tokenizers import Tokenizer as Backend
+        from tokenizers.processors import TemplateProcessing
+
+        names = {"BOS": self.bos_id, "EOS": self.eos_id}
+        end, between = " EOS" * (answers or self.closes), " EOS" * (self.closes and not answers)
+        backend = Backend.from_str(self.backend.to_str())
+        backend.post_processor = TemplateProcessing(
+            single=f"BOS $A{end}",
+            pair=f"BOS $A{between} $B{end}",
+            special_tokens=[{"id": n, "ids": [i], "tokens": [backend.id_to_token(i)]} for n, i in names.items()],
+        )
+        return Tokenizer(backend, self.roles, self.stop_ids, self.chat_template)
+
+    def generation(self) -> dict[str, Any]:
+        """What transformers' generation_config.json says of tokens."""
+        stops: int | list[int] = self.stop_ids if len(self.stop_ids) > 1 else self.eos_id
+        return {"bos_token_id": self.bos_id, "eos_token_id": stops, "pad_token_id": self.pad_id}
+
     def save(self, folder: Path, max_length: int | None = None) -> None:
         """Write what `AutoTokenizer` loads; `max_length`: tokens of the model's context."""
         # Without the inputs' names transformers adds token_type_ids, which GPT-2 takes for tokens and Llama refuses.
@@ -225,17 +274,21 @@ class Tokenizer:
         }
         if max_length is not None:
             settings["model_max_length"] = max_length
+        if self.chat_template is not None:
+            settings["chat_template"] = self.chat_template
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / TOKENIZER, self.backend.to_str(pretty=True))
         write_atomic(folder / SETTINGS, to_json(settings | self.roles))
         write_atomic(folder / "special_tokens_map.json", to_json(self.roles))
+        if not self.closes:
+            write_atomic(folder / GENERATION, to_json(self.generation()))
 
     @staticmethod
     def load(folder: Path) -> Tokenizer:
         """One that was saved. RequestError when the folder holds none, or one without the roles that are needed."""
-        backend, roles = _read(folder)
+        found = _read(folder)
         try:
-            return Tokenizer(backend, roles)
+            return Tokenizer(found.backend, found.roles, found.stops, found.chat_template)
         except ValueError as error:
             raise RequestError(f"{folder / SETTINGS}: {error}") from None
 
@@ -449,24 +502,23 @@ def existing(config: ExistingTokenizer, causal: bool) -> Tokenizer:
         path = path.parent
     folders = [folder for folder in (path, path / "tokenizer") if (folder / TOKENIZER).is_file()]
     if folders:
-        backend, roles = _read(folders[0])
+        found = _read(folders[0])
     elif path.exists():
         raise RequestError(f"tokenizer.path={config.path}: no {TOKENIZER} in it, nor in a folder tokenizer/ below it")
     else:
-        backend, roles = _from_hub(config)
-    return Tokenizer(backend, _needed(config, backend, roles, causal))
+        found = _from_hub(config)
+    roles = _needed(config, found, causal)
+    return Tokenizer(found.backend, roles, found.stops if causal else (), found.chat_template)
 
 
-def _needed(
-    config: ExistingTokenizer, backend: tokenizers.Tokenizer, roles: dict[str, str], causal: bool
-) -> dict[str, str]:
-    """The roles as the objective uses them: documents begin with the token they end with (causal) or stand between
-    cls and sep (masked)."""
-    place = f"tokenizer.path={config.path}"
+def _needed(config: ExistingTokenizer, found: _Found, causal: bool) -> dict[str, str]:
+    """The roles as the objective uses them: bos_token and eos_token are what a document begins and ends with."""
+    place, roles = f"tokenizer.path={config.path}", dict(found.roles)
     if causal:
         if "eos_token" not in roles:
             raise RequestError(f"{place}: has no end-of-text token, which objective=next_token needs")
-        roles["bos_token"] = roles["eos_token"]
+        roles = {role: token for role, token in roles.items() if role not in ("mask_token", "cls_token", "sep_token")}
+        roles["bos_token"] = _first_token(place, found)
     else:
         if "mask_token" not in roles:
             raise RequestError(f"{place}: has no mask token, which objective=masked needs")
@@ -479,12 +531,42 @@ def _needed(
     if roles.get("pad_token") in (None, roles["eos_token"]):
         # Padding that is the end of a text would take that end out of every loss.
         roles["pad_token"] = CAUSAL["pad_token"]
-        backend.add_special_tokens([CAUSAL["pad_token"]])
+        found.backend.add_special_tokens([CAUSAL["pad_token"]])
     return roles
 
 
-def _read(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
-    """A folder's backend and the roles that its settings name, or that tokens of the usual names play."""
+def _first_token(place: str, found: _Found) -> str:
+    """What a decoder's documents begin with: the token that its tokenizer puts before a text, or its bos_token where
+    its chats begin with that; of one that puts nothing there the end of text, behind which documents stand."""
+    backend, roles = found.backend, found.roles
+    backend.no_truncation()
+    backend.no_padding()
+    plain, whole = (backend.encode("a", add_special_tokens=special).ids for special in (False, True))
+    before = whole[: next((at for at in range(len(whole)) if whole[at : at + len(plain)] == plain), 0)]
+    if len(before) > 1:
+        shown = " ".join(str(backend.id_to_token(i)) for i in before)
+        raise RequestError(
+            f"{place}: its texts begin with several tokens ({shown}), which is not supported: one would do"
+        )
+    if before:
+        return str(backend.id_to_token(before[0]))
+    begins = found.adds_bos or "bos_token" in (found.chat_template or "")
+    return roles["bos_token"] if begins and "bos_token" in roles else roles["eos_token"]
+
+
+@dataclass
+class _Found:
+    """What the files of a tokenizer say."""
+
+    backend: tokenizers.Tokenizer
+    roles: dict[str, str]
+    """As settings name them, or as tokens of the usual names play them."""
+    stops: list[int]
+    chat_template: str | None
+    adds_bos: bool
+
+
+def _read(folder: Path) -> _Found:
     from tokenizers import Tokenizer as Backend
 
     file = folder / TOKENIZER
@@ -493,15 +575,36 @@ def _read(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
     except Exception as error:  # the library raises bare Exception
         reason = " ".join(str(error).split())
         raise RequestError(f"{file}: is no tokenizer that `tokenizers` reads ({reason})") from None
-    named: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", SETTINGS):
-        if (folder / name).is_file():
-            try:
-                content = read_json(folder / name)
-            except ValueError as error:
-                raise RequestError(f"{folder / name}: is not what a tokenizer's settings are, JSON ({error})") from None
-            named |= {role: content.get(role) for role in ROLES if content.get(role)}
-    return backend, _present(backend, named)
+    first, second = (_settings(folder / name) for name in ("special_tokens_map.json", SETTINGS))
+    named = {role: token for role in ROLES if (token := second.get(role) or first.get(role))}
+    generation = _settings(folder / GENERATION) or _settings(folder / "config.json")  # as transformers takes them
+    jinja = folder / "chat_template.jinja"
+    chat = jinja.read_text(encoding="utf-8") if jinja.is_file() else _default(second.get("chat_template"))
+    stops = _numbers(generation.get("eos_token_id"))
+    return _Found(backend, _present(backend, named), stops, chat, second.get("add_bos_token") is True)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """Of a JSON file; empty where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise RequestError(f"{path}: is not what a tokenizer's settings are, JSON ({error})") from None
+
+
+def _default(template: object) -> str | None:
+    """A chat template, or of several by name the default one."""
+    if isinstance(template, list):
+        template = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+    if isinstance(template, dict):
+        template = template.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _numbers(value: object) -> list[int]:
+    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int)]
 
 
 def _present(backend: tokenizers.Tokenizer, named: Mapping[str, Any]) -> dict[str, str]:
@@ -517,7 +620,7 @@ def _present(backend: tokenizers.Tokenizer, named: Mapping[str, Any]) -> dict[st
     return roles
 
 
-def _from_hub(config: ExistingTokenizer) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
+def _from_hub(config: ExistingTokenizer) -> _Found:
     from transformers import AutoTokenizer
 
     try:
@@ -529,4 +632,4 @@ def _from_hub(config: ExistingTokenizer) -> tuple[tokenizers.Tokenizer, dict[str
             f"tokenizer.path={config.path}: no such folder, and the hub does not give it ({reason})"
         ) from None
     named = {role: str(token) for role in ROLES if (token := getattr(found, role, None)) is not None}
-    return backend, _present(backend, named)
+    return _Found(backend, _present(backend, named), [], _default(found.chat_template), False)

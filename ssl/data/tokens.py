@@ -1,10 +1,11 @@
 """A corpus as one stream of tokens on the disk, prepared once and mapped into memory from then on.
 
     causal   <|endoftext|> t t t <|endoftext|> t t ... t <|endoftext|>
+             <s> t t t </s> <s> t t ... t </s> <s>                        where documents begin and end with two tokens
     masked   [CLS] t t t [SEP] [CLS] t t ... t [SEP]
 
-In the causal layout each document stands behind the end of the one before it, and one last end closes the stream: every
-token of a text has context from its own document, and that a document ends is learnt like any other token.
+In the causal layout what begins a document also closes the stream: every token of a text has context from its own
+document, and that a document ends is learnt like any other token.
 """
 
 from __future__ import annotations
@@ -165,9 +166,8 @@ class _Stream:
     def __init__(self, file: BinaryIO, tokenizer: Tokenizer, causal: bool) -> None:
         self.file, self.tokenizer = file, tokenizer
         self.dtype = np.dtype(np.uint32 if tokenizer.vocab_size > 65_535 else np.uint16)
-        begin, end = (tokenizer.eos_id, None) if causal else (tokenizer.cls_id, tokenizer.sep_id)
-        assert begin is not None
-        self.begin, self.end, self.causal = begin, end, causal
+        self.begin, self.causal = tokenizer.bos_id, causal
+        self.end = None if causal and tokenizer.eos_id == tokenizer.bos_id else tokenizer.eos_id
         self.tokens = 0
         self.starts: list[int] = []
 

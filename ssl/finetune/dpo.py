@@ -152,7 +152,7 @@ class DPO(Paired):
         method: DPOMethod = self.config.method
         asked = list(dict.fromkeys(self.pairs[i].prompt for i in self.held))[: method.samples]
         generator = torch.Generator(self.device).manual_seed(self.config.seed)
-        rows = [joined(text, "", self.tokenizer, True, self.start.model.block_size, False)[0] for text in asked]
+        rows = [joined(text, "", self.tokenizer, self.start.model.block_size, False)[0] for text in asked]
         self.model.eval()
         with self.autocast():
             found = roll_out(self.start.model, self.tokenizer, rows, Sampling(method.sample_tokens), generator)

@@ -18,10 +18,10 @@ from torch import Tensor
 from rlgym.config_file import load_config
 from rlgym.errors import RequestError
 from rlgym.export_folder import export_folder, replacing
-from rlgym.files import read_json, to_json, write_atomic
+from rlgym.files import to_json, write_atomic
 from rlgym.loading import load, open_checkpoint
 from rlgym.run import Run
-from rlgym.ssl.data.tokenizer import SETTINGS, Tokenizer
+from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.export import write_model
 from rlgym.ssl.finetune.adapt import take_lora
 from rlgym.ssl.finetune.labeller import Classifier, Headed, Regressor
@@ -60,7 +60,7 @@ def export(folder: Path, words: dict[str, Any]) -> Path:
             additions = take_lora(plain)
             model.model = plain.eval()
             (made / "base").mkdir()
-            auto = write(model, made / "base", folder)
+            auto = write(model, made / "base")
             write_adapter(plain, additions, config.adapt, made)
             use = [
                 f"from transformers import AutoTokenizer, {auto}",
@@ -69,20 +69,17 @@ def export(folder: Path, words: dict[str, Any]) -> Path:
                 'tokenizer = AutoTokenizer.from_pretrained("base")',
             ]
         else:
-            auto = write(model, made, folder)
+            auto = write(model, made)
             use = how_to_use(model, auto)
         write_atomic(made / "README.md", card(run, config, model, use))
     print(f"written to {target}: {auto}.from_pretrained({str(target / 'base' if words['adapter'] else target)!r})")
     return target
 
 
-def write(model: LanguageModel | Headed, made: Path, run: Path) -> str:
+def write(model: LanguageModel | Headed, made: Path) -> str:
     """The model into an empty folder; the class of transformers that loads it."""
     if isinstance(model, LanguageModel):
         write_model(model, made)
-        template = read_json(run / "tokenizer" / SETTINGS).get("chat_template")
-        if template:
-            write_atomic(made / SETTINGS, to_json(read_json(made / SETTINGS) | {"chat_template": template}))
         return "AutoModelForCausalLM" if model.causal else "AutoModelForMaskedLM"
     if fits_a_class(model):
         write_headed(model, made)
@@ -155,25 +152,9 @@ def head_there(model: Headed) -> dict[str, Tensor]:
 
 
 def serving(model: Headed) -> Tokenizer:
-    """The tokenizer, putting before and behind a text what training put there. A reward model reads a pair of prompt
-    and answer, encoded apart, and the end of text behind the answer."""
-    tokenizer, causal = model.tokenizer, model.model.causal
-    rewards = isinstance(model, RewardModel)
-    if not causal and not rewards:
-        return tokenizer
-    from tokenizers import Tokenizer as Backend
-    from tokenizers.processors import TemplateProcessing
-
-    backend = Backend.from_str(tokenizer.backend.to_str())
-    names = ("eos_token", "eos_token") if causal else ("cls_token", "sep_token")
-    first, last = (tokenizer.roles[name] for name in names)
-    end = f" {last}" if rewards else ""
-    backend.post_processor = TemplateProcessing(
-        single=f"{first} $A{end}",
-        pair=f"{first} $A $B{end}",
-        special_tokens=[(name, backend.token_to_id(name)) for name in dict.fromkeys((first, last))],
-    )
-    return Tokenizer(backend, tokenizer.roles)
+    """The tokenizer by which transformers reads as training did. A reward model reads a pair of prompt and answer,
+    encoded apart, and the end of text behind the answer."""
+    return model.tokenizer.framed(answers=isinstance(model, RewardModel))
 
 
 def write_head(model: Headed, folder: Path) -> None:

@@ -48,7 +48,7 @@ def open_folder(folder: Path) -> tuple[Backbone, Tokenizer, dict[str, Any]]:
     theirs, state = _read(folder, causal, place)
     own = own_knobs(theirs)
     typed: Any = own or _other_knobs(theirs, folder.name)
-    typed.vocab_multiple = theirs.vocab_size if tokenizer.vocab_size <= theirs.vocab_size else 64
+    typed.vocab_multiple = max(theirs.vocab_size, tokenizer.vocab_size)
     model = build_model(typed, tokenizer.vocab_size, 0, causal)
     rows = padded(tokenizer.vocab_size, typed)
     state = {name: _grown(tensor, theirs.vocab_size, rows) for name, tensor in state.items()}
@@ -98,8 +98,10 @@ def _read(folder: Path, causal: bool, place: str) -> tuple[Any, dict[str, Tensor
     import transformers
 
     auto: Any = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity(logging.ERROR)
+    said: Any = transformers.logging
+    level, bars = said.get_verbosity(), said.is_progress_bar_enabled()
+    said.set_verbosity(logging.ERROR)
+    said.disable_progress_bar()
     try:
         model, facts = auto.from_pretrained(
             folder,
@@ -112,7 +114,9 @@ def _read(folder: Path, causal: bool, place: str) -> tuple[Any, dict[str, Tensor
     except Exception as error:  # a folder may be wrong in as many ways as there are architectures
         raise RequestError(f"{place}: transformers cannot load it ({' '.join(str(error).split())[:200]})") from error
     finally:
-        transformers.logging.set_verbosity(level)
+        said.set_verbosity(level)
+        if bars:
+            said.enable_progress_bar()
     missing = sorted(facts["missing_keys"])
     if missing:
         raise RequestError(f"{place}: its weights lack {missing[0]} (and {len(missing) - 1:,} more)")

@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlgym.errors import RequestError
-from rlgym.files import read_json, to_json, write_atomic
 from rlgym.learner import Evaluation
 from rlgym.ssl.data.documents import Row, unknown_column
-from rlgym.ssl.data.tokenizer import SETTINGS, Tokenizer
+from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.finetune import examples, library, template
 from rlgym.ssl.finetune.finetuning import Batch, Supervised, chosen
 from rlgym.ssl.finetune.labelled import TIMES, by_length, passes, settle_length
@@ -57,6 +56,8 @@ class Instruction(Supervised):
                 )
         columns = self.columns(table)
         self.form = CHAT if len(columns) == 1 else PLAIN
+        if self.form == CHAT and self.tokenizer.chat_template is None:
+            self.tokenizer.chat_template = template.JINJA
 
         def read(row: Row) -> tuple[list[Any], template.Written]:
             values: list[Any]
@@ -117,7 +118,7 @@ class Instruction(Supervised):
 
     def write(self, values: Sequence[Any], longest: int) -> template.Written:
         """The example's tokens, at most `longest`, with an answer among them and, where it fits, its end. ValueError
-        where the prompt leaves no room."""
+        where the prompt leaves no room, or the chat template refuses the messages."""
         if self.form == CHAT:
             whole = template.chat(self.tokenizer, values[0])
         else:
@@ -136,10 +137,10 @@ class Instruction(Supervised):
             asked = values[0][:-1]
             shown = "\n".join(f"{message['role']}: {message['content']}" for message in asked)
             return shown, template.chat_prompt_ids(self.tokenizer, asked)
-        return values[0], template.prompt_ids(self.tokenizer, values[0])
+        return values[0], self.tokenizer.begin(values[0])
 
     def _fits(self, prompt: str, longest: int) -> bool:
-        return len(template.prompt_ids(self.tokenizer, prompt)) <= 3 * longest // 4
+        return len(self.tokenizer.begin(prompt)) <= 3 * longest // 4
 
     def _takes_documents(self) -> bool:
         return bool(getattr(self.start.model, "takes_documents", True))
@@ -228,7 +229,12 @@ class Instruction(Supervised):
         rows = [self.prompts[i][1] for i in shown]
         new = (
             sample(
-                self.start.model, rows, method.sample_tokens, 0.0, stop=self.tokenizer.eos_id, pad=self.tokenizer.pad_id
+                self.start.model,
+                rows,
+                method.sample_tokens,
+                0.0,
+                stop=self.tokenizer.stop_ids,
+                pad=self.tokenizer.pad_id,
             )
             if rows
             else []
@@ -252,11 +258,6 @@ class Instruction(Supervised):
     def adopt(config: Any, folder: Path) -> None:
         """Make `config` that of judging other data: all of it is held out."""
         config.method.held_out = 1.0
-
-    def furnish(self, folder: Path) -> dict[str, str]:
-        found = super().furnish(folder)
-        save_template(folder / "tokenizer", self.form)
-        return found
 
     @staticmethod
     def load(config: FinetuneConfig, state: Mapping[str, Any], device: torch.device, folder: Path) -> LanguageModel:
@@ -292,10 +293,3 @@ def packed(lengths: Sequence[int], room: int) -> list[list[int]]:
         bins[place].append(i)
         left[place] -= lengths[i]
     return bins
-
-
-def save_template(folder: Path, form: str) -> None:
-    """The chat template beside the tokenizer, where transformers looks for it."""
-    if form == CHAT:
-        settings = read_json(folder / SETTINGS)
-        write_atomic(folder / SETTINGS, to_json(settings | {"chat_template": template.JINJA}))

@@ -21,7 +21,6 @@ from rlgym.ssl.finetune.finetuning import Batch, Supervised, chosen, padded
 from rlgym.ssl.finetune.heads import Head, pool, settle_pooling
 
 if TYPE_CHECKING:
-    from rlgym.ssl.data.tokenizer import Tokenizer
     from rlgym.ssl.models.backbone import Backbone
 
 ROWS = 64
@@ -99,7 +98,7 @@ class Labelled(Supervised):
         self.train = examples.share_of(train, method.label_share, config.seed, [strata[i] for i in train])
         self.check_split()
         longest = settle_length(method, self.start.model)
-        self.rows = [encode(self.tokenizer, self.start.model.causal, longest, t) for t in texts]
+        self.rows = [self.tokenizer.alone(t, longest) for t in texts]
         self.compared: dict[str, np.ndarray] = {}
         """Baseline -> its predictions on the held-out part; fitted when they are first asked for."""
         cut = sum(len(row) == longest for row in self.rows)
@@ -221,14 +220,6 @@ def settle_length(method: Any, model: Backbone) -> int:
     """`method.max_length`, at most the model's block."""
     method.max_length = min(method.max_length or model.block_size, model.block_size)
     return int(method.max_length)
-
-
-def encode(tokenizer: Tokenizer, causal: bool, longest: int, text: str) -> list[int]:
-    """The text's tokens with what begins (and for an encoder ends) a document, at most `longest` in all."""
-    if causal:
-        return [tokenizer.eos_id, *tokenizer.encode(text)][:longest]
-    assert tokenizer.cls_id is not None and tokenizer.sep_id is not None
-    return [tokenizer.cls_id, *tokenizer.encode(text)[: longest - 2], tokenizer.sep_id]
 
 
 def forward(backbone: Backbone, head: nn.Module, tokens: Tensor, real: Tensor, pooling: str) -> Tensor:

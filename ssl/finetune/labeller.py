@@ -14,7 +14,7 @@ from torch import Tensor
 from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.finetune.finetuning import padded
 from rlgym.ssl.finetune.heads import Head
-from rlgym.ssl.finetune.labelled import ROWS, encode, forward, weights_of
+from rlgym.ssl.finetune.labelled import ROWS, forward, weights_of
 from rlgym.ssl.finetune.start import language_part
 from rlgym.ssl.models.backbone import Backbone
 from rlgym.state import load_module
@@ -51,7 +51,7 @@ class Labeller(Headed, ABC):
 
     def outputs(self, texts: Sequence[str]) -> Tensor:
         """What the head says of each text, `[texts, outputs]`, on the CPU."""
-        return self.read([encode(self.tokenizer, self.model.causal, self.max_length, text) for text in texts])
+        return self.read([self.tokenizer.alone(text, self.max_length) for text in texts])
 
     @abstractmethod
     def describe(self, texts: Sequence[str]) -> list[dict[str, Any]]:

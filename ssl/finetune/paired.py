@@ -30,7 +30,7 @@ class Paired(Supervised):
     def prepare(self) -> None:
         method: PreferenceMethod = self.config.method
         longest = settle_length(method, self.start.model)
-        read = open_pairs(self.config.data, method, self.config.seed, self.tokenizer, self.start.model.causal, longest)
+        read = open_pairs(self.config.data, method, self.config.seed, self.tokenizer, longest)
         self.pairs, self.tokens = read.pairs, read.tokens
         self.train, self.held = np.flatnonzero(~read.held), np.flatnonzero(read.held)
         self.facts["data"] = read.facts()

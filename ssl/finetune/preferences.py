@@ -64,11 +64,11 @@ class Pairs:
         return found | {"bad": self.bad, "first_bad": self.first_bad}
 
 
-def open_pairs(data: Any, method: Any, seed: int, tokenizer: Tokenizer, causal: bool, longest: int) -> Pairs:
+def open_pairs(data: Any, method: Any, seed: int, tokenizer: Tokenizer, longest: int) -> Pairs:
     """The pairs that `data=` names, of at most `longest` tokens each side. RequestError that names the first row that
     cannot be used, unless data.bad=skip leaves such out."""
     if data.name == "default":
-        return _default(method, seed, tokenizer, causal, longest)
+        return _default(method, seed, tokenizer, longest)
     table = examples.read_table(data)
     keys = [key for key in ("prompt", "chosen", "rejected", "margin") if getattr(method, key, "")]
     for key in keys:
@@ -78,7 +78,7 @@ def open_pairs(data: Any, method: Any, seed: int, tokenizer: Tokenizer, causal: 
 
     def read(row: Row) -> tuple[Pair, Tokens]:
         pair = read_pair({key: row.values.get(getattr(method, key)) for key in keys}, row.where)
-        return pair, tokenized(pair, tokenizer, causal, longest)
+        return pair, tokenized(pair, tokenizer, longest)
 
     _, found = examples.usable(table, read, data.bad)
     pairs, tokens = [pair for pair, _ in found], [tokens for _, tokens in found]
@@ -86,7 +86,7 @@ def open_pairs(data: Any, method: Any, seed: int, tokenizer: Tokenizer, causal: 
     return Pairs(pairs, tokens, held, table.name, table.bad, table.first_bad)
 
 
-def _default(method: Any, seed: int, tokenizer: Tokenizer, causal: bool, longest: int) -> Pairs:
+def _default(method: Any, seed: int, tokenizer: Tokenizer, longest: int) -> Pairs:
     """Those of the standard library that the model's block has room for."""
     pairs, tokens, held, first = [], [], [], ""
     made = corruptions.corrupted_functions(method.held_out, seed)
@@ -94,7 +94,7 @@ def _default(method: Any, seed: int, tokenizer: Tokenizer, causal: bool, longest
         function = each.function
         pair = Pair(function.header, function.body, each.body, function.where, kind=each.kind)
         try:
-            found = tokenized(pair, tokenizer, causal, longest)
+            found = tokenized(pair, tokenizer, longest)
         except ValueError as error:
             first = first or f"{pair.where}: {error}"
             continue
@@ -116,10 +116,10 @@ def read_pair(values: dict[str, Any], where: str) -> Pair:
     return Pair(prompt, chosen, rejected, where, margin)
 
 
-def tokenized(pair: Pair, tokenizer: Tokenizer, causal: bool, longest: int) -> Tokens:
+def tokenized(pair: Pair, tokenizer: Tokenizer, longest: int) -> Tokens:
     """ValueError where nothing is left to tell the answers apart by."""
     (chosen, start, cut), (rejected, _, also) = (
-        joined(pair.prompt, answer, tokenizer, causal, longest) for answer in (pair.chosen, pair.rejected)
+        joined(pair.prompt, answer, tokenizer, longest) for answer in (pair.chosen, pair.rejected)
     )
     if chosen == rejected:
         raise ValueError(f"chosen and rejected are equal in the {longest:,} tokens that are read of them")
@@ -127,7 +127,7 @@ def tokenized(pair: Pair, tokenizer: Tokenizer, causal: bool, longest: int) -> T
 
 
 def joined(
-    prompt: str, answer: str, tokenizer: Tokenizer, causal: bool, longest: int, ended: bool = True
+    prompt: str, answer: str, tokenizer: Tokenizer, longest: int, ended: bool = True
 ) -> tuple[list[int], int, bool]:
     """(tokens of prompt and answer, how many of them are the prompt's, whether the answer was cut), at most `longest`.
 
@@ -135,17 +135,12 @@ def joined(
     begins a document comes first, and the end of text last where the answer `ended` and was not cut. ValueError where
     the prompt leaves no room.
     """
-    if causal:
-        first, last = tokenizer.eos_id, tokenizer.eos_id
-    else:
-        assert tokenizer.cls_id is not None and tokenizer.sep_id is not None
-        first, last = tokenizer.cls_id, tokenizer.sep_id
-    start = [first, *tokenizer.encode(prompt)]
+    start = tokenizer.begin(prompt)
     if len(start) >= longest:
         raise ValueError(
             f"the prompt has {len(start):,} tokens, which leave nothing to score of the {longest:,} that are read"
         )
-    whole = start + tokenizer.encode(answer) + [last] * ended
+    whole = start + tokenizer.encode(answer) + [tokenizer.eos_id] * ended
     return whole[:longest], len(start), len(whole) > longest
 
 

@@ -142,7 +142,7 @@ class RewardModel(Headed):
 
     def encode(self, prompt: str, completion: str, ended: bool = True) -> list[int]:
         """The tokens that `read` takes; ValueError where the prompt leaves no room."""
-        return joined(prompt, completion, self.tokenizer, self.model.causal, self.max_length, ended)[0]
+        return joined(prompt, completion, self.tokenizer, self.max_length, ended)[0]
 
 
 def bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0) -> Tensor:

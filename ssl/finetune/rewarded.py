@@ -100,7 +100,7 @@ class Rewarded(Finetuning):
 
     def check_prompt(self, text: str) -> None:
         """ValueError where a person's own prompt leaves no room for a completion."""
-        size, method = len(self.prompt_ids(text)), self.config.method
+        size, method = len(self.tokenizer.begin(text)), self.config.method
         if size > self.room:
             raise ValueError(
                 f"the prompt has {size:,} tokens; with method.max_new_tokens={method.max_new_tokens} a block of "
@@ -112,12 +112,9 @@ class Rewarded(Finetuning):
         """Tokens of a prompt at most."""
         return int(self.start.model.block_size - self.config.method.max_new_tokens)
 
-    def prompt_ids(self, text: str) -> list[int]:
-        return [self.tokenizer.eos_id, *self.tokenizer.encode(text)]
-
     def encoded(self, texts: list[str]) -> list[tuple[str, list[int]]]:
         """Prompts with their tokens; without those that leave no room for a completion."""
-        found = [(text, ids) for text in texts if len(ids := self.prompt_ids(text)) <= self.room]
+        found = [(text, ids) for text in texts if len(ids := self.tokenizer.begin(text)) <= self.room]
         if not found:
             raise RequestError(
                 f"method.max_new_tokens={self.config.method.max_new_tokens} leaves no room for a prompt in a block of "

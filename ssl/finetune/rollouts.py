@@ -64,7 +64,7 @@ def roll_out(
             sampling.top_k,
             sampling.top_p,
             generator,
-            stop=tokenizer.eos_id,
+            stop=tokenizer.stop_ids,
             pad=tokenizer.pad_id,
         )
         for row, tokens in zip(rows, found, strict=True):
@@ -81,7 +81,7 @@ def behind(tokenizer: Tokenizer, prompts: list[list[int]], new: list[list[int]],
         end = len(prompt) + len(tokens)
         whole[row, :end] = torch.tensor(prompt + tokens)
         mask[row, len(prompt) : end] = True
-    ended = torch.tensor([tokens[-1:] == [tokenizer.eos_id] for tokens in new])
+    ended = torch.tensor([bool(tokens) and tokens[-1] in tokenizer.stop_ids for tokens in new])
     texts = [continued(tokenizer, prompt, tokens) for prompt, tokens in zip(prompts, new, strict=True)]
     return Rollouts(whole.to(device), mask.to(device), ended.to(device), texts)
 

@@ -1,8 +1,9 @@
 """How prompts, answers and chats become tokens: each part encoded by itself, so that a prompt's tokens are an exact
 prefix of the whole's whatever the answer begins with.
 
-A chat is, for each message, its role on a line, its text without blanks around it, and the end of text, behind one end
-of text that begins the document. The same template in Jinja is saved with the tokenizer.
+A chat is written by its model's own template, in Jinja, and becomes tokens as transformers makes them: special tokens
+in it mean themselves. A model without one takes `JINJA`, which is saved with its tokenizer: what begins a document, and
+for each message its role on a line, its text without blanks around it, and the end of text.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 ROLES = ("system", "user", "assistant")
 ANSWERS = "assistant"
 JINJA = (
-    "{{ eos_token }}{% for message in messages %}{{ message['role'] + '\\n' + message['content'] | trim + eos_token }}"
+    "{{ bos_token }}{% for message in messages %}{{ message['role'] + '\\n' + message['content'] | trim + eos_token }}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'assistant\\n' }}{% endif %}"
 )
 
@@ -35,29 +36,67 @@ class Written:
 
 def written(tokenizer: Tokenizer, prompt: str, completion: str) -> Written:
     """A prompt and its answer, as they stand, as one document."""
-    before = prompt_ids(tokenizer, prompt)
+    before = tokenizer.begin(prompt)
     after = [*tokenizer.encode(completion), tokenizer.eos_id]
     return Written(before + after, [False] * len(before) + [True] * len(after))
 
 
-def prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    return [tokenizer.eos_id, *tokenizer.encode(prompt)]
+def render(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], ask: bool = False) -> str:
+    """A chat as text; `ask`: with what begins the answer to it. ValueError where the template refuses it."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    own, tokens = tokenizer.chat_template or JINJA, dict[str, Any](tokenizer.roles)
+    chats = [[dict(message) for message in messages]]
+    try:
+        found: Any = render_jinja_template(chats, chat_template=own, add_generation_prompt=ask, **tokens)
+    except Exception as error:  # a template is a program of its own, which may fail in any way
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"the model's chat template refuses it ({type(error).__name__}: {reason})") from None
+    return str(found[0][0])
 
 
 def chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> Written:
-    """Messages, the last of them an answer."""
-    ids, answer = [tokenizer.eos_id], [False]
-    for message in messages:
-        head = tokenizer.encode(f"{message['role']}\n")
-        body = [*tokenizer.encode(str(message["content"]).strip()), tokenizer.eos_id]
-        ids += head + body
-        answer += [False] * len(head) + [message["role"] == ANSWERS] * len(body)
-    return Written(ids, answer)
+    """Messages, the last of them an answer, up to its end.
+
+    Answers are what the template writes behind the request for them. One that it writes in another way once the chat
+    has gone on (without its reasoning, say) is only read.
+    """
+    whole = render(tokenizer, messages)
+    ids: list[int] = []
+    mine: list[bool] = []
+    text = ""
+    for number, message in enumerate(messages, 1):
+        if message["role"] != ANSWERS:
+            continue
+        asked, answered = render(tokenizer, messages[: number - 1], ask=True), render(tokenizer, messages[:number])
+        if not (whole.startswith(answered) and answered.startswith(asked)):
+            if number < len(messages):
+                continue
+            ids, mine, text = [], [], ""  # the last is learnt as it is asked for
+            answered = asked + str(message["content"]).strip()
+        prompt = _behind(tokenizer, ids, text, asked)
+        answer = _behind(tokenizer, ids + prompt, asked, answered)
+        end = max((at for at, token in enumerate(answer, 1) if token in tokenizer.stop_ids), default=len(answer))
+        if number == len(messages):
+            answer = answer[:end]
+            if answer[-1] not in tokenizer.stop_ids:
+                answer.append(tokenizer.eos_id)
+            end = len(answer)
+        ids += prompt + answer
+        mine += [False] * len(prompt) + [True] * end + [False] * (len(answer) - end)
+        text = answered
+    return Written(ids, mine)
+
+
+def _behind(tokenizer: Tokenizer, ids: list[int], before: str, text: str) -> list[int]:
+    """The tokens of `text` that go on from `ids`, those of its beginning `before`."""
+    whole = tokenizer.encode_prompt(text)
+    return whole[len(ids) :] if whole[: len(ids)] == ids else tokenizer.encode_prompt(text[len(before) :])
 
 
 def chat_prompt_ids(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> list[int]:
     """Messages, and what begins the answer to them."""
-    return [*chat(tokenizer, messages).ids, *tokenizer.encode(f"{ANSWERS}\n")]
+    return tokenizer.encode_prompt(render(tokenizer, messages, ask=True))
 
 
 def as_messages(value: object) -> list[dict[str, str]]:

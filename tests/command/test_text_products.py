@@ -232,7 +232,7 @@ def bits_per_byte(run: Path, documents: list[str]) -> float:
     model, tokenizer = exported(run), AutoTokenizer.from_pretrained(run / "export")
     bits = 0.0
     for document in documents:
-        ids = tokenizer.encode(document)
+        ids = tokenizer.encode(document, add_special_tokens=False)
         for at, label in enumerate(ids):
             window = at // 32  # blocks of 32, the last one filled up to the left
             end = min(32 * (window + 1), len(ids))
@@ -341,9 +341,9 @@ def test_an_export_is_the_same_model_to_transformers(kind: str, runs: Runs, comm
 
     tokenizer = AutoTokenizer.from_pretrained(target)
     sentence = "the Größe sings\n\tand 東京 waits.  é🙂"
-    marks = [] if kind in CAUSAL else [[tokenizer.cls_token_id], [tokenizer.sep_token_id]]
     ids = language.tokenizer.encode(sentence)
-    assert tokenizer.encode(sentence) == ([*marks[0], *ids, *marks[1]] if marks else ids)
+    end = [] if kind in CAUSAL else [tokenizer.sep_token_id]
+    assert tokenizer.encode(sentence) == [tokenizer.bos_token_id, *ids, *end], "as a text begins in training"
     assert tokenizer.decode(ids) == sentence and tokenizer.pad_token_id == language.tokenizer.pad_id
     assert tokenizer.model_input_names == ["input_ids", "attention_mask"]
 

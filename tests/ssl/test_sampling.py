@@ -145,7 +145,7 @@ def test_a_row_ends_with_its_stop_token() -> None:
     free = sample(model, PROMPTS, 60, temperature=0)
     at = next(i for i in range(2, 60) if free[0][i] not in free[0][:i])
     stop = free[0][at]
-    stopped = sample(model, PROMPTS, 60, temperature=0, stop=stop)
+    stopped = sample(model, PROMPTS, 60, temperature=0, stop=[stop])
     for row, whole in zip(stopped, free, strict=True):
         assert row == (whole[: whole.index(stop) + 1] if stop in whole else whole)
     assert len(stopped[0]) == at + 1
@@ -170,7 +170,7 @@ def test_rows_that_stopped_leave_and_the_others_go_on(
 
     monkeypatch.setattr(sampling._Rows, "keep", watched)
     for stop in {token for row in free for token in row}:
-        stopped = sample(model, PROMPTS, 60, temperature=0, stop=stop)
+        stopped = sample(model, PROMPTS, 60, temperature=0, stop=[stop])
         assert stopped == [row[: row.index(stop) + 1] if stop in row else row for row in free]
     assert left, "none left a batch that went on"
 

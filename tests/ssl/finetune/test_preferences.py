@@ -29,7 +29,7 @@ def written(folder: Path, rows: list[dict[str, Any]]) -> JsonlData:
 
 def opened(data: Any, longest: int = 16, **knobs: Any) -> Pairs:
     method = RewardModelMethod(**{"held_out": 0.3, **knobs})
-    return open_pairs(data, method, 1, TOKENIZER, True, longest)
+    return open_pairs(data, method, 1, TOKENIZER, longest)
 
 
 def rows(count: int = 10) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ def test_long_answers_are_cut_without_an_end_and_counted(tmp_path: Path) -> None
     tokens = found.tokens[-1]
     assert len(tokens.chosen) == 16 and tokens.chosen[-1] != EOS and tokens.rejected[-1] == EOS
     assert found.facts()["cut"] == 1
-    ids, start, cut = joined("ab", "cd", TOKENIZER, True, 16, ended=False)
+    ids, start, cut = joined("ab", "cd", TOKENIZER, 16, ended=False)
     assert ids[-1] != EOS and start == 3 and not cut
 
 
@@ -126,13 +126,13 @@ def test_equal_prompts_are_on_one_side(tmp_path: Path) -> None:
 
 def test_default_pairs_keep_files_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corruptions, "MOST", 40)
-    found = open_pairs(DefaultData(), DPOMethod(), 1, TOKENIZER, True, 2_000)
+    found = open_pairs(DefaultData(), DPOMethod(), 1, TOKENIZER, 2_000)
     assert len(found.pairs) == 40 and all(pair.kind for pair in found.pairs)
     files = {side: {p.where.split(",")[0] for p, h in zip(found.pairs, found.held, strict=True) if h == side}
              for side in (False, True)}  # fmt: skip
     assert files[True] and not files[True] & files[False]
     with pytest.raises(RequestError, match="no function of the library fits"):
-        open_pairs(DefaultData(), DPOMethod(), 1, TOKENIZER, True, 4)
+        open_pairs(DefaultData(), DPOMethod(), 1, TOKENIZER, 4)
 
 
 # ---- how sure

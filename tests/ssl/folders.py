@@ -1,0 +1,76 @@
+"""Tiny Hugging Face folders, as a person brings them: weights that make each token count, tokenizers of all habits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.ssl import tiny
+
+CHATML = (
+    "{{ bos_token }}{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def tokenizer(template: str | None, specials: dict[str, str], extra: tuple[str, ...] = ()) -> Any:
+    """Byte-level BPE on the sentences of `tiny`; `template`: what its post-processor puts around a text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    import transformers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokens = [*dict.fromkeys(specials.values()), *extra]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=330, special_tokens=tokens, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator(tiny.sentences(60, seed=3).splitlines(), trainer)
+    if template:
+        ids = [(token, backend.token_to_id(token)) for token in tokens]
+        backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
+    fast: Any = transformers.PreTrainedTokenizerFast
+    return fast(tokenizer_object=backend, **specials)
+
+
+LLAMA = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+SHAPE: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.6,
+}
+
+
+def save(folder: Path, config: Any, words: Any, masked: bool = False) -> Path:
+    """The model of a configuration of transformers, its weights drawn anew, with its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+
+    torch.manual_seed(0)
+    auto: Any = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+    auto.from_config(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+def llama(folder: Path) -> Path:
+    """Documents begin with <s> and end with </s>."""
+    from transformers import LlamaConfig
+
+    words = tokenizer("<s> $A", LLAMA)
+    return save(folder, LlamaConfig(vocab_size=len(words), bos_token_id=1, eos_token_id=2, **SHAPE), words)
+
+
+def chat(folder: Path) -> Path:
+    """A chat model with a template of its own, whose answers end with a token that is not the end of text."""
+    from transformers import GenerationConfig, LlamaConfig
+
+    words = tokenizer("<s> $A", LLAMA, ("<|im_start|>", "<|im_end|>"))
+    words.chat_template = CHATML
+    save(folder, LlamaConfig(vocab_size=len(words), bos_token_id=1, eos_token_id=2, **SHAPE), words)
+    stops: Any = GenerationConfig
+    stops(bos_token_id=1, eos_token_id=[2, words.convert_tokens_to_ids("<|im_end|>")]).save_pretrained(folder)
+    return folder
