@@ -54,7 +54,7 @@ def more(found: Iterable[Budget]) -> str:
     words = []
     for key, _, done, total in (budget for budget in found if budget.spent):
         twice = 2 * (total if 2 * total > done else done)
-        words.append(f"{key}={twice:.6g}" if key == "minutes" else f"{key}={twice}")
+        words.append(f"{key}={twice:.3g}" if key == "minutes" else f"{key}={twice}")
         if key in ("steps", "tokens"):
             words.append(f"schedule_{key}={twice}")
     return " ".join(words)

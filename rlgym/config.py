@@ -197,7 +197,7 @@ class RootConfig:
 
     @property
     def products(self) -> dict[str, str]:
-        """What a finished run is good for: a word for the last lines on the terminal -> the command."""
+        """What a finished RUN is good for: a word for the last lines on the terminal -> the command."""
         raise NotImplementedError
 
     @property
@@ -233,7 +233,7 @@ class TrainConfig(RootConfig):
 
     @property
     def products(self) -> dict[str, str]:
-        return {"evaluate": "evaluate", "watch": "play", "export": "export"}
+        return {"evaluate": "evaluate RUN", "watch": "play RUN", "export": "export RUN"}
 
 
 @dataclass
@@ -285,8 +285,9 @@ class PretrainConfig(RootConfig):
 
     @property
     def products(self) -> dict[str, str]:
-        use = {"fill": "fill"} if self.objective.name == "masked" else {"generate": "generate"}
-        return {"evaluate": "evaluate", **use, "export": "export"}
+        fill = {"fill": "fill RUN text='the [MASK] of the list'"}
+        use = fill if self.objective.name == "masked" else {"generate": "generate RUN"}
+        return {"evaluate": "evaluate RUN", **use, "export": "export RUN"}
 
 
 @dataclass
@@ -353,7 +354,11 @@ class FinetuneConfig(RootConfig):
 
     @property
     def products(self) -> dict[str, str]:
-        return {word: word for word in getattr(self.method, "uses", ("evaluate", "generate", "export"))}
+        found = {word: f"{word} RUN" for word in getattr(self.method, "uses", ("evaluate", "generate", "export"))}
+        if "predict" in found:  # a method of labels says which column is the text; the others score whole rows
+            text = hasattr(self.method, "text")
+            found["predict"] += " text='a text of your own'" if text else " data=a_table_of_your_own.csv"
+        return found
 
 
 ROOTS: dict[str, type[RootConfig]] = {cls.root: cls for cls in (TrainConfig, PretrainConfig, FinetuneConfig)}

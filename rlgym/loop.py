@@ -324,6 +324,7 @@ class Loop:
         value = evaluation.get(tag, math.nan)
         state.evaluated = step
         state.since_best += 1
+        self.latest.pop(tag, None)  # an evaluation that does not find it leaves none of an earlier one
         if self.watch is not None:
             self.unpromising = self.watch(step, value)
         if math.isnan(value):

@@ -232,7 +232,8 @@ def closing_words(config: RootConfig, run: Run, loop: Loop, outcome: Outcome, be
         lines += filter(None, [cut_short(config, found[0].done)])
     lines += [f"folder       {run.dir}", f"tensorboard  tensorboard --logdir {shlex.quote(str(run.dir.parent))}"]
     if outcome.status == "finished":
-        lines += [f"{word:<12} python -m rlgym {cmd} {folder}{trust}" for word, cmd in config.products.items()]
+        for word, command in config.products.items():
+            lines.append(f"{word:<12} python -m rlgym {command.replace('RUN', folder)}{trust}")
     if outcome.status == "finished" and (words := more(found)):
         lines.append(f"go on        python -m rlgym resume {folder} {words}{trust}")
     elif checkpoint.steps(run.dir):

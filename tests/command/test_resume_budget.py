@@ -10,6 +10,11 @@ import pytest
 
 import rlgym.plots
 from rlgym.cli import main
+from rlgym.config import FinetuneConfig, PretrainConfig, RootConfig, TrainConfig
+from rlgym.products import PRODUCTS
+from rlgym.ssl.config import MaskedConfig, NextTokenConfig
+from rlgym.ssl.finetune.config import ClassificationMethod, GRPOMethod, RewardModelMethod
+from rlgym.words import read
 
 WORDS = ["env=CartPole-v1", "tuned=off", "agent.n_steps=32", "agent.batch_size=128", "display=quiet"]
 
@@ -69,6 +74,26 @@ def test_the_command_to_go_on_goes_on_whatever_ended_the_run(
 
 def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrainConfig(),
+        PretrainConfig(objective=NextTokenConfig()),
+        PretrainConfig(objective=MaskedConfig()),
+        FinetuneConfig(method=ClassificationMethod()),
+        FinetuneConfig(method=RewardModelMethod()),
+        FinetuneConfig(method=GRPOMethod()),
+    ],
+    ids=lambda config: f"{config.root}_{getattr(config, 'method', None) or getattr(config, 'objective', '')}"[:40],
+)
+def test_the_commands_to_try_next_are_whole(config: RootConfig) -> None:
+    """Their words are those of the command for this kind of run, and what it needs is among them."""
+    for command in config.products.values():
+        name, run, *rest = shlex.split(command)
+        words = read(PRODUCTS[name][config.root].words, rest)
+        assert run == "RUN" and (name not in ("fill", "predict") or words["text"] or words["data"])
 
 
 def learning_rates(run: Path) -> list[float]:

@@ -174,6 +174,15 @@ def test_the_budget_that_ends_a_run_leads(tmp_path: Path, monkeypatch: pytest.Mo
     assert run.summary["steps"] == 40 and run.manifest["monitor"] == ["eval/score", "max"]
 
 
+def test_what_the_last_evaluation_did_not_find_is_not_final(tmp_path: Path) -> None:
+    """A collapsed policy has no diverse reward: the one before the collapse is the best, and no final value."""
+    learner = Counter([3.0])
+    evaluate = learner.evaluate
+    learner.evaluate = lambda: evaluate() if learner.progress.step < 20 else Evaluation({})  # type: ignore[method-assign]
+    run = go(learner, configured(tmp_path, steps=20, evaluate__every=10))
+    assert run.summary["best"] == {"eval/score": 3.0, "step": 10} and "eval/score" not in run.summary["final"]
+
+
 def test_never_more_often_than_each_update(tmp_path: Path) -> None:
     learner = Counter(per=100)
     run = go(learner, configured(tmp_path, steps=450, log__every=1, evaluate__every=30, checkpoint__every=99))
