@@ -8,18 +8,20 @@ model = rlgym.load(rlgym.pretrain("tokens=1e6"))    # a language model
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import os  # no pathlib and no typing: a Ctrl-C before `__main__` has its handler would show their imports
 
 # In a checkout agents/, ssl/ and conf/ sit beside this folder; an installed wheel holds them inside it.
-_root = Path(__file__).resolve().parent.parent
-if (_root / "pyproject.toml").is_file() and (_root / "agents").is_dir():
-    __path__.insert(0, str(_root))
+_root = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+if os.path.isfile(os.path.join(_root, "pyproject.toml")) and os.path.isdir(os.path.join(_root, "agents")):
+    __path__.insert(0, _root)
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "finetune", "load", "pretrain", "train"]
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from rlgym.loading import load
     from rlgym.training import finetune, pretrain, train
 

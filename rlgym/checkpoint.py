@@ -157,7 +157,6 @@ def _write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
 def _take_over(before: Path, file: Path, tensors: Mapping[str, Tensor]) -> bool:
     """Link the file of an earlier checkpoint in, where it holds these very tensors: nothing is written twice."""
     from safetensors import SafetensorError, safe_open
-    from torch import equal
 
     if not before.exists():
         return False
@@ -166,13 +165,20 @@ def _take_over(before: Path, file: Path, tensors: Mapping[str, Tensor]) -> bool:
             if set(saved.keys()) != set(tensors):
                 return False
             for key, tensor in tensors.items():
-                there = saved.get_tensor(key)
-                if there.dtype != tensor.dtype or not equal(there, tensor.detach().cpu()):
+                if not _same_bits(saved.get_tensor(key), tensor.detach().cpu()):
                     return False
         os.link(before, file)
     except (SafetensorError, OSError):  # damaged, or a file system without links
         return False
     return True
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    from torch import equal, uint8
+
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return equal(a.reshape(-1).contiguous().view(uint8), b.reshape(-1).contiguous().view(uint8))
 
 
 def _share(tensors: Mapping[str, Tensor], name: str, staging: Path, shared: Path) -> SharedFile:

@@ -372,10 +372,11 @@ class Loop:
             yield
         except Exception as error:
             self.run.require()
-            self.run.log_traceback(error)
             line = f"{what} failed and training goes on: {type(error).__name__}: {' '.join(str(error).split())}"
             if line not in self._told:  # a disk that is full is full at every row
                 self._told.add(line)
+                self.run.log_line(line)
+                self.run.log_traceback(error)
                 self.display.message(line)
 
     def _save(self, best: bool = False) -> None:

@@ -56,6 +56,8 @@ class Faulty(gym.Env):
                 obs = np.array([0.0, 7.0], np.float32)
             if self.how == "interrupt":
                 raise KeyboardInterrupt
+            if self.how == "global":
+                obs = np.random.uniform(-1, 1, 2).astype(np.float32)
             if self.how == "slow":
                 time.sleep(0.01)
         return obs, reward, self.t == 7, False, {}
@@ -187,6 +189,23 @@ def test_a_worker_that_raises_leaves_nobody_behind(here: Path) -> None:
     assert "in step" in (run / "log.txt").read_text(), "the worker's own traceback"
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+def test_a_resume_that_lost_episodes_is_not_called_exact(
+    rlgym: Callable[..., Answer], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An environment on NumPy's global generator, which the probe of the first checkpoint took for restorable."""
+    from rlgym.envs.sync import SyncEnv
+
+    monkeypatch.setattr(SyncEnv, "try_restore", lambda env: "exact")
+    own = ["+env.kwargs.how=global", "+env.kwargs.after=0", "env.backend=sync", "steps=32", "display=quiet"]
+    words = [word for word in FAULTY_RUN if not word.startswith("steps")]
+    assert rlgym(*words, *own, "run.dir=run").code == 0
+    exact = json.loads((here / "run/manifest.json").read_text())["resume"]["environment"]
+    assert rlgym("resume", "run", "steps=64", "trust=true", "display=quiet").code == 0
+    after = json.loads((here / "run/manifest.json").read_text())["resume"]["environment"]
+    lost = "faulty:Faulty-v0: 2 of 2 running episodes could not be restored and start over"
+    assert (exact, after) == ("exact", f"not exact: {lost}")
 
 
 # ---- fault 13

@@ -172,6 +172,22 @@ def test_loaded_tensors_outlive_their_file(tmp_path: Path) -> None:
     assert torch.equal(state["model"]["w"], torch.arange(50_000.0))
 
 
+def test_what_is_equal_is_not_written_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second save of a step takes over the files of equal bits, whole; -0.0 is not 0.0."""
+    once = {"w": torch.tensor([0.0, float("nan")]), "n": torch.tensor(3)}
+    first = save(tmp_path, 1, model=once, moved={"w": torch.tensor([0.0])}, other={"w": torch.zeros(2)})
+    before = {file.name: file.stat().st_ino for file in first.iterdir()}
+    second = save(tmp_path, 1, model=once, moved={"w": torch.tensor([-0.0])}, other={"v": torch.zeros(2)})
+    kept = [file.name for file in second.iterdir() if file.stat().st_ino == before.get(file.name)]
+    assert kept == ["model.safetensors"]
+    checkpoint.verify(second)
+    assert checkpoint.load(second)[0]["moved"]["w"].signbit().all()
+    (second / "model.safetensors").write_bytes(b"damaged")
+    checkpoint.verify(save(tmp_path, 1, model=once))
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+    checkpoint.verify(save(tmp_path, 1, model=once))
+
+
 def test_hints_may_be_missing_or_lie(tmp_path: Path) -> None:
     for step in (9, 10, 100):
         save(tmp_path, step, data={"step": step})
