@@ -263,3 +263,16 @@ def test_comparing_imports_neither_torch_nor_hydra(tmp_path: Path) -> None:
         loaded & {"torch", "hydra", "omegaconf", "gymnasium", "tensorboard", "pandas", "scipy", "transformers"} == set()
     )
     assert "pyplot" not in done.stderr
+
+
+@numbers_only
+def test_runs_are_scored_by_what_they_are_monitored_by(command: Callable[..., Answer], tmp_path: Path) -> None:
+    root, direction = tmp_path / "runs", {"tag": "eval/nash_conv", "monitor": ["eval/nash_conv", "min"]}
+    for seed in range(5):
+        for agent, value in (("nfsp", 0.1), ("nfsp_plain", 0.5)):
+            fake_run(root, agent, "kuhn_poker", seed, {100: value + seed / 100}, **direction)  # type: ignore[arg-type]
+    found = record(command("compare", "out=out"), tmp_path)
+    assert (found["metric"], found["lower_is_better"], found["pairs"][0]["a"]) == ("eval/nash_conv", True, "nfsp")
+    fake_run(root, "ppo", "kuhn_poker", 1, monitor=["eval/mean_reward", "max"])
+    answer = command("compare", "out=both", "agent=ppo,nfsp")
+    assert "monitored by eval/mean_reward and eval/nash_conv: scored by eval/mean_reward" in answer.out + answer.err

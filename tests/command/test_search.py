@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
+from rlgym import search
 from rlgym.compose import compose, revise
 from rlgym.errors import RequestError
+from rlgym.files import to_json
 from rlgym.groups import roots
 from rlgym.registry import BUILT_IN
 from rlgym.search_space import Axis, axis, default_space, hint_of, split
@@ -393,3 +396,13 @@ def test_an_interrupted_search_repeats_what_was_cut_short(
     assert states == {1: "interrupted", 2: "interrupted", 3: "complete", 4: "complete"}
     words_of = {trial["trial"]: trial["words"] for trial in trials}
     assert sorted(map(str, (words_of[1], words_of[2]))) == sorted(map(str, (words_of[3], words_of[4])))
+
+
+def test_less_is_better_where_the_agent_is_monitored_so(tmp_path: Path) -> None:
+    """NFSP's metric is how far it is from an equilibrium."""
+    request = search.Request([], [], [], {}, "nfsp", "kuhn_poker", 1, 1, "last", True, 3, None, 1, None, better="min")
+    (tmp_path / "sweep.json").write_text(to_json(asdict(request)))
+    study = search.open_study(tmp_path)
+    for value in (0.5, 0.1, 0.3):
+        study.add_trial(optuna.trial.create_trial(value=value))
+    assert [row["score"] for row in search.table(study, request)] == [0.1, 0.3, 0.5] and study.best_value == 0.1
