@@ -40,7 +40,7 @@ LEARNERS = {
                   "agent.buffer_size=300", "agent.learning_starts=100", "agent.batch_size=32",
                   "agent.opponents=random", "agent.evaluate_simulations=4", "evaluate.episodes=4", *EVERY],
     "pretrain": ["pretrain", "model=gpt_nano", "data=text", *TINY, "batch_size=16", "tokens=40960", "log.every=2048",
-                 "evaluate.every=10240", "checkpoint.every=8192", "evaluate.tokens=2048", "tokenizer=bytes"],
+                 "evaluate.every=10240", "checkpoint.every=8192", "evaluate.tokens=2048", "tokenizer=byte"],
 }  # fmt: skip
 SIGNALS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 MOMENTS = ("any time", "checkpoint", "evaluation", "end")
