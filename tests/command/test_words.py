@@ -57,10 +57,10 @@ def test_a_folder_name_may_hold_an_equals_sign() -> None:
 
 def test_words_arrive_typed_with_every_default(command: Callable[..., Answer], run: Path) -> None:
     assert command("evaluate", str(run), "episodes=1e2", "seed=3", "trust=true", "checkpoint=2000").code == 0
-    words = {"episodes": 100, "opponents": "", "positions": "", "seed": 3}
+    words = {"episodes": 100, "opponents": "", "positions": "", "max_episode_steps": None, "seed": 3}
     words |= {"checkpoint": "2000", "device": "auto", "trust": True}
     assert CALLS[:] == [("evaluate", run, words)]
-    assert [type(value) for value in CALLS[0][2].values()] == [int, str, str, int, str, str, bool]
+    assert [type(value) for value in CALLS[0][2].values()] == [int, str, str, type(None), int, str, str, bool]
 
 
 def test_each_command_calls_its_function(command: Callable[..., Answer], run: Path) -> None:
