@@ -126,7 +126,7 @@ class Policy(Stateless):
         action = self.act(obs, None if mask is None else np.asarray(mask, bool)[None], sampler)[0]
         if isinstance(self.action_space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
             action = action + self.action_space.start
-        return action
+        return np.asarray(action) if isinstance(self.action_space, gym.spaces.Box) else action
 
     def act(self, obs: Observations, mask: Array | None = None, sampler: Sampler | None = None) -> Array:
         """Actions `[envs, ...]` for a `BatchEnv`; deterministic without a `sampler`."""

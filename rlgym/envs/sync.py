@@ -99,8 +99,7 @@ class SyncEnv(BatchEnv):
         doing = "step"
         i = 0
         try:
-            # a copy, since an environment may keep its action, or change it
-            for i, action in enumerate(actions.copy() if self._action_start is None else actions + self._action_start):
+            for i, action in enumerate(self._given(actions)):
                 observation, given, terminated[i], truncated[i], info = self._steps[i](action)
                 reward[i] = given if isinstance(given, NUMBERS) else self._number(given, i)
                 if terminated[i] or truncated[i]:
@@ -153,6 +152,13 @@ class SyncEnv(BatchEnv):
         words = " ".join(str(error).split()) or "no message"
         where = f"{doing} of environment {self._first + i}"
         return TrainingError(f"{self.id}: {where} raised {type(error).__name__}: {words}")
+
+    def _given(self, actions: Array) -> Any:
+        """`actions [n, ...]` as an environment takes each of them. Copies, since it may keep or change them; a
+        Box without axes takes arrays without axes."""
+        given = actions.copy() if self._action_start is None else actions + self._action_start
+        scalars = given.ndim == 1 and isinstance(self.action_space, spaces.Box)
+        return [np.array(action) for action in given] if scalars else given
 
     def _number(self, reward: Any, i: int) -> float:
         """A reward in another form than a number: an array of one is one, too."""
@@ -228,7 +234,7 @@ class SyncEnv(BatchEnv):
 
     def _replay(self, env: gym.Env[Any, Any], snapshot: Snapshot, i: int) -> dict[str, Any] | None:
         """Replays into lane i; its info, or None where the replay did not end in the very same observation."""
-        start, beginning = self._action_start, snapshot.beginning
+        beginning = snapshot.beginning
         try:
             seed_spaces(env, beginning.seed or 0)
             if beginning.generators is None:
@@ -237,7 +243,7 @@ class SyncEnv(BatchEnv):
                 env.reset(seed=0)  # makes the generators exist
                 load_generators(env, beginning.generators)
                 observation, info = env.reset()
-            for action in snapshot.actions.copy() if start is None else snapshot.actions + start:
+            for action in self._given(snapshot.actions):
                 observation, _, terminated, truncated, info = env.step(action)
                 if terminated or truncated:
                     if not info or GOES_ON not in info:

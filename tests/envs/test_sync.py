@@ -12,6 +12,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from rlgym.config import EnvConfig
 from rlgym.envs.make import make_env
 from rlgym.envs.spaces import flatten
+from rlgym.envs.sync import SyncEnv
+from tests.envs.toys import Diary
 
 
 @pytest.mark.parametrize("backend", ["sync", "async"])
@@ -76,3 +78,19 @@ def test_actions_count_from_zero_whatever_their_start() -> None:
     step = env.step(np.array([[0, 0], [2, 3]]))
     assert step.reward.tolist() == [5.0, 7.0]
     assert step.obs["obs"].tolist() == [[4], [7]]
+
+
+def test_a_box_without_axes_gets_arrays_without_axes() -> None:
+    class Scalar(Diary):
+        def __init__(self) -> None:
+            super().__init__()
+            self.action_space: gym.Space[Any] = gym.spaces.Box(-1, 1, ())
+
+        def step(self, action: Any) -> Any:
+            assert type(action) is np.ndarray and action.shape == () and self.action_space.contains(action)
+            return super().step(action)
+
+    env = SyncEnv("Scalar-v0", Scalar, 2)
+    env.reset(0)
+    assert env.step(np.zeros(2, np.float32)).reward.tolist() == [1.0, 1.0]
+    assert env.verify_restores()
