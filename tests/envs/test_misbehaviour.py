@@ -151,12 +151,14 @@ def test_a_worker_that_dies_in_mid_step_is_noticed() -> None:
         play("die", "async")
 
 
-def test_workers_leave_ctrl_c_to_the_learner() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_workers_leave_signals_to_the_learner(number: int) -> None:
+    """Ctrl-C, `timeout`, a scheduler, a closed terminal: they reach the whole group, and the learner saves first."""
     env = AsyncEnv("Diary-v0", Diary, 2)
     try:
         env.reset(0)
         for worker in env._workers:
-            os.kill(worker.pid, signal.SIGINT)
+            os.kill(worker.pid, number)
         time.sleep(0.1)
         assert env.step(np.zeros(2, int)).reward.tolist() == [1, 1]
     finally:
