@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlgym.recorded import fits
+
 if TYPE_CHECKING:
     from rlgym.agents.distributions import Distribution
     from rlgym.agents.policy import Policy, Sampler
@@ -160,7 +162,10 @@ class RecentEpisodes:
         self.found = None
 
     def restore(self, episodes: Iterable[Sequence[Any]]) -> None:
-        """From what `episodes` was."""
+        """From what `episodes` was. ValueError where it is none of that."""
+        episodes = [list(episode) for episode in episodes]
+        if not fits(episodes, list[list[float | None]]) or any(len(e) != 3 or None in e[:2] for e in episodes):
+            raise ValueError("the recent episodes are not a return, a length and a success each")
         self.episodes.extend(cast(tuple[float, int, float | None], tuple(episode)) for episode in episodes)
         self.found = None
 

@@ -58,6 +58,7 @@ class Manifest(Process, total=False):
     data: Data | None
     parent: Parent | None
     resume: dict[str, str] | None
+    files: dict[str, str]
     resumed_from: list[int]
     without_replay: list[int]
     data_before: list[Data]

@@ -23,7 +23,8 @@ from unicodedata import category
 import numpy as np
 
 from rlgym.errors import RequestError
-from rlgym.files import read_json, to_json, write_atomic
+from rlgym.files import JSON_BYTES, read_bounded, read_json, to_json, write_atomic
+from rlgym.run import Run
 from rlgym.ssl.data.cache import staged
 from rlgym.ssl.data.pieces import pieces, reading
 
@@ -294,17 +295,20 @@ class Tokenizer:
 
     @staticmethod
     def of_run(run: Path) -> Tokenizer:
-        """A run's own. RequestError when its vocabulary is not the one that the run's model has learnt."""
-        tokenizer = Tokenizer.load(run / "tokenizer")
-        try:
-            recorded = read_json(run / "manifest.json")["data"]["tokenizer"]
-            same = recorded["vocabulary"] == tokenizer.vocabulary
-        except (OSError, ValueError, KeyError, TypeError):  # without a manifest there is nothing to compare with
-            return tokenizer
-        if not same:
+        """A run's own. RequestError when it is not the one that the run's model has learnt with; without a manifest
+        there is nothing to compare with."""
+        tokenizer, manifest = Tokenizer.load(run / "tokenizer"), Run(run).manifest
+        recorded = (manifest.get("data") or {}).get("tokenizer", {})
+        if recorded.get("vocabulary", tokenizer.vocabulary) != tokenizer.vocabulary:
             raise RequestError(
                 f"{run / 'tokenizer'}: another vocabulary ({tokenizer.vocab_size:,} tokens) than the one that the run "
-                f"began with ({recorded['vocab_size']:,} tokens); put its own tokenizer back"
+                f"began with ({recorded.get('vocab_size', 0):,} tokens); put its own tokenizer back"
+            )
+        file = run / "tokenizer" / TOKENIZER
+        written = manifest.get("files", {}).get(f"tokenizer/{TOKENIZER}")
+        if written not in (None, hashlib.sha256(file.read_bytes()).hexdigest()):
+            raise RequestError(
+                f"{file}: not the one that the run began with, its SHA-256 is another; put that one back"
             )
         return tokenizer
 
@@ -571,7 +575,7 @@ def _read(folder: Path) -> _Found:
 
     file = folder / TOKENIZER
     try:
-        backend = Backend.from_str(file.read_text(encoding="utf-8"))
+        backend = Backend.from_str(read_bounded(file, JSON_BYTES).decode())
     except Exception as error:  # the library raises bare Exception
         reason = " ".join(str(error).split())
         raise RequestError(f"{file}: is no tokenizer that `tokenizers` reads ({reason})") from None
@@ -590,7 +594,7 @@ def _settings(path: Path) -> dict[str, Any]:
         return {}
     try:
         return read_json(path)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise RequestError(f"{path}: is not what a tokenizer's settings are, JSON ({error})") from None
 
 

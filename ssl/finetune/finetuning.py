@@ -118,7 +118,7 @@ class Finetuning(ABC):
             return start if config.adapt.init == "pretrained" else fresh(start, config.seed)
         from rlgym.run import Run
 
-        tokenizer = Tokenizer.load(run / "tokenizer")
+        tokenizer = Tokenizer.of_run(run)
         assert config.causal is not None
         model = rebuild(config.model, config.causal, tokenizer, config.seed)
         return Start(model, tokenizer, config.model, Run(run).manifest.get("parent", {}))

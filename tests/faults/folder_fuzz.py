@@ -77,7 +77,7 @@ COMMANDS: dict[str, list[str]] = {
     "grpo": ["generate {run} tokens=4", "evaluate {run}", *FINISHED, "resume {run} tokens=96 display=quiet"],
     "sweep": ["sweep {run} trials=3", "runs {run}", "compare {run} out={root}/compared"],
 }
-SECONDS = 60
+SECONDS = 240
 """In which a command must have ended."""
 
 
