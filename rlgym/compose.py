@@ -26,7 +26,7 @@ from yaml import YAMLError
 
 from rlgym import overrides as grammar
 from rlgym.config import ROOTS, RootConfig, TrainConfig
-from rlgym.config_file import from_plain, load_config, save_config
+from rlgym.config_file import from_plain, load_config, save_config, vouch
 from rlgym.errors import RequestError
 from rlgym.files import read_yaml
 from rlgym.groups import GROUPS, choices, config_folder, roots
@@ -35,6 +35,7 @@ from rlgym.overrides import Words
 from rlgym.own_folder import OwnFolder, own_files, refuse_misplaced
 from rlgym.registry import BUILT_IN, OPEN, entries, entry, resolve, see_current_folder
 from rlgym.typed import to_dict
+from rlgym.words import RerunWords, read
 
 __all__ = ["compose", "expand", "hydra_at_conf", "hydra_words", "load_config", "revise", "save_config"]
 
@@ -48,7 +49,9 @@ def compose(overrides: list[str], root: str = "train", config_dir: str | None = 
     `trust`: whether a person gave the words and `config_dir`, or vouches for the folder that they come from. Without it
     what was composed may name no code to import and look up nothing on this machine.
     """
-    words = grammar.parse(overrides, GROUPS[root])
+    given = [word for word in overrides if word.startswith("trust=")]
+    vouched = read(RerunWords, given)["trust"] and trust
+    words = grammar.parse([word for word in overrides if word not in given], GROUPS[root])
     _refuse_hydra(words)
     if not trust:
         _check_files(config_dir)
@@ -74,6 +77,8 @@ def compose(overrides: list[str], root: str = "train", config_dir: str | None = 
         raise RequestError(f"{error} (in {' or '.join(own)})") from error
     if isinstance(config, TrainConfig):
         check_env(config.env.id)
+    if vouched:
+        vouch(data)
     return config
 
 

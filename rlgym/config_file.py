@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,32 @@ def load_config(path: Path, trust: bool = False) -> Any:
     """
     path = path / "config.yaml" if path.is_dir() else path
     data = _read(path)
+    trust = trust or path.parent.resolve() in _vouched
     try:
-        return from_plain(data, trust)
+        config = from_plain(data, trust)
     except RequestError as error:
         raise RequestError(f"{path}: {error}") from error
+    if trust:
+        vouch(data)
+    return config
+
+
+_vouched: set[Path] = set()
+"""Folders of runs that a person vouches for: named by a config that was given or opened with trust=true."""
+
+
+def vouch(data: Mapping[str, Any]) -> None:
+    """Let `load_config` trust the runs that a config names: its parent, its reward model, its opponent."""
+    from rlgym.run import find_run
+
+    opponent = _section(_section(data, "env"), "self_play").get("opponent")
+    terms = _section(data, "reward").get("terms")
+    rewards = [_section(data, "reward"), *(terms if isinstance(terms, list) else [])]
+    runs = [reward.get("run") for reward in rewards if isinstance(reward, Mapping)]
+    for word in (data.get("init_from"), opponent, *runs):
+        if isinstance(word, str) and word:
+            with suppress(RequestError, OSError):  # no run: whoever opens it says so
+                _vouched.add(find_run(word).dir.resolve())
 
 
 def check_trust(data: Mapping[str, Any], trust: bool) -> None:

@@ -104,7 +104,8 @@ def command(name: str, config_dir: str | None = None, chosen: Mapping[str, str] 
     lines = [f"usage: {USAGE[name]}", "", COMMANDS[name], ""]
     if name in ROOTS:
         lines += _groups(name, config_dir)
-        lines += ["keys", *_rows(list(_keys(ROOTS[name]))), ""]
+        trust = ("trust=false", "import the code that the configs of runs it begins with or plays against name")
+        lines += ["keys", *_rows([*_keys(ROOTS[name]), trust]), ""]
         for group in ROOTS[name].sections:
             known, wanted = entries(group), (chosen or {}).get(group, "")
             for entry in [known[wanted]] if wanted in known else BUILT_IN[group]:

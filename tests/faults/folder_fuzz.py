@@ -265,8 +265,11 @@ def faults_of(words: Sequence[str], run: Path) -> str:
     return ""
 
 
-def fuzz(folders: Folders, count: int, seed: int, kinds: Sequence[str], each: int) -> list[str]:
-    """The faults of `count` mutations, each with at most `each` of its kind's commands."""
+def fuzz(
+    folders: Folders, count: int, seed: int, kinds: Sequence[str], each: int, only: Sequence[str] = ()
+) -> list[str]:
+    """The faults of `count` mutations, each with about `each` of its kind's commands, or of those that begin with one
+    of `only`."""
     found = []
     (folders.root / f"{EVIL}.py").write_text("Thing = object\n")
     sys.path.append(str(folders.root))
@@ -280,7 +283,7 @@ def fuzz(folders: Folders, count: int, seed: int, kinds: Sequence[str], each: in
         run = root / "run"
         shutil.copytree(sound, run)
         done = mutate(run, draw)
-        lines = COMMANDS.get(kind, COMMANDS["ppo"])
+        lines = [line for line in COMMANDS.get(kind, COMMANDS["ppo"]) if not only or line.split()[0] in only]
         chosen = [line for line in lines if each >= len(lines) or draw.random() < each / len(lines)] or lines[:1]
         for line in chosen:
             words = line.format(run=run, root=root, sound=sound, table=folders.table).split()
