@@ -17,8 +17,8 @@ CHATML = (
 
 def tokenizer(template: str | None, specials: dict[str, str], extra: tuple[str, ...] = ()) -> Any:
     """Byte-level BPE on the sentences of `tiny`; `template`: what its post-processor puts around a text."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
