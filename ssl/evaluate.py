@@ -21,6 +21,7 @@ from rlgym.ssl.config import CsvData
 from rlgym.ssl.data.blocks import Blocks
 from rlgym.ssl.data.corpus import Corpus, build_corpus, check_separator
 from rlgym.ssl.data.csv_source import first_row
+from rlgym.ssl.data.documents import left_out
 from rlgym.ssl.data.paths import find_files
 from rlgym.ssl.data.progress import bar
 from rlgym.ssl.data.sources import TABLES, kind_of
@@ -59,7 +60,9 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     result = {**found, "data": chosen, "fingerprint": corpus.fingerprint, "checkpoint": words["checkpoint"]}
     shown = ("loss", "perplexity", "bits_per_byte", "accuracy", "unigram_accuracy")
     numbers = "  ".join(f"{name} {result[name]:.4g}" for name in shown if name in result)
-    print(f"{numbers}  over {result['tokens']:,.0f} tokens, {result['bytes']:,.0f} bytes")
+    facts = corpus.facts
+    bad = left_out(facts["bad"], facts["first_bad"], facts["bad_unit"]) if words["data"] and data.bad == "skip" else ""
+    print(f"{numbers}  over {result['tokens']:,.0f} tokens, {result['bytes']:,.0f} bytes{bad}")
     Run(folder).keep_evaluation(result, chosen.replace("/", "-")[-40:])
     return result
 

@@ -26,6 +26,7 @@ from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section, we
 from rlgym.schedules import factor
 from rlgym.ssl import samples
 from rlgym.ssl.data.blocks import Batches, Blocks
+from rlgym.ssl.data.documents import left_out
 from rlgym.ssl.data.prepare import prepare
 from rlgym.ssl.data.progress import bar, silent
 from rlgym.ssl.ema import Ema
@@ -182,9 +183,11 @@ class Pretraining:
 
     def _introduction(self) -> list[str]:
         config, cost, data, tokens = self.config, self.estimate, self.data, self._tokens()
+        skipped = config.data.bad == "skip"  # else what is bad, as of data=stdlib, is as it should be
+        bad = left_out(*(data.facts[name] for name in ("bad", "first_bad", "bad_unit"))) if skipped else ""
         return [
             f"data       {config.data.name}: {data.facts['documents']:,} documents, {data.facts['bytes']:,} bytes, "
-            f"{len(data.train.ids):,} training tokens ({tokens / max(1, len(data.train.ids)):.2f} epochs)",
+            f"{len(data.train.ids):,} training tokens ({tokens / max(1, len(data.train.ids)):.2f} epochs){bad}",
             f"model      {config.model.name}: {self._shape()}{cost.parameters:,} parameters, "
             f"{cost.flops_per_token:,.0f} FLOP a token, about {cost.memory_bytes / 2**20:,.0f} MiB",
             f"training   {config.batch_size} x {config.model.block_size} = {self.tokens_per_update:,} tokens an update"

@@ -115,9 +115,9 @@ def cannot_be_used(bad: int, unit: str, first: str) -> RequestError:
     )
 
 
-def left_out(bad: int, first: str) -> str:
+def left_out(bad: int, first: str, unit: str = "row") -> str:
     """What `data.bad=skip` left out, to be said behind something else; empty where that is nothing."""
-    return f"; left out: {counted(bad, 'row')}, the first {first}" if bad else ""
+    return f"; left out: {counted(bad, unit)}, the first {first}" if bad else ""
 
 
 def counted(number: int, unit: str) -> str:

@@ -46,7 +46,7 @@ def _files(files: list[Path], config: JsonlData, wanted: Sequence[str], meter: M
 
 def _row(line: str, where: str) -> dict[str, object] | Bad:
     try:
-        row = json.loads(line, object_pairs_hook=_object)
+        row = DECODER.decode(line)
     except json.JSONDecodeError as error:
         over = "; an object is one line, as jq -c . writes it" if line.strip() == "{" else ""
         return Bad(where, f"{error.msg} at character {error.pos + 1}{over}")
@@ -62,6 +62,10 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"holds {twice!r} more than once")
     return values
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object)
+"""Made once: it takes as long as a line."""
 
 
 def _check_no_array(path: Path, first: str) -> None:

@@ -57,11 +57,15 @@ def read_table(config: Any) -> Table:
     columns: dict[str, None] = {}
     bad, first_bad = 0, ""
     for row in source.rows:
+        if isinstance(row, Row):
+            new = [name for name in row.values if name not in columns]  # a row may lack what others have
+            if why := next(filter(None, map(no_text, new)), ""):
+                row = Bad(row.where, f"the name of a value {why}")
+            else:
+                rows.append(row)
+                columns.update(dict.fromkeys(new))
         if isinstance(row, Bad):
             bad, first_bad = bad + 1, first_bad or f"{row.where}: {row.why}"
-        else:
-            rows.append(row)
-            columns.update(dict.fromkeys(row.values))  # a row may lack what others have
     if bad and config.bad == "stop":
         raise cannot_be_used(bad, source.unit, first_bad)
     if not rows:

@@ -73,7 +73,7 @@ BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"prompt": LONG}, "the prompt has 101 tokens; with method.max_new_tokens=4 a block of 32 has room for 28"),
     ],
 }
-TORN = [b'{"text": "caf\xe9"}\n', b'{"text": "torn\n', b'{"text": "x", "text": "y"}\n']
+TORN = [b'{"text": "caf\xe9"}\n', b'{"text": "torn\n', b'{"text": "x", "text": "y"}\n', b'{"half \\ud83d": "x"}\n']
 """Lines that are no row whatever the method."""
 
 
@@ -110,7 +110,7 @@ def test_what_is_bad_is_left_out_and_nothing_else(method: str, starts: Starts, t
     assert one.facts["data"]["bad"] == len(wrong)
     assert any(f"left out: {len(wrong)} rows, the first {path}:" in line for line in one.notices)
     one.config.data.bad = "stop"
-    with pytest.raises(RequestError, match=rf"data: 3 lines cannot be used, the first is {path}:\d+: .*data.bad=skip"):
+    with pytest.raises(RequestError, match=rf"data: 4 lines cannot be used, the first is {path}:\d+: .*data.bad=skip"):
         one.prepare()
     for row, said in BAD[method]:
         path.write_bytes(b"".join(rows) + json.dumps(row).encode() + b"\n")
