@@ -99,7 +99,9 @@ class Rewarded(Finetuning):
         return {"vocab_size": self.tokenizer.vocab_size, "vocabulary": self.tokenizer.vocabulary}
 
     def check_prompt(self, text: str) -> None:
-        """ValueError where a person's own prompt leaves no room for a completion."""
+        """ValueError where a person's own prompt leaves no room for a completion, or is none for the reward."""
+        if self.config.reward.name == "arithmetic":
+            rewards.answer(text)
         size, method = len(self.tokenizer.begin(text)), self.config.method
         if size > self.room:
             raise ValueError(
