@@ -278,6 +278,12 @@ class PretrainConfig(RootConfig):
     data: Any = knob(None, "the corpus's own knobs")
     tokenizer: Any = knob(None, "the tokenizer's own knobs")
     optimizer: Any = knob(None, "the optimiser's own knobs")
+    causal: bool | None = knob(None, "whether the model sees only what came before; as the objective says")
+
+    @property
+    def is_causal(self) -> bool:
+        """`causal`; runs from before it was written go by the objective's name."""
+        return self.objective.name != "masked" if self.causal is None else self.causal
 
     @property
     def subject(self) -> dict[str, str]:
@@ -286,7 +292,7 @@ class PretrainConfig(RootConfig):
     @property
     def products(self) -> dict[str, str]:
         fill = {"fill": "fill RUN text='the [MASK] of the list'"}
-        use = fill if self.objective.name == "masked" else {"generate": "generate RUN"}
+        use = {"generate": "generate RUN"} if self.is_causal else fill
         return {"evaluate": "evaluate RUN", **use, "export": "export RUN"}
 
 

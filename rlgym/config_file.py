@@ -17,7 +17,7 @@ import yaml
 from rlgym.config import ROOTS, RootConfig
 from rlgym.errors import RequestError
 from rlgym.files import read_yaml, write_atomic
-from rlgym.registry import entry, resolve
+from rlgym.registry import config_of, entry
 from rlgym.typed import build, keys, to_dict
 
 OWN_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w./-]*")
@@ -157,7 +157,7 @@ def config_class(group: str, name: str, key: str = "name") -> type:
     """The dataclass of the knobs of `group=name`, which has a field `key` for the name."""
     found_entry = entry(group, name)
     try:
-        found = resolve(found_entry.config)
+        found = config_of(found_entry)
     except RequestError as error:
         raise RequestError(f"{group}={name}: {error}") from error
     if not isinstance(found, type) or not is_dataclass(found) or key not in {f.name for f in fields(found)}:

@@ -12,7 +12,7 @@ from rlgym import __version__
 from rlgym.config import ROOTS
 from rlgym.groups import GROUPS, SET_BY, SUMMARIES, choices
 from rlgym.products import ARCHIVE, PRODUCTS
-from rlgym.registry import BUILT_IN, OPEN, entries, resolve
+from rlgym.registry import BUILT_IN, OPEN, config_of, entries
 from rlgym.words import CompareWords, RerunWords, ResumeWords, RunsWords, SweepWords
 
 Row = tuple[str, str]
@@ -109,7 +109,7 @@ def command(name: str, config_dir: str | None = None, chosen: Mapping[str, str] 
         for group in ROOTS[name].sections:
             known, wanted = entries(group), (chosen or {}).get(group, "")
             for entry in [known[wanted]] if wanted in known else BUILT_IN[group]:
-                rows = list(_keys(resolve(entry.config), f"{group}."))
+                rows = list(_keys(config_of(entry), f"{group}."))
                 lines += [f"keys of {group}={entry.name}", *_rows(rows), ""]
         lines += ["options", *_rows(FLAGS)]
         return "\n".join(lines)

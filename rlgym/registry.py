@@ -272,6 +272,17 @@ def _own(group: str, name: str, value: str) -> Entry:
     return Entry(name, OWN_CONFIG.get(group, f"{value}.Config"), value, f"from {value}")
 
 
+def config_of(found: Entry) -> Any:
+    """What an entry names as its knobs. A class of a person's own without a Config takes that of the built-in class
+    that it inherits from; Stable-Baselines3's algorithms are one class, which has none."""
+    if found.config == f"{found.target}.Config" and not hasattr(own := resolve(found.target), "Config"):
+        built_in = {e.target: e.config for group in OPEN for e in reversed(BUILT_IN[group]) if "/" not in e.name}
+        for base in getattr(own, "__mro__", ()):
+            if (name := f"{base.__module__}:{base.__qualname__}") in built_in:
+                return resolve(built_in[name])
+    return resolve(found.config)
+
+
 def resolve(name: str) -> Any:
     """What `module:Name` (or `module:Name.attribute`) names."""
     module, _, path = name.partition(":")

@@ -26,3 +26,13 @@ def load_module(module: nn.Module, section: Section) -> None:
             + "; give the network the shape it was trained with"
         )
     module.load_state_dict({name: section[name] for name in own})
+
+
+def load_finite(module: nn.Module, section: Section) -> None:
+    """`load_module` of a finished model's weights; RequestError where they hold NaN or infinite values."""
+    load_module(module, section)
+    for name, parameter in module.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise RequestError(
+                f"the checkpoint is damaged: {name} holds NaN or infinite values; checkpoint=STEP takes another"
+            )

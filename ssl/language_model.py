@@ -14,7 +14,7 @@ from rlgym.learner import Section
 from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.models.build import build_model
 from rlgym.ssl.sampling import sample
-from rlgym.state import load_module
+from rlgym.state import load_finite
 
 if TYPE_CHECKING:
     from rlgym.config import PretrainConfig
@@ -31,8 +31,8 @@ class LanguageModel:
     def load(config: PretrainConfig, weights: Section, device: torch.device, folder: Path) -> LanguageModel:
         """From the config of the run in `folder`, the weights of a checkpoint, and the run's tokenizer."""
         tokenizer = Tokenizer.of_run(folder)
-        model = build_model(config.model, tokenizer.vocab_size, config.seed, config.objective.name != "masked")
-        load_module(model, weights)
+        model = build_model(config.model, tokenizer.vocab_size, config.seed, config.is_causal)
+        load_finite(model, weights)
         return LanguageModel(model.to(device).eval(), tokenizer)
 
     @property

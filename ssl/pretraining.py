@@ -73,6 +73,11 @@ class Pretraining:
         self.config = config
         objective_class = registry.resolve(registry.entry("objective", config.objective.name).target)
         causal: bool = objective_class.causal
+        if config.causal not in (None, causal):
+            raise RequestError(
+                f"causal={str(config.causal).lower()}: objective={config.objective.name} says {str(causal).lower()}"
+            )
+        config.causal = causal
         settle_model(config.model)
         check_direction(config.model, causal)  # what can be refused at once is not found after reading the corpus
         batch_size = self._settle_batch()

@@ -210,9 +210,12 @@ def write_adapter(plain: Backbone, additions: dict[str, tuple[Tensor, Tensor]], 
 
 def own_names(plain: Backbone) -> list[tuple[str, tuple[str, ...], tuple[int, ...], bool]]:
     """(our name, theirs, rows of each, whether theirs is transposed) of every matrix inside the layers."""
-    if plain.configuration().get("model_type") in CLASSES and not hasattr(plain, "inner"):
+    if not hasattr(plain, "inner"):
         return [(w.own, w.theirs, w.rows, w.transposed) for w in plain.weights()]
-    return [(name, (name.removeprefix("inner."),), (), False) for name in plain.matrices()]
+    from transformers.pytorch_utils import Conv1D
+
+    turned = {f"{name}.weight" for name, module in plain.named_modules() if isinstance(module, Conv1D)}
+    return [(name, (name.removeprefix("inner."),), (), name in turned) for name in plain.matrices()]
 
 
 def how_to_use(model: LanguageModel | Headed, auto: str) -> list[str]:

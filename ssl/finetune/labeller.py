@@ -17,7 +17,7 @@ from rlgym.ssl.finetune.heads import Head
 from rlgym.ssl.finetune.labelled import ROWS, forward, weights_of
 from rlgym.ssl.finetune.start import language_part
 from rlgym.ssl.models.backbone import Backbone
-from rlgym.state import load_module
+from rlgym.state import load_finite
 
 if TYPE_CHECKING:
     from rlgym.config import FinetuneConfig
@@ -107,5 +107,5 @@ def headed_parts(
     tokenizer = Tokenizer.of_run(folder)
     model = language_part(config, state["model"], tokenizer)
     head = Head(model, outputs, pooling, config.seed)
-    load_module(head, weights_of(state["model"], "head."))
+    load_finite(head, weights_of(state["model"], "head."))
     return model.to(device), head.to(device), tokenizer, pooling, int(config.method.max_length)

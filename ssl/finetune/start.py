@@ -20,7 +20,7 @@ from rlgym.ssl.finetune.folder import CONFIG, open_folder
 from rlgym.ssl.language_model import load_weights
 from rlgym.ssl.models.backbone import Backbone
 from rlgym.ssl.models.build import build_model
-from rlgym.state import load_module
+from rlgym.state import load_finite
 from rlgym.typed import build, to_dict
 
 BACKBONE = "backbone."
@@ -62,8 +62,8 @@ def _of_run(run: Run, trust: bool) -> Start:
     with fitting(run.dir):
         if isinstance(config, PretrainConfig):
             knobs = to_dict(config.model)
-            model = rebuild(knobs, config.objective.name != "masked", tokenizer, config.seed)
-            load_module(model, load_weights(config, state))
+            model = rebuild(knobs, config.is_causal, tokenizer, config.seed)
+            load_finite(model, load_weights(config, state))
         else:
             knobs = config.model
             model = language_part(config, state["model"], tokenizer)
@@ -86,7 +86,7 @@ def language_part(config: FinetuneConfig, weights: Any, tokenizer: Tokenizer, me
     model = rebuild(config.model, config.causal, tokenizer, config.seed)
     if config.adapt.mode == "lora":
         add_lora(model, config.adapt, config.seed)
-    load_module(model, language_weights(weights))
+    load_finite(model, language_weights(weights))
     if config.adapt.mode == "lora" and merged:
         merge_lora(model)
     return model

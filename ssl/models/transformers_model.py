@@ -189,6 +189,10 @@ class TransformersBackbone(Backbone):
     def weights(self) -> list[Weight]:
         return [Weight(name, (name.removeprefix("inner."),)) for name, _ in self.named_parameters()]
 
+    def configuration(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.inner.config.to_dict()
+        return found
+
     def to_transformers(self) -> tuple[PretrainedConfig, dict[str, Tensor]]:
         return copy.deepcopy(self.inner.config), to_theirs(self, self.weights())
 

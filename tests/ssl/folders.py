@@ -74,3 +74,22 @@ def chat(folder: Path) -> Path:
     stops: Any = GenerationConfig
     stops(bos_token_id=1, eos_token_id=[2, words.convert_tokens_to_ids("<|im_end|>")]).save_pretrained(folder)
     return folder
+
+
+def other(folder: Path, kind: str) -> Path:
+    """An architecture that has no layout here: GPT-2 with another activation, OPT, or RoBERTa."""
+    from transformers import AutoConfig
+
+    if kind == "roberta":
+        roles = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+        words = tokenizer("<s> $A </s>", roles | {"mask_token": "<mask>", "cls_token": "<s>", "sep_token": "</s>"})
+        ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+        shape = {**SHAPE, "max_position_embeddings": 66, "initializer_range": 0.2}
+        return save(folder, AutoConfig.for_model(kind, vocab_size=len(words), **ids, **shape), words, masked=True)
+    words = tokenizer(None, {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"})
+    if kind == "gpt2":
+        shape = {"n_positions": 64, "n_embd": 32, "n_layer": 1, "n_head": 2, "initializer_range": 0.2}
+    else:
+        shape = {**SHAPE, "ffn_dim": 64, "word_embed_proj_dim": 32}
+    ids = {"bos_token_id": 0, "eos_token_id": 0}
+    return save(folder, AutoConfig.for_model(kind, vocab_size=len(words), **ids, **shape), words)

@@ -13,13 +13,17 @@ import pytest
 import torch
 
 import rlgym
+from rlgym import loading
 from rlgym.cli import main
+from rlgym.config_file import load_config
 from rlgym.errors import RequestError
+from rlgym.ssl.config import MaskedConfig
 from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.evaluate import judge
 from rlgym.ssl.finetune import template
 from rlgym.ssl.finetune.start import open_start
 from rlgym.ssl.language_model import LanguageModel
+from rlgym.ssl.masked import Masked
 from tests.ssl import folders, tiny
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -33,7 +37,7 @@ def prompts(count: int) -> list[str]:
     return [f"the {draw.choice(tiny.NOUNS)} {draw.choice(tiny.VERBS)}{draw.choice(ends)}" for _ in range(count)]
 
 
-def table(path: Path, kind: str) -> str:
+def examples(path: Path, kind: str) -> str:
     """A table of examples of a kind: pairs, chats or preferences."""
     rows = []
     for number, prompt in enumerate(prompts(20)):
@@ -80,7 +84,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, text: Path, cache: Path) -> C
         if method == "grpo":
             more += ["reward=length", "reward.target=9", "method.max_new_tokens=8", "method.prompts=4"]
         more += ["method.samples=1"] * (method != "grpo")
-        rlgym.finetune(*QUICK, *more, "data=jsonl", table(place / f"{data}.jsonl", data), into)
+        rlgym.finetune(*QUICK, *more, "data=jsonl", examples(place / f"{data}.jsonl", data), into)
         return run
 
     return make
@@ -225,3 +229,58 @@ def test_templates_that_write_answers_in_ways_of_their_own(case: str, made: Call
     own.chat_template = "{{ raise_exception('no system') }}"
     with pytest.raises(ValueError, match="the model's chat template refuses it .*no system"):
         template.chat(own, turns)
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "roberta"])
+def test_labels_on_an_architecture_of_transformers_are_exported(
+    kind: str, mode: str, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines of the README give the program's own outputs, low-rank additions merged."""
+    folder, run = folders.other(tmp_path / "folder", kind), tmp_path / "run"
+    words = [f"init_from='{folder}'", "data=csv", f"data.path='{table}'", "tokens=600", f"adapt.mode={mode}"]
+    rlgym.finetune(*QUICK, "method.baselines=false", *words, f"run.dir='{run}'")
+    code = (Path(exported(run)) / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(exported(run))
+    space: dict[str, Any] = {}
+    exec(code, space)
+    torch.testing.assert_close(space["logits"], rlgym.load(run).outputs(["a text"]), rtol=1e-4, atol=1e-4)
+    if mode == "lora":
+        assert main(["export", str(run), "adapter=true", f"path={tmp_path / 'adapter'}"]) == 0
+        settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+        assert settings["fan_in_fan_out"] is (kind == "gpt2")
+
+
+class Own(Masked):
+    """An objective of a person's own, with the knobs of the one that it inherits from."""
+
+
+def test_an_objective_that_inherits_is_filled_and_evaluated(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, name = tmp_path / "run", f"{__name__}:Own"
+    words = tiny.words(text, f"objective={name}", "objective.rate=0.4", "model=bert_nano", "tokens=512")
+    made = rlgym.pretrain(*words, f"run.dir='{run}'")
+    config = load_config(run, trust=True)
+    assert (config.causal, config.objective) == (False, MaskedConfig(name=name, rate=0.4))
+    assert "fill" in config.products and made.summary["status"] == "finished"
+    for command in (["fill", str(run), "text=the [MASK]"], ["evaluate", str(run)], ["export", str(run)]):
+        assert main([*command, "trust=true"]) == 0
+    assert main(["pretrain", *words, "causal=true", f"run.dir='{tmp_path / 'other'}'"]) == 2
+    assert f"causal=true: objective={name} says false" in capsys.readouterr().err
+
+
+def test_weights_that_are_no_numbers_are_named(
+    made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, opened = made("own"), loading.open_checkpoint
+
+    def damaged(*given: Any) -> Any:
+        state, loop = opened(*given)
+        state["model"]["model.norm.weight"][0] = float("nan")
+        return state, loop
+
+    monkeypatch.setattr(loading, "open_checkpoint", damaged)
+    assert main(["generate", str(run), "prompt=the"]) == 2
+    written = capsys.readouterr()
+    assert not written.out and "model.norm.weight holds NaN or infinite values" in written.err
