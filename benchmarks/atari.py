@@ -11,9 +11,11 @@ program is its real command, loop and logging included; Stable-Baselines3 its ow
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from typing import Any
 
-from turns import Held, beside_sb3, run_rlgym, run_sb3  # type: ignore[import-not-found]  # beside this
+from turns import Held, only_beside_sb3, run_rlgym, run_sb3  # type: ignore[import-not-found]  # beside this
 
 # rl-baselines3-zoo, hyperparams/dqn.yml, atari; its 1e7 steps are this program's too.
 STEPS, WARM = 10_000_000, 1_200
@@ -35,11 +37,11 @@ WORDS = [
 ]
 
 
-def ours(folder: str) -> None:
-    run_rlgym(WORDS, Held(WARM), folder)
+def ours(held: Held, folder: str) -> None:
+    run_rlgym(WORDS, held, folder)
 
 
-def sb3(folder: str) -> None:
+def sb3(held: Held, folder: str) -> None:
     import ale_py
     import gymnasium as gym
     from stable_baselines3 import DQN
@@ -50,8 +52,12 @@ def sb3(folder: str) -> None:
     kwargs = {"frameskip": 1, "repeat_action_probability": 0.0}
     env = VecFrameStack(make_atari_env("ALE/Pong-v5", n_envs=1, seed=1, env_kwargs=kwargs), n_stack=4)
     model = DQN("CnnPolicy", env, seed=1, device="cpu", **ZOO)
-    run_sb3(model, model.q_net, STEPS, Held(WARM))
+    run_sb3(model, model.q_net, STEPS, held)
+
+
+def main(words: Sequence[str]) -> None:
+    only_beside_sb3(words, __file__, __doc__, {"rlgym": ours, "sb3": sb3}, rounds=8, steps=200, warm=WARM)
 
 
 if __name__ == "__main__":
-    beside_sb3(__file__, __doc__, {"rlgym": ours, "sb3": sb3}, rounds=8, steps=200)
+    main(sys.argv[1:])

@@ -18,7 +18,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,12 +26,15 @@ import torch
 from torch import Tensor
 from turns import (  # type: ignore[import-not-found]  # beside this
     Held,
+    Programs,
+    beside_sb3,
     machine,
     run_rlgym,
     run_sb3,
     serve,
     take_turns,
     timed,
+    turn_sizes,
 )
 
 # rl-baselines3-zoo, hyperparams/dqn.yml, CartPole-v1. Its 5e4 steps are the first of ten million here, so that no turn
@@ -66,20 +69,20 @@ EXTENSIONS = {
 }
 
 
-def ours(words: list[str], folder: str) -> None:
-    run_rlgym([*WORDS, *words], Held(WARM), folder)
+def ours(words: list[str], held: Held, folder: str) -> None:
+    run_rlgym([*WORDS, *words], held, folder)
 
 
-def sb3(folder: str) -> None:
+def sb3(held: Held, folder: str) -> None:
     from stable_baselines3 import DQN
     from stable_baselines3.common.env_util import make_vec_env
 
     env = make_vec_env("CartPole-v1", n_envs=1, seed=1)
     model = DQN("MlpPolicy", env, seed=1, device="cpu", policy_kwargs={"net_arch": [256, 256]}, **ZOO)
-    run_sb3(model, model.q_net, STEPS, Held(WARM))
+    run_sb3(model, model.q_net, STEPS, held)
 
 
-PROGRAMS: dict[str, Callable[[str], None]] = {
+PROGRAMS: Programs = {
     "rlgym": partial(ours, []),
     "sb3": sb3,
     **{name: partial(ours, words) for name, words in EXTENSIONS.items()},
@@ -87,14 +90,11 @@ PROGRAMS: dict[str, Callable[[str], None]] = {
 
 
 def speed(given: argparse.Namespace) -> None:
-    found = take_turns(__file__, ["rlgym", "sb3"], given.rounds, given.steps)
-    found.table()
-    assert len({turns[-1]["parameters"] for turns in found.turns.values()}) == 1, "not the same network"
-    print(f"\nStable-Baselines3 takes {found.ratio('sb3', 'rlgym')} the time of this program")
+    beside_sb3(__file__, given)
 
 
 def extensions(given: argparse.Namespace) -> None:
-    found = take_turns(__file__, ["rlgym", *EXTENSIONS], given.rounds, given.steps)
+    found = take_turns(__file__, ["rlgym", *EXTENSIONS], given)
     found.table()
     print("\n| beside plain DQN | time a step |\n|---|---|")
     for name in EXTENSIONS:
@@ -123,7 +123,7 @@ def parts(given: argparse.Namespace) -> None:
     for name, (owner, attribute) in owners.items():
         setattr(owner, attribute, timed(spent, name, getattr(owner, attribute)))
     rows: dict[str, list[float]] = {}
-    while learner.progress.step < WARM:
+    while learner.progress.step < given.warm:
         learner.update()
     for _ in range(given.rounds * 4):
         spent.clear()
@@ -196,14 +196,13 @@ def median_us(call: Callable[[], Any]) -> float:
 PARTS: dict[str, Callable[[argparse.Namespace], None]] = {"speed": speed, "extensions": extensions, "parts": parts}
 
 
-def main() -> None:
-    if serve(sys.argv[1:], PROGRAMS):
+def main(words: Sequence[str]) -> None:
+    if serve(words, PROGRAMS):
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; none: all")
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each program")
-    parser.add_argument("--steps", type=int, default=2_048, help="environment steps of a turn")
-    given = parser.parse_args()
+    turn_sizes(parser, rounds=15, steps=2_048, warm=WARM)
+    given = parser.parse_args(words)
     if wrong := [part for part in given.parts if part not in PARTS]:
         parser.error(f"{', '.join(wrong)}: parts are {', '.join(PARTS)}")
     print(machine())
@@ -213,4 +212,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,13 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "CartPole-v1, 1024 envs, batch 8192": ("CartPole-v1", 1024, {"n_steps": 32, "batch_size": 8192}),
     "84x84 images, 32 envs, batch 1024": ("RandomImages-v0", 32, {"n_steps": 128, "batch_size": 1024}),
 }
+GPT = ["tokenizer.vocab_size=50_257", "precision=bf16"]
 PRETRAIN = (("gpt_small", "stream"), ("qwen_small", "stream"), ("gpt_small", "documents"))
 """(model, packing): with one plain stream the kernel skips what a token cannot see; documents need a mask."""
+COMPILE = ("off", "on")
+UPDATES = 10
+"""Of PPO, of which the first three are left out."""
+FAST = ["device=cuda", "compile=on"]
 
 
 def synchronize() -> None:
@@ -78,7 +84,7 @@ def ppo(given: argparse.Namespace) -> None:
     print("| case | device | compile | steps/s (min-max) |\n|---|---|---|---|", flush=True)
     for case, (env, num_envs, knobs) in CASES.items():
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-            for compile in ("off", "on"):
+            for compile in COMPILE:
                 rates = steps_per_second(env, num_envs, knobs, device, compile)
                 middle = f"{statistics.median(rates):,.0f} ({min(rates):,.0f}-{max(rates):,.0f})"
                 print(f"| {case} | {device} | {compile} | {middle} |", flush=True)
@@ -90,7 +96,7 @@ def steps_per_second(env: str, num_envs: int, knobs: dict[str, Any], device: str
     learner = PPO(config)
     rates: list[float] = []
     began = time.perf_counter()
-    while len(rates) < 10 and time.perf_counter() - began < 20:
+    while len(rates) < UPDATES and time.perf_counter() - began < 20:
         at, step = time.perf_counter(), learner.progress.step
         learner.update()
         synchronize()
@@ -106,9 +112,12 @@ def pretrain(given: argparse.Namespace) -> None:
     print("| model | parameters | packing | batch | tokens/s | TFLOP/s | of products' | MFU | peak GiB | warm-up s |")
     print("|---" * 10 + "|", flush=True)
     for model, packing in PRETRAIN:
-        words = [f"model={model}", f"data.packing={packing}", "tokenizer.vocab_size=50_257", "precision=bf16"]
-        words += ["compile=on", "device=cuda", f"batch_size={given.batch_size or blocks_that_fit(model)}"]
-        print(pretraining_row(words, given.seconds), flush=True)
+        words = [
+            f"model={model}",
+            f"data.packing={packing}",
+            f"batch_size={given.batch_size or blocks_that_fit(model)}",
+        ]
+        print(pretraining_row([*words, *GPT, *FAST], given.seconds), flush=True)
 
 
 def pretraining_row(words: list[str], seconds: float) -> str:
@@ -144,6 +153,7 @@ def blocks_that_fit(model: str) -> int:
     return max(n for n in (4, 8, 16, 32, 64) if n == 4 or n * 2**30 * 1.6 < memory)
 
 
+SHAKESPEARE = ["model=gpt_mini", "model.dropout=0.2", "batch_size=64", "tokens=81_920_000", "evaluate.every=4_096_000"]
 RECIPES = {
     "AdamW, nanoGPT's recipe": ["optimizer=adamw", "optimizer.learning_rate=1e-3", "optimizer.beta2=0.99"],
     "Muon, this program's": ["optimizer=muon"],
@@ -155,11 +165,11 @@ def shakespeare(given: argparse.Namespace) -> None:
     for recipe, optimizer in RECIPES.items():
         with tempfile.TemporaryDirectory() as folder:
             words = [
-                *("model=gpt_mini", "model.dropout=0.2", "batch_size=64", "tokens=81_920_000", *optimizer),
+                *(*SHAKESPEARE, *optimizer, *FAST),
                 *("data=text", f"data.path=['{given.text}']", "data.packing=stream", "data.validation_fraction=0.1"),
-                *("tokenizer=char", "tokenizer.byte_fallback=false", "evaluate.every=4_096_000"),
-                *("evaluate.tokens=200_000", "sample.count=0", "log.histograms=false", "checkpoint.every=0"),
-                *("device=cuda", "compile=on", "display=quiet", f"data.cache={folder}/cache", f"run.dir={folder}/run"),
+                *("tokenizer=char", "tokenizer.byte_fallback=false", "evaluate.tokens=200_000", "sample.count=0"),
+                *("log.histograms=false", "checkpoint.every=0", "display=quiet"),
+                *(f"data.cache={folder}/cache", f"run.dir={folder}/run"),
             ]
             began = time.perf_counter()
             best = rlgym.pretrain(*words).summary["best"]
@@ -170,13 +180,13 @@ def shakespeare(given: argparse.Namespace) -> None:
 PARTS = {"ppo": ppo, "pretrain": pretrain, "shakespeare": shakespeare}
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; none: ppo pretrain, and the last with --text")
     parser.add_argument("--text", default="", help="shakespeare: the file")
     parser.add_argument("--seconds", type=float, default=60.0, help="pretrain: of each measurement")
     parser.add_argument("--batch-size", type=int, default=0, help="pretrain: blocks of an update; 0: by the memory")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     parts = given.parts or ["ppo", "pretrain", *(["shakespeare"] if given.text else [])]
     if wrong := [part for part in parts if part not in PARTS]:
         parser.error(f"{wrong[0]}: one of {', '.join(PARTS)}")
@@ -195,4 +205,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

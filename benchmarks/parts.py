@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,16 +22,15 @@ from rlgym.agents.config import PPOConfig
 from rlgym.agents.ppo import PPO
 from rlgym.config import EnvConfig, TrainConfig
 
-UPDATES = 40
 
-
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-envs", type=int, default=8)
     parser.add_argument("--n-steps", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--n-epochs", type=int, default=4)
-    given = parser.parse_args()
+    parser.add_argument("--updates", type=int, default=40, help="of which the first eighth is left out")
+    given = parser.parse_args(words)
     knobs = PPOConfig(n_steps=given.n_steps, batch_size=given.batch_size, n_epochs=given.n_epochs)
     learner = PPO(TrainConfig(steps=10**9, compile="off", env=EnvConfig("CartPole-v1", given.num_envs), agent=knobs))
     spent: dict[str, float] = {}
@@ -47,7 +47,7 @@ def main() -> None:
     for name, (owner, attribute) in parts.items():
         setattr(owner, attribute, timed(spent, name, getattr(owner, attribute)))
     rows: dict[str, list[float]] = {}
-    for _ in range(UPDATES):
+    for _ in range(given.updates):
         spent.clear()
         began = time.perf_counter()
         learner.update()
@@ -59,7 +59,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread, {steps} steps an update\n")
     print("| part | us a step | us a gradient step |\n|---|---|---|")
     for name in ["update", *parts]:
-        seconds = statistics.median(rows[name][5:])
+        seconds = statistics.median(rows[name][given.updates // 8 :])
         each = (
             f"{1e6 * seconds / gradient_steps:,.0f}" if "epochs" in name or "forward" in name or "back" in name else ""
         )
@@ -88,4 +88,4 @@ def median_us(call: Callable[[], Any]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

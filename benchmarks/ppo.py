@@ -6,10 +6,11 @@
 
 Every measurement is a process of its own, and the programs take turns (A B A B ...), so that a machine whose speed
 drifts favours neither. Tables give medians with minimum and maximum; a ratio is the median over the pairs of turns.
-"Steps/s" starts after the fifth update (compiling, if any, lies before). "To 475" is when a mean return over 100
-episodes first reaches 475: in `solve`, of 100 fresh greedy episodes played every 1,024 steps while the clock stands
-still, the same way for both programs; in `window`, of the last 100 training episodes. Seconds count from the start of
-training (networks and environments made) and, in the other column, from the start of the process.
+"Steps/s" starts after the fifth update (compiling, if any, lies before), in a run of fewer before the last. "To 475"
+is when a mean return over 100 episodes first reaches 475: in `solve`, of 100 fresh greedy episodes played every 1,024
+steps while the clock stands still, the same way for both programs; in `window`, of the last 100 training episodes.
+Seconds count from the start of training (networks and environments made) and, in the other column, from the start of
+the process.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,7 @@ SB3_ZOO = {
 
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "speed": {
-        "rlgym": {"words": ["env=CartPole-v1", "steps=150_000", *RLGYM_EQUAL]},
+        "rlgym": {"words": ["env=CartPole-v1", *RLGYM_EQUAL], "steps": 150_000},
         "sb3": {"env": "CartPole-v1", "steps": 60_000, "n_envs": 8, "learning_rate": 2.5e-4, **EQUAL},
     },
     "fast": {
@@ -67,13 +69,15 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
     "window": {"rlgym": {"words": ["env=CartPole-v1"]}, "sb3 8x128": SB3_8X128, "sb3 zoo": SB3_ZOO},
     "lunar": {
         "rlgym": {
-            "words": ["env=LunarLander-v3", "env.num_envs=16", "steps=100_000", *RLGYM_EQUAL]
-            + [f"agent.{key}={value}" for key, value in LUNAR.items()]
+            "words": ["env=LunarLander-v3", "env.num_envs=16", *RLGYM_EQUAL]
+            + [f"agent.{key}={value}" for key, value in LUNAR.items()],
+            "steps": 100_000,
         },
         "sb3": {"env": "LunarLander-v3", "steps": 100_000, "n_envs": 16, "learning_rate": 2.5e-4, **LUNAR},
     },
 }
 SOLVED = 475.0
+EPISODES = 100
 
 
 class Judge:
@@ -83,7 +87,7 @@ class Judge:
         from rlgym.config import EnvConfig
         from rlgym.envs.make import make_env
 
-        self.env = make_env(EnvConfig("CartPole-v1", 100))
+        self.env = make_env(EnvConfig("CartPole-v1", EPISODES))
         self.next, self.paused = 1_024, 0.0
 
     def __call__(self, step: int, policy: Any) -> float | None:
@@ -93,15 +97,31 @@ class Judge:
 
         began = time.time()
         self.next = (step // 1_024 + 1) * 1_024
-        found = evaluate_policy(policy, self.env, 100, 10**6 + step).metrics["eval/mean_reward"]
+        found = evaluate_policy(policy, self.env, EPISODES, 10**6 + step).metrics["eval/mean_reward"]
         self.paused += time.time() - began
         return found
+
+
+class Greedy:
+    """Stable-Baselines3's model as the judge plays it."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def start(self, envs: int) -> None:
+        pass
+
+    def ended(self, rows: Sequence[int]) -> None:
+        pass
+
+    def act(self, obs: Any, mask: Any = None, sampler: Any = None) -> Any:
+        return self.model.predict(obs["obs"], deterministic=True)[0]
 
 
 # ---- one measurement, in a process of its own
 
 
-def measure_rlgym(words: list[str], seed: int, threads: int, judge: Judge | None) -> list[Point]:
+def measure_rlgym(settings: dict[str, Any], seed: int, threads: int, judge: Judge | None) -> list[Point]:
     """The real command's own code, every update's log point stamped with the clock."""
     from rlgym.agents.ppo import PPO
     from rlgym.cli import main
@@ -129,7 +149,9 @@ def measure_rlgym(words: list[str], seed: int, threads: int, judge: Judge | None
     Tracker.log = stamped  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         quiet = ["display=quiet", "log.every=1", "evaluate.every=0", "evaluate.episodes=1", "checkpoint.every=0"]
-        code = main(["train", *words, *quiet, f"seed={seed}", f"threads={threads}", f"run.dir={folder}/run"])
+        steps = [f"steps={settings['steps']}"] if "steps" in settings else []
+        words = [*settings["words"], *steps, *quiet, f"seed={seed}", f"threads={threads}", f"run.dir={folder}/run"]
+        code = main(["train", *words])
     assert code == 0, f"rlgym ended with {code}"
     return points
 
@@ -149,13 +171,10 @@ def measure_sb3(settings: dict[str, Any], seed: int, threads: int, judge: Judge 
         def _on_rollout_start(self) -> None:
             if judge is not None:
                 at = time.time() - judge.paused
-                points.append((self.num_timesteps, at, judge(self.num_timesteps, self)))
+                points.append((self.num_timesteps, at, judge(self.num_timesteps, Greedy(self.model))))
                 return
             recent = [info["r"] for info in self.model.ep_info_buffer or ()]
             points.append((self.num_timesteps, time.time(), float(np.mean(recent)) if len(recent) == 100 else None))
-
-        def act(self, obs: Any, mask: Any = None, sampler: Any = None) -> Any:
-            return self.model.predict(obs["obs"], deterministic=True)[0]
 
         def _on_step(self) -> bool:
             return not stop or all(mean is None or mean < SOLVED for _, _, mean in points[-1:])
@@ -179,8 +198,8 @@ def measure_sb3(settings: dict[str, Any], seed: int, threads: int, judge: Judge 
 
 def figures(points: list[Point], process_began: float) -> dict[str, float | None]:
     """The figures of one measurement."""
-    warm = points[5]
     last = points[-1]
+    warm = [point for point in points if point[0] < last[0]][:6][-1]
     solved = next(((step, at) for step, at, mean in points if mean is not None and mean >= SOLVED), None)
     return {
         "steps/s": (last[0] - warm[0]) / (last[1] - warm[1]),
@@ -191,25 +210,23 @@ def figures(points: list[Point], process_began: float) -> dict[str, float | None
     }
 
 
-def one(case: str, program: str, seed: int, threads: int, process_began: float) -> None:
-    settings = dict(CASES[case][program])
+def one(case: str, program: str, seed: int, threads: int, steps: int, process_began: float) -> None:
+    settings = CASES[case][program] | ({"steps": steps} if steps else {})
     began = time.time()
     judge = Judge() if settings.pop("greedy", False) else None
     if judge is not None and "words" not in settings:
         judge.paused = time.time() - began  # the other program would not have loaded this
-    if "words" in settings:
-        points = measure_rlgym(settings["words"], seed, threads, judge)
-    else:
-        points = measure_sb3(settings, seed, threads, judge)
-    print(json.dumps(figures(points, process_began)))
+    measure = measure_rlgym if "words" in settings else measure_sb3
+    print(json.dumps(figures(measure(settings, seed, threads, judge), process_began)))
 
 
 # ---- the table
 
 
-def spawn(case: str, program: str, seed: int, threads: int) -> dict[str, float | None]:
+def spawn(case: str, program: str, seed: int, threads: int, steps: int) -> dict[str, float | None]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
-    words = [sys.executable, __file__, "--one", case, program, str(seed), str(threads), repr(time.time())]
+    numbers = [str(seed), str(threads), str(steps), repr(time.time())]
+    words = [sys.executable, __file__, "--one", case, program, *numbers]
     root = Path(__file__).resolve().parent.parent
     answer = subprocess.run(words, env=environment, cwd=root, capture_output=True, text=True)
     if answer.returncode:
@@ -226,12 +243,12 @@ def spread(values: list[float]) -> str:
     return f"{middle} ({low}-{high})"
 
 
-def table(case: str, repeats: int, threads: int) -> None:
+def table(case: str, repeats: int, threads: int, steps: int) -> None:
     programs = list(CASES[case])
     found: dict[str, list[dict[str, float | None]]] = {program: [] for program in programs}
     for repeat in range(repeats):
         for program in programs:  # in turn, a seed each round
-            found[program].append(spawn(case, program, repeat + 1, threads))
+            found[program].append(spawn(case, program, repeat + 1, threads, steps))
             print(f"{case} {repeat + 1}/{repeats} {program}: {found[program][-1]}", file=sys.stderr)
     columns = list(found[programs[0]][0])
     print(f"\n### {case}: {threads} thread(s), {repeats} turns, seeds 1-{repeats}\n")
@@ -250,20 +267,23 @@ def table(case: str, repeats: int, threads: int) -> None:
                 print(f"\n{column}, {first} / {other}: {spread(ratios)} over {len(ratios)} pairs")
 
 
-def main() -> None:
-    if sys.argv[1:2] == ["--one"]:
-        case, program, seed, threads, began = sys.argv[2:]
-        one(case, program, int(seed), int(threads), float(began))
+def main(words: Sequence[str]) -> None:
+    if words[:1] == ["--one"]:
+        _, case, program, seed, threads, steps, began = words
+        one(case, program, int(seed), int(threads), int(steps), float(began))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", default=list(CASES), help=", ".join(CASES))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
+    parser.add_argument("--steps", type=int, default=0, help="environment steps of each program; 0: the case's own")
+    given = parser.parse_args(words)
+    if wrong := [case for case in given.cases if case not in CASES]:
+        parser.error(f"{wrong[0]}: one of {', '.join(CASES)}")
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     for case in given.cases:
-        table(case, given.repeats, given.threads)
+        table(case, given.repeats, given.threads, given.steps)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -30,7 +30,7 @@ import sysconfig
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -451,9 +451,9 @@ def machine(threads: int) -> str:
     return f"{processor}, {os.cpu_count()} cores, {threads} thread(s){load}, {python}, {', '.join(versions)}"
 
 
-def main() -> None:
-    if sys.argv[1:2] == ["--program"]:
-        name, size, family, text, threads = sys.argv[2:]
+def main(words: Sequence[str]) -> None:
+    if words[:1] == ["--program"]:
+        _, name, size, family, text, threads = words
         sys.stdout = sys.stderr  # what libraries print is no answer
         run_program(name, size, family, Path(text), int(threads))
         return
@@ -463,7 +463,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="turns of each program")
     parser.add_argument("--seconds", type=float, default=2.0, help="of this program's turn, two steps at least")
     parser.add_argument("--text", default="", help="a file to learn from; empty: Python's own reference")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     if wrong := [part for part in given.parts if part not in PARTS]:
         parser.error(f"{wrong[0]}: one of {', '.join(PARTS)}")
     torch.set_num_threads(given.threads)
@@ -477,4 +477,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

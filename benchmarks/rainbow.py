@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,13 +58,13 @@ def shown(scores: np.ndarray) -> str:
     return f"{iqm(scores[:, None]):.1f} ({low:.1f} to {high:.1f})"
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the runs go")
     parser.add_argument("--env", default="LunarLander-v3")
     parser.add_argument("--steps", type=int, default=50_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     folder = given.folder.resolve()
     scores: dict[str, np.ndarray] = {}
     last: dict[str, np.ndarray] = {}
@@ -86,4 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

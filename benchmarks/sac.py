@@ -11,9 +11,11 @@ and logging included; Stable-Baselines3 its own `learn`. Programs take turns (be
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from typing import Any
 
-from turns import Held, beside_sb3, run_rlgym, run_sb3  # type: ignore[import-not-found]  # beside this
+from turns import Held, only_beside_sb3, run_rlgym, run_sb3  # type: ignore[import-not-found]  # beside this
 
 # rl-baselines3-zoo, hyperparams/sac.yml, Pendulum-v1; what it leaves out is Stable-Baselines3's default.
 STEPS, WARM = 10_000_000, 1_000
@@ -35,18 +37,22 @@ WORDS = [
 ]
 
 
-def ours(folder: str) -> None:
-    run_rlgym(WORDS, Held(WARM), folder)
+def ours(held: Held, folder: str) -> None:
+    run_rlgym(WORDS, held, folder)
 
 
-def sb3(folder: str) -> None:
+def sb3(held: Held, folder: str) -> None:
     from stable_baselines3 import SAC
     from stable_baselines3.common.env_util import make_vec_env
 
     env = make_vec_env("Pendulum-v1", n_envs=1, seed=1)
     model = SAC("MlpPolicy", env, seed=1, device="cpu", policy_kwargs={"net_arch": [256, 256]}, **ZOO)
-    run_sb3(model, model.actor, STEPS, Held(WARM))
+    run_sb3(model, model.actor, STEPS, held)
+
+
+def main(words: Sequence[str]) -> None:
+    only_beside_sb3(words, __file__, __doc__, {"rlgym": ours, "sb3": sb3}, rounds=15, steps=500, warm=WARM)
 
 
 if __name__ == "__main__":
-    beside_sb3(__file__, __doc__, {"rlgym": ours, "sb3": sb3}, rounds=15, steps=500)
+    main(sys.argv[1:])

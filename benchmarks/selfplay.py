@@ -16,7 +16,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -34,19 +34,18 @@ from rlgym.device import keep_freed_memory
 from rlgym.games import make_game
 from rlgym.games.game import random_moves
 
-GAMES = (64, 256, 1024, 4096)
-
 
 class Bench:
-    def __init__(self, words: argparse.Namespace) -> None:
-        self.rounds, self.simulations, self.device = words.repeats, words.simulations, torch.device(words.device)
-        self.game = make_game(words.game)
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.rounds, self.simulations, self.device = given.repeats, given.simulations, torch.device(given.device)
+        self.games, self.at_least = given.games, given.seconds
+        self.game = make_game(given.game)
         torch.manual_seed(0)
-        network = BoardNetwork(self.game, words.network, words.width, words.blocks).to(self.device)
+        network = BoardNetwork(self.game, given.network, given.width, given.blocks).to(self.device)
         self.network = network
         self.evaluate = Evaluator(self.game, network, low=self.device.type == "cuda")
         self.generator = torch.Generator(self.device).manual_seed(0)
-        self.method = words.search
+        self.method = given.search
 
     def positions(self, games: int) -> Any:
         """A few moves into games that differ."""
@@ -59,14 +58,14 @@ class Bench:
         settings = Settings(simulations, self.method)
         return lambda: search(self.game, position, self.evaluate, settings, self.generator)
 
-    def seconds(self, *programs: Callable[[], object], at_least: float = 0.5) -> list[float]:
-        """Of one call of each, the median over rounds of `at_least` seconds."""
+    def seconds(self, *programs: Callable[[], object]) -> list[float]:
+        """Of one call of each, the median over rounds."""
         counts = []
         for program in programs:
             program()
             began = self.now()
             program()
-            counts.append(max(1, round(at_least / (self.now() - began))))
+            counts.append(max(1, round(self.at_least / (self.now() - began))))
         times: list[list[float]] = [[] for _ in programs]
         for turn in range(self.rounds):
             for i in [(turn + k) % len(programs) for k in range(len(programs))]:
@@ -86,7 +85,7 @@ class Bench:
     def search(self) -> None:
         n = self.simulations
         print(f"\n| games | simulations/s | moves/s | network alone/s | share |\n{'|---' * 5}|")
-        for games in GAMES:
+        for games in self.games:
             position = self.positions(games)
             move, alone = self.seconds(self.searched(position, n), partial(self.evaluate, position))
             rate, network = games * n / move, games / alone
@@ -95,9 +94,10 @@ class Bench:
             )
 
     def linear(self) -> None:
-        position = self.positions(256)
-        counts = (16, 32, 64, 128, 256, 512)
-        print(f"\n256 games\n\n| simulations a move | ms a move | us a simulation of all games |\n{'|---' * 3}|")
+        games = self.games[len(self.games) // 2 - 1]
+        position = self.positions(games)
+        counts = [max(1, self.simulations * times // 4) for times in (1, 2, 4, 8, 16, 32)]
+        print(f"\n{games} games\n\n| simulations a move | ms a move | us a simulation of all games |\n{'|---' * 3}|")
         for count, move in zip(counts, self.seconds(*(self.searched(position, c) for c in counts)), strict=True):
             print(f"| {count} | {1e3 * move:,.1f} | {1e6 * move / count:,.0f} |", flush=True)
 
@@ -144,14 +144,14 @@ class Bench:
         )
         n = self.simulations
         print(f"\n| program | simulations/s | times OpenSpiel's |\n{'|---' * 3}|")
-        programs = [self.searched(self.positions(games), n) for games in (1, *GAMES)]
+        programs = [self.searched(self.positions(games), n) for games in (1, *self.games)]
         theirs, *ours = self.seconds(lambda: bot.mcts_search(state), *programs)
         print(f"| OpenSpiel's MCTSBot, one game | {n / theirs:,.0f} | 1 |")
-        for games, found in zip((1, *GAMES), ours, strict=True):
+        for games, found in zip((1, *self.games), ours, strict=True):
             print(f"| rlgym, {games} games | {games * n / found:,.0f} | {games * theirs / found:.1f} |")
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tables = ("search", "linear", "memory", "openspiel")
     parser.add_argument("tables", nargs="*", choices=[*tables, []], default=[])
@@ -161,18 +161,20 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--blocks", type=int, default=2)
     parser.add_argument("--simulations", type=int, default=64)
+    parser.add_argument("--games", type=int, nargs="+", default=[64, 256, 1024, 4096], help="at once")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of a measurement, one call at least")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    words = parser.parse_args()
-    torch.set_num_threads(words.threads)
+    given = parser.parse_args(words)
+    torch.set_num_threads(given.threads)
     keep_freed_memory()  # as every run does
     print(machine())
-    print(f"{words.game}, {words.search}, {words.network} {words.blocks} x {words.width}, {words.threads} thread(s)")
-    bench = Bench(words)
-    for name in words.tables or tables:
+    print(f"{given.game}, {given.search}, {given.network} {given.blocks} x {given.width}, {given.threads} thread(s)")
+    bench = Bench(given)
+    for name in given.tables or tables:
         getattr(bench, name)()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,12 @@ def spread(values: list[float], form: str = "{:.2f}") -> str:
     return f"{form.format(np.mean(values))} ({form.format(min(values))}-{form.format(max(values))})"
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("folder", type=Path, help="where the runs go")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     file, folder = given.file.resolve(), given.folder.resolve()
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
     seconds: dict[str, list[float]] = {kind: [] for kind in ("pretraining", *KINDS)}
@@ -96,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

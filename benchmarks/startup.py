@@ -5,11 +5,13 @@ python benchmarks/startup.py
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 RLGYM = [sys.executable, "-m", "rlgym"]
@@ -36,12 +38,16 @@ def first_update_seconds() -> float:
     return seconds
 
 
-def main() -> None:
+def main(words: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    given = parser.parse_args(words)
     for name, measure in (("--help", help_seconds), ("first update", first_update_seconds)):
         measure()  # warm
-        seconds = [measure() for _ in range(5)]
-        print(f"{name}: median {statistics.median(seconds):.2f} s ({min(seconds):.2f}-{max(seconds):.2f}) of 5")
+        seconds = [measure() for _ in range(given.repeats)]
+        spread = f"{min(seconds):.2f}-{max(seconds):.2f}"
+        print(f"{name}: median {statistics.median(seconds):.2f} s ({spread}) of {given.repeats}")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -20,6 +20,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -137,19 +138,19 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
 
 
-def main() -> None:
-    if sys.argv[1:2] == ["--measure"]:
-        measure(sys.argv[2], Path(sys.argv[3]))
+def main(words: Sequence[str]) -> None:
+    if words[:1] == ["--measure"]:
+        measure(words[1], Path(words[2]))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3, help="turns of each program")
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--folder", default=None, help="for temporary files, up to five times the gigabytes")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         tokenize(given, Path(folder))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -102,16 +102,20 @@ def parameters(network: Any) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def serve(script_words: list[str], programs: dict[str, Callable[[str], None]]) -> bool:
-    """Whether this process is one of the programs: `--program NAME FOLDER`. If so it runs it, to the end."""
-    if script_words[:1] != ["--program"]:
+Programs = dict[str, Callable[[Held, str], None]]
+"""By name: what to run between the turns, and a folder for its files."""
+
+
+def serve(words: Sequence[str], programs: Programs) -> bool:
+    """Whether this process is one of the programs: `--program NAME FOLDER WARM`. If so it runs it, to the end."""
+    if words[:1] != ["--program"]:
         return False
     import torch
 
-    _, name, folder = script_words
+    _, name, folder, warm = words
     sys.stdout = sys.stderr  # what libraries print is no answer
     torch.set_num_threads(1)
-    programs[name](folder)
+    programs[name](Held(int(warm)), folder)
     return True
 
 
@@ -121,8 +125,8 @@ def serve(script_words: list[str], programs: dict[str, Callable[[str], None]]) -
 class Program:
     """The other end of such a process."""
 
-    def __init__(self, script: str, name: str, folder: str) -> None:
-        words = [sys.executable, "-W", "ignore", script, "--program", name, folder]
+    def __init__(self, script: str, name: str, folder: str, warm: int) -> None:
+        words = [sys.executable, "-W", "ignore", script, "--program", name, folder, str(warm)]
         self.name = name
         self.process = subprocess.Popen(
             words, cwd=ROOT, env={**os.environ, **ONE_THREAD}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -182,21 +186,28 @@ class Measured:
         sys.stdout.flush()
 
 
-def take_turns(script: str, names: list[str], rounds: int, steps: int) -> Measured:
-    """`rounds` turns of `steps` environment steps for each program."""
+def turn_sizes(parser: argparse.ArgumentParser, rounds: int, steps: int, warm: int) -> None:
+    """The words of a script whose programs take turns."""
+    parser.add_argument("--rounds", type=int, default=rounds, help="turns of each program")
+    parser.add_argument("--steps", type=int, default=steps, help="environment steps of a turn")
+    parser.add_argument("--warm", type=int, default=warm, help="environment steps before the first turn")
+
+
+def take_turns(script: str, names: Sequence[str], given: argparse.Namespace) -> Measured:
+    """What `turn_sizes` asks for, of each program."""
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         programs = []
         try:
             for name in names:
-                programs.append(Program(script, name, folder))
+                programs.append(Program(script, name, folder, given.warm))
                 print(f"{name} is warm after {programs[-1].warm['seconds']:.1f} s", file=sys.stderr, flush=True)
-            for number in range(rounds):
+            for number in range(given.rounds):
                 first = number % len(programs)
                 for program in programs[first:] + programs[:first]:
-                    turns[program.name].append(program.turn(steps))
+                    turns[program.name].append(program.turn(given.steps))
                 shown = ", ".join(f"{n} {1e6 * t[-1]['seconds'] / t[-1]['steps']:.0f}" for n, t in turns.items())
-                print(f"round {number + 1}/{rounds}: {shown} us a step", file=sys.stderr, flush=True)
+                print(f"round {number + 1}/{given.rounds}: {shown} us a step", file=sys.stderr, flush=True)
         finally:
             for program in programs:
                 program.close()
@@ -213,19 +224,25 @@ def machine() -> str:
     return f"{processor}, {os.cpu_count()} cores{load}, Python {platform.python_version()}, {found}"
 
 
-def beside_sb3(script: str, doc: str, programs: dict[str, Callable[[str], None]], rounds: int, steps: int) -> None:
-    """The whole of a script that times "rlgym" beside "sb3"; `rounds` of `steps` where its words do not say."""
-    if serve(sys.argv[1:], programs):
-        return
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=rounds, help="turns of each program")
-    parser.add_argument("--steps", type=int, default=steps, help="environment steps of a turn")
-    given = parser.parse_args()
-    print(machine(), end="\n\n", flush=True)
-    found = take_turns(script, list(programs), given.rounds, given.steps)
+def beside_sb3(script: str, given: argparse.Namespace) -> None:
+    """The table of "rlgym" beside "sb3"."""
+    found = take_turns(script, ["rlgym", "sb3"], given)
     found.table()
     assert len({turns[-1]["parameters"] for turns in found.turns.values()}) == 1, "not the same network"
     print(f"\nStable-Baselines3 takes {found.ratio('sb3', 'rlgym')} the time of this program")
+
+
+def only_beside_sb3(
+    words: Sequence[str], script: str, doc: str, programs: Programs, rounds: int, steps: int, warm: int
+) -> None:
+    """The whole of a script that does nothing else."""
+    if serve(words, programs):
+        return
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    turn_sizes(parser, rounds, steps, warm)
+    given = parser.parse_args(words)
+    print(machine(), end="\n\n", flush=True)
+    beside_sb3(script, given)
 
 
 # ---- part by part

@@ -31,6 +31,23 @@ def one_thread() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def blank_plots() -> Iterator[None]:
+    """A run's curves as blank pictures: to draw them takes longer than a tiny run. Modules that look at them say so by a
+    fixture of this name that does nothing."""
+
+    def blank(path: Path, *_: object) -> Path:
+        from PIL import Image
+
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (1, 1)).save(path)
+        return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlgym.plots._figure", blank)
+        yield
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of the module's own for prepared data, which commands take from the environment."""

@@ -31,12 +31,6 @@ from rlgym.run import Run, create_run
 from rlgym.training import drive
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Matplotlib takes longer than all else here; tests/run/test_plots.py has the curves."""
-    monkeypatch.setattr(rlgym.plots, "curves", lambda folder: [])
-
-
 class Crash(BaseException):
     """The process dies here."""
 

@@ -13,6 +13,11 @@ from PIL import Image
 from rlgym import plots
 
 
+@pytest.fixture(scope="module", autouse=True)
+def blank_plots() -> None:
+    """Here they are drawn."""
+
+
 def write(run: Path, rows: list[dict[str, Any]]) -> None:
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
