@@ -33,7 +33,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def blank_plots() -> Iterator[None]:
-    """A run's curves as blank pictures: to draw them takes longer than a tiny run. Modules that look at them say so by a
+    """A run's curves as blank pictures: to draw them takes longer than a tiny run. A module that looks at them has a
     fixture of this name that does nothing."""
 
     def blank(path: Path, *_: object) -> Path:
