@@ -22,19 +22,32 @@ class AlphaZeroConfig:
         choices=("gumbel", "puct"),
     )
     simulations: int = knob(64, "positions that a full search values before a move", gt=0)
-    fast_simulations: int = knob(16, "positions that a fast search values", gt=0)
+    fast_simulations: int = knob(16, "positions that a fast search values", gt=0, needs="full_share!=1")
     full_share: float = knob(
         0.5, "share of moves searched in full: fast ones teach values and no policy (Wu 2019)", gt=0, le=1
     )
-    considered: int = knob(16, "gumbel: moves that the root begins with", gt=0)
-    c_visit: float = knob(50.0, "gumbel: weight of values against the prior, plus the most visits of a move", ge=0)
-    c_scale: float = knob(0.5, "gumbel: that weight's scale, for values in [0, 1]", gt=0)
-    rescale: bool = knob(False, "gumbel: [0, 1] is from a node's least to its greatest value, not a game's")
-    c_puct: float = knob(1.25, "puct: weight of exploration", gt=0)
-    dirichlet_alpha: float = knob(1.0, "puct: the smaller, the fewer moves the root's noise favours", gt=0)
-    dirichlet_fraction: float = knob(0.25, "puct: share of noise in the root's prior", ge=0, le=1)
-    temperature: float = knob(1.0, "moves of the opening are drawn by policy^(1 / temperature); 0: none", ge=0)
-    temperature_plies: int = knob(8, "first moves of a game that are drawn; later ones are the search's choice", ge=0)
+    considered: int = knob(16, "gumbel: moves that the root begins with", gt=0, needs="search=gumbel")
+    c_visit: float = knob(
+        50.0, "gumbel: weight of values against the prior, plus the most visits of a move", ge=0, needs="search=gumbel"
+    )
+    c_scale: float = knob(0.5, "gumbel: that weight's scale, for values in [0, 1]", gt=0, needs="search=gumbel")
+    rescale: bool = knob(
+        False, "gumbel: [0, 1] is from a node's least to its greatest value, not a game's", needs="search=gumbel"
+    )
+    c_puct: float = knob(1.25, "puct: weight of exploration", gt=0, needs="search=puct")
+    dirichlet_alpha: float = knob(
+        1.0,
+        "puct: the smaller, the fewer moves the root's noise favours",
+        gt=0,
+        needs=("search=puct", "dirichlet_fraction!=0"),
+    )
+    dirichlet_fraction: float = knob(0.25, "puct: share of noise in the root's prior", ge=0, le=1, needs="search=puct")
+    temperature: float = knob(
+        1.0, "moves of the opening are drawn by policy^(1 / temperature); 0: none", ge=0, needs="temperature_plies!=0"
+    )
+    temperature_plies: int = knob(
+        8, "first moves of a game that are drawn; later ones are the search's choice", ge=0, needs="temperature!=0"
+    )
     # ---- the network
     network: str = knob(
         "mlp", "residual layers over all planes (mlp), or over neighbouring cells (conv)", choices=("mlp", "conv")

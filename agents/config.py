@@ -23,7 +23,7 @@ class OnPolicyConfig:
     log_std_init: float = knob(0.0, "initial log deviation of a Gaussian policy")
     squash: bool = knob(False, "a Gaussian's samples through tanh to the action bounds, instead of clipped to them")
     recurrent: str = knob("none", "a memory before the layers of actor and of critic", choices=("none", "lstm", "gru"))
-    hidden_size: int = knob(64, "numbers that a memory's output has", gt=0)
+    hidden_size: int = knob(64, "numbers that a memory's output has", gt=0, needs="recurrent!=none")
 
 
 @dataclass
@@ -41,10 +41,12 @@ class PPOConfig(OnPolicyConfig):
     gae_lambda: float = knob(0.95, "generalised advantage estimation's lambda", ge=0, le=1)
     clip_range: float = knob(0.2, "how far the probability ratio may leave 1", gt=0)
     clip_range_schedule: str = knob("constant", "to zero over the budget, or constant", choices=("linear", "constant"))
-    clip_range_vf: float | None = knob(None, "clip of the value's change; empty: none", gt=0)
+    clip_range_vf: float | None = knob(None, "clip of the value's change; empty: none", gt=0, needs="vf_coef!=0")
     normalize_advantage: bool = knob(True, "advantages of a minibatch to mean 0, deviation 1")
     ent_coef: float = knob(0.0, "weight of the entropy bonus", ge=0)
-    ent_coef_schedule: str = knob("constant", "to zero over the budget, or constant", choices=("linear", "constant"))
+    ent_coef_schedule: str = knob(
+        "constant", "to zero over the budget, or constant", choices=("linear", "constant"), needs="ent_coef!=0"
+    )
     vf_coef: float = knob(0.5, "weight of the value loss", ge=0)
     max_grad_norm: float = knob(0.5, "gradients are scaled down to this norm", gt=0)
     target_kl: float | None = knob(None, "end an update's epochs once the approximate KL passes 1.5 times this", gt=0)
@@ -61,8 +63,8 @@ class A2CConfig(OnPolicyConfig):
         "constant", "to zero over the budget, or constant", choices=("linear", "constant")
     )
     use_rms_prop: bool = knob(True, "RMSprop, as the paper has; else Adam")
-    rms_prop_eps: float = knob(1e-5, "RMSprop's epsilon", gt=0)
-    adam_eps: float = knob(1e-5, "Adam's epsilon", gt=0)
+    rms_prop_eps: float = knob(1e-5, "RMSprop's epsilon", gt=0, needs="use_rms_prop=true")
+    adam_eps: float = knob(1e-5, "Adam's epsilon", gt=0, needs="use_rms_prop=false")
     gamma: float = knob(0.99, "discount of future reward", ge=0, le=1)
     gae_lambda: float = knob(1.0, "generalised advantage estimation's lambda; 1: the n-step return", ge=0, le=1)
     normalize_advantage: bool = knob(False, "advantages of a rollout to mean 0, deviation 1")
@@ -111,7 +113,9 @@ class SACConfig:
     train_freq: int = knob(1, "transitions between one learning and the next", gt=0)
     gradient_steps: int = knob(1, "gradient steps for train_freq transitions; -1: one for each transition", ge=-1)
     ent_coef: str = knob("auto", "weight of the entropy: learned (auto, or auto_0.1 to begin at 0.1), or a number")
-    target_entropy: str = knob("auto", "entropy that a learned weight aims at; auto: minus the action's dimensions")
+    target_entropy: str = knob(
+        "auto", "entropy that a learned weight aims at; auto: minus the action's dimensions", needs="ent_coef=auto*"
+    )
     target_update_interval: int = knob(1, "gradient steps between target updates", gt=0)
     n_critics: int = knob(2, "critics, the least of which counts", gt=0)
     net_arch: list[int] = knob([256, 256], "widths of the hidden layers of actor and of each critic", gt=0)
@@ -149,7 +153,7 @@ class TD3Config:
     gradient_steps: int = knob(1, "gradient steps for train_freq transitions; -1: one for each transition", ge=-1)
     policy_delay: int = knob(2, "critics' gradient steps between one of the actor's, and target updates", gt=0)
     target_policy_noise: float = knob(0.2, "deviation of the noise on the target policy's actions", ge=0)
-    target_noise_clip: float = knob(0.5, "bound of that noise", ge=0)
+    target_noise_clip: float = knob(0.5, "bound of that noise", ge=0, needs="target_policy_noise!=0")
     action_noise_std: float = knob(0.1, "deviation of the noise that explores, where actions span [-1, 1]", ge=0)
     n_critics: int = knob(2, "critics, the least of which counts", gt=0)
     net_arch: list[int] = knob([400, 300], "widths of the hidden layers of actor and of each critic", gt=0)

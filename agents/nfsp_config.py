@@ -17,7 +17,9 @@ class NFSPConfig:
     games: int = knob(512, "games played at the same time", gt=0)
     n_steps: int = knob(4, "moves of each game between one learning and the next", gt=0)
     average: bool = knob(True, "play and learn the average of best responses; false: naive self-play, for comparison")
-    anticipatory: float = knob(0.1, "share of games in which a player plays its best response", gt=0, le=1)
+    anticipatory: float = knob(
+        0.1, "share of games in which a player plays its best response", gt=0, le=1, needs="average=true"
+    )
     train_freq: int = knob(128, "moves that earn each network one gradient step", gt=0)
     net_arch: list[int] = knob([64, 64], "widths of the hidden layers of either network", gt=0)
     activation: str = knob("relu", "between layers", choices=("tanh", "relu"))
@@ -37,10 +39,13 @@ class NFSPConfig:
     exploration_final_eps: float = knob(0.0, "probability of a random move once it has come down", ge=0, le=1)
     exploration_fraction: float = knob(1.0, "share of the budget over which it comes down, along a line", ge=0, le=1)
     # ---- the average policy
-    average_learning_rate: float = knob(2e-3, "of the average policy: Adam's step size", gt=0)
-    average_batch_size: int = knob(256, "moves of one of its gradient steps", gt=0)
+    average_learning_rate: float = knob(2e-3, "of the average policy: Adam's step size", gt=0, needs="average=true")
+    average_batch_size: int = knob(256, "moves of one of its gradient steps", gt=0, needs="average=true")
     reservoir_size: int = knob(
-        1_000_000, "best responses that it is learned from: of all so far, so many at random", gt=0
+        1_000_000,
+        "best responses that it is learned from: of all so far, so many at random",
+        gt=0,
+        needs="average=true",
     )
 
     def __post_init__(self) -> None:

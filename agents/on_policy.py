@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+import gymnasium as gym
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from rlgym.agents.recurrent import RecurrentActorCritic, RecurrentPolicy
 from rlgym.agents.returns import gae
 from rlgym.agents.rollout import ROWS_AT_ONCE, Batch, Rollout, take
 from rlgym.agents.sequences import Sequences
+from rlgym.effect import refuse_given
 from rlgym.envs.normalize import RewardScaler
 from rlgym.errors import RequestError
 from rlgym.learner import Metrics, Section
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from rlgym.config import TrainConfig
     from rlgym.envs.batch import BatchEnv
 
+GAUSSIAN = ("std", "log_std_init", "squash")
+"""Knobs of a policy in a Box alone."""
 # Compiling costs 5-13 s on a CPU and saves about 0.3 ms of a small network's gradient step (docs/results.md): it repays
 # itself twice over from here on.
 STEPS_THAT_REPAY_COMPILING = {"cpu": 80_000, "cuda": 10_000}
@@ -289,6 +293,8 @@ def build_policy(config: TrainConfig, env: BatchEnv, device: torch.device) -> Po
     """A freshly initialised policy for `env`, seeded by the run's seed without touching torch's global generator."""
     knobs: Any = config.agent
     distribution = distribution_for(env.action_space, knobs.name, knobs.squash)
+    if not isinstance(env.action_space, gym.spaces.Box):
+        refuse_given(config, "agent", GAUSSIAN, f"env={env.id} takes {env.action_space}, and no Gaussian")
     shape: dict[str, Any] = {
         "leaves": env.leaves,
         "distribution": distribution,

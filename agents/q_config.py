@@ -42,19 +42,25 @@ class DQNConfig:
     dueling: bool = knob(False, "values as a state's value plus each action's advantage")
     n_step: int = knob(1, "rewards that a target sums before it trusts the network", gt=0)
     prioritized: bool = knob(False, "replay transitions in proportion to their error instead of uniformly")
-    priority_alpha: float = knob(0.6, "prioritized: error's exponent; 0: uniformly", ge=0, le=1)
-    priority_beta: float = knob(0.4, "prioritized: correction of the bias at the start; at the end: 1", ge=0, le=1)
+    priority_alpha: float = knob(
+        0.6, "prioritized: error's exponent; 0: uniformly", ge=0, le=1, needs="prioritized=true"
+    )
+    priority_beta: float = knob(
+        0.4, "prioritized: correction of the bias at the start; at the end: 1", ge=0, le=1, needs="prioritized=true"
+    )
     noisy: bool = knob(False, "learned noise on the weights explores; exploration_initial_eps=0 leaves it alone to it")
-    noisy_std: float = knob(0.5, "noisy: initial deviation, times the square root of a layer's inputs", ge=0)
+    noisy_std: float = knob(
+        0.5, "noisy: initial deviation, times the square root of a layer's inputs", ge=0, needs="noisy=true"
+    )
     distributional: str = knob(
         "none",
         "what is learned of a return: its mean, its distribution over fixed values (c51), or its quantiles (qr)",
         choices=("none", "c51", "qr"),
     )
-    atoms: int = knob(51, "c51: how many values", gt=1)
-    v_min: float = knob(-10.0, "c51: the least of them")
-    v_max: float = knob(10.0, "c51: the greatest of them")
-    quantiles: int = knob(200, "qr: how many quantiles", gt=0)
+    atoms: int = knob(51, "c51: how many values", gt=1, needs="distributional=c51")
+    v_min: float = knob(-10.0, "c51: the least of them", needs="distributional=c51")
+    v_max: float = knob(10.0, "c51: the greatest of them", needs="distributional=c51")
+    quantiles: int = knob(200, "qr: how many quantiles", gt=0, needs="distributional=qr")
     net_arch: list[int] = knob([64, 64], "widths of the hidden layers", gt=0)
     activation: str = knob("relu", "between layers", choices=("tanh", "relu"))
     save_replay: bool = knob(True, "keep the replay in checkpoints; without it a resume begins with an empty one")

@@ -82,10 +82,12 @@ def _read(argv: Sequence[str]) -> CommandLine:
                     f"{flag} needs a value: {'--cfg job' if flag in ('-c', '--cfg') else '--config-dir DIR'}"
                 )
             value = value if equals else rest.pop(0)
-            if flag in ("-c", "--cfg"):
-                line.cfg = value
-            else:
-                line.config_dir = value
+            name = "cfg" if flag in ("-c", "--cfg") else "config_dir"
+            if getattr(line, name) is not None:
+                raise RequestError(f"{flag} {value}: given twice; leave out one of the two")
+            if not value:
+                raise RequestError(f"{flag}: its value is empty")
+            setattr(line, name, value)
         else:
             known = ("--multirun", "--cfg", "--config-dir", "--help", "--version")
             raise RequestError(f"unknown option {word}{did_you_mean(flag, known) or ' (see --help)'}")

@@ -27,6 +27,7 @@ from yaml import YAMLError
 from rlgym import overrides as grammar
 from rlgym.config import ROOTS, RootConfig, TrainConfig
 from rlgym.config_file import from_plain, load_config, save_config, vouch
+from rlgym.effect import flattened, refuse_without_effect
 from rlgym.errors import RequestError
 from rlgym.files import read_yaml
 from rlgym.groups import GROUPS, choices, config_folder, roots
@@ -77,6 +78,7 @@ def compose(overrides: list[str], root: str = "train", config_dir: str | None = 
         raise RequestError(f"{error} (in {' or '.join(own)})") from error
     if isinstance(config, TrainConfig):
         check_env(config.env.id)
+    _check_given(config, words)
     if vouched:
         vouch(data)
     return config
@@ -88,9 +90,9 @@ def expand(overrides: list[str], root: str = "train") -> list[list[str]]:
     return grammar.expand([word for word in overrides if not word.lstrip("+").startswith(hydra_own)])
 
 
-def revise(config: RootConfig, overrides: list[str], trust: bool = True) -> Any:
+def revise(config: RootConfig, overrides: list[str], trust: bool = True, drawn: bool = False) -> Any:
     """A saved config with some keys changed (`rerun`). The groups' choices stay: another would bring its own values.
-    `trust`: as of `compose`."""
+    `trust`: as of `compose`. `drawn`: a search chose the values, of which some may have no effect beside others."""
     words = grammar.parse(overrides, GROUPS[config.root])
     for group, name in words.choices.items():
         raise RequestError(f"{group}={name}: a rerun keeps its run's choices; start a new run with {group}={name}")
@@ -104,7 +106,16 @@ def revise(config: RootConfig, overrides: list[str], trust: bool = True) -> Any:
         if not isinstance(node, dict):
             raise RequestError(f"unknown key {key}")
         node[last] = value
-    return from_plain(data, trust)
+    revised = from_plain(data, trust)
+    if not drawn:
+        _check_given(revised, words)
+    return revised
+
+
+def _check_given(config: RootConfig, words: Words) -> None:
+    """What a person asks for by itself must have an effect; values of a tuned file or a recipe need not."""
+    config.given = frozenset(key for key, _ in flattened(words.values))
+    refuse_without_effect(config, words.values)
 
 
 def hydra_words(words: Words) -> list[str]:

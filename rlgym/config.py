@@ -21,9 +21,12 @@ def knob(
     lt: float | None = None,
     le: float | None = None,
     choices: tuple[str, ...] = (),
+    needs: str | tuple[str, ...] = (),
 ) -> Any:
-    """A dataclass field with its help line and the bounds that `rlgym.typed` checks."""
-    metadata = {"help": help, "gt": gt, "ge": ge, "lt": lt, "le": le, "choices": choices}
+    """A dataclass field with its help line, the bounds that `rlgym.typed` checks, and what it `needs` of other keys to
+    have an effect (`rlgym.effect`)."""
+    needs = (needs,) if isinstance(needs, str) else needs
+    metadata = {"help": help, "gt": gt, "ge": ge, "lt": lt, "le": le, "choices": choices, "needs": needs}
     if isinstance(default, dict | list):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -61,8 +64,12 @@ class CheckpointConfig:
 
 @dataclass
 class StopConfig:
-    at: float | None = knob(None, "stop once an evaluation reaches this value of the monitored metric")
-    patience: int = knob(0, "stop after so many evaluations without a new best (0: never)", ge=0)
+    at: float | None = knob(
+        None, "stop once an evaluation reaches this value of the monitored metric", needs="/evaluate.every!=0"
+    )
+    patience: int = knob(
+        0, "stop after so many evaluations without a new best (0: never)", ge=0, needs="/evaluate.every!=0"
+    )
 
 
 @dataclass
@@ -84,7 +91,7 @@ class PoolConfig:
         "who of them sits in a new game: the latest, any (uniform), or the harder the likelier (prioritized)",
         choices=("latest", "uniform", "prioritized"),
     )
-    power: float = knob(2.0, "prioritized: drawn by (1 - the learner's win rate)^power", ge=0)
+    power: float = knob(2.0, "prioritized: drawn by (1 - the learner's win rate)^power", ge=0, needs="draw=prioritized")
     random: float = knob(0.1, "share of the games that are against random play", ge=0, le=1)
     one_ply: float = knob(
         0.1, "share against who wins when a move can; where cards are hidden: random, too", ge=0, le=1
@@ -99,7 +106,7 @@ class PoolConfig:
 class SelfPlayConfig:
     opponent: str = knob("pool", "of games: random, one_ply, mcts_K (K playouts a move), a RUN, or past selves (pool)")
     seat: str = knob("random", "the learner's: the first, the second, or either", choices=("first", "second", "random"))
-    pool: PoolConfig = field(default_factory=PoolConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig, metadata={"needs": ("opponent=pool",)})
 
 
 @dataclass
@@ -139,9 +146,13 @@ class TextCheckpointConfig(CheckpointConfig):
 @dataclass
 class SampleConfig:
     count: int = knob(4, "samples at each evaluation (0: none)", ge=0)
-    tokens: int = knob(128, "new tokens of a sample", gt=0)
-    prompt: str = knob("", "what samples begin with; empty: the beginning of a document")
-    temperature: float = knob(0.8, "below 1: likelier tokens, 0: always the likeliest", ge=0)
+    tokens: int = knob(128, "new tokens of a sample", gt=0, needs=("/objective.name!=masked", "count!=0"))
+    prompt: str = knob(
+        "", "what samples begin with; empty: the beginning of a document", needs=("/objective.name!=masked", "count!=0")
+    )
+    temperature: float = knob(
+        0.8, "below 1: likelier tokens, 0: always the likeliest", ge=0, needs=("/objective.name!=masked", "count!=0")
+    )
 
 
 @dataclass
@@ -175,6 +186,9 @@ class RootConfig:
     evaluate: Any = None
     checkpoint: Any = None
     stop: StopConfig = field(default_factory=StopConfig)
+
+    given = frozenset[str]()
+    """The dotted keys that a person gave for this run, and no file; of a config that was loaded: none."""
 
     @property
     def budget(self) -> int:
@@ -319,9 +333,9 @@ class AdaptConfig:
         "weights to begin with; random: new ones for the same shape and tokenizer, to see what pretraining brings",
         choices=("pretrained", "random"),
     )
-    layers: int = knob(1, "mode=last: how many layers at the end", gt=0)
-    rank: int = knob(8, "mode=lora: rank of the additions (Hu et al. 2021, arXiv:2106.09685)", gt=0)
-    alpha: int = knob(16, "mode=lora: they are scaled by alpha / rank", gt=0)
+    layers: int = knob(1, "mode=last: how many layers at the end", gt=0, needs="mode=last")
+    rank: int = knob(8, "mode=lora: rank of the additions (Hu et al. 2021, arXiv:2106.09685)", gt=0, needs="mode=lora")
+    alpha: int = knob(16, "mode=lora: they are scaled by alpha / rank", gt=0, needs="mode=lora")
 
 
 @dataclass
@@ -350,8 +364,14 @@ class FinetuneConfig(RootConfig):
     data: Any = knob(None, "the examples' own knobs")
     reward: Any = knob(None, "the reward's own knobs")
     optimizer: Any = knob(None, "the optimiser's own knobs")
-    model: dict[str, Any] = knob({}, "the model's shape, taken over from init_from")
-    causal: bool | None = knob(None, "whether it sees only what came before; taken over from init_from")
+    model: dict[str, Any] = knob(
+        {}, "the model's shape, taken over from init_from", needs="the model's shape is taken over from init_from"
+    )
+    causal: bool | None = knob(
+        None,
+        "whether it sees only what came before; taken over from init_from",
+        needs="it is taken over from init_from",
+    )
 
     @property
     def subject(self) -> dict[str, str]:

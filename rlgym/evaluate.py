@@ -34,7 +34,7 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
         return contest(policy, config.env.id, folder, words, seed, subject)
     for key in ("opponents", "positions"):
         if words[key]:
-            raise RequestError(f"{key}={words[key]} has no effect: env={config.env.id} is no game of rlgym's")
+            raise RequestError(f"{key}={words[key]} has no effect because env={config.env.id} is no game of rlgym's")
     if words["max_episode_steps"] is None:
         limit = config.evaluate.max_episode_steps or limit
     return judge(policy, config.env, folder, words["episodes"], seed, subject, limit)

@@ -29,9 +29,13 @@ class Words:
 
 def parse(words: Sequence[str], groups: Sequence[str]) -> Words:
     found = Words({}, {}, [], [])
+    before: dict[str, str] = {}
     for word in words:
         override = parse_word(word)
         key, raw = override.key_or_group, word.split("=", 1)[1]
+        if key in before:
+            raise RequestError(f"{word}: {key} is given twice, first as {before[key]}; leave out one of the two")
+        before[key] = word
         if override.is_hydra_override():
             found.hydra.append(word)
         elif override.is_sweep_override():

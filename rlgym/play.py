@@ -28,7 +28,9 @@ def play(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
             raise RequestError("render=window: games are played in the terminal (render=terminal) or filmed (video)")
         return play_game(config, folder, words)
     if words["against"]:
-        raise RequestError(f"against={words['against']} has no effect: env={config.env.id} is no game of rlgym's")
+        raise RequestError(
+            f"against={words['against']} has no effect because env={config.env.id} is no game of rlgym's"
+        )
     if words["render"] == "terminal":
         raise RequestError(f"render=terminal: env={config.env.id} is no game of rlgym's; video or window would do")
     policy = load(Run(folder), words["checkpoint"], trust=words["trust"])

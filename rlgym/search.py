@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlgym.compose import compose, revise
+from rlgym.effect import no_effect, without_effect
 from rlgym.errors import RequestError, TrainingError
 from rlgym.files import read_bounded, read_json, to_json, write_atomic
 from rlgym.groups import GROUPS
@@ -95,6 +96,9 @@ def search(words: Sequence[str], options: dict[str, Any], command: list[str], co
     env = base.env.id if recipe else chosen.get("env", base.env.id)
     space = searched or default_space(agent, config_dir)
     axes = check_space(space, base)
+    for key, text in searched.items():
+        if (found := without_effect(base, key)) and found[0] not in space:
+            raise no_effect(key, text, found[1])
     from rlgym.training import check_request, learner_class
 
     check_request(base)
@@ -271,7 +275,7 @@ def train_seed(
 
     seed = request.seed + k
     place = folder / f"trial_{trial.number + 1}_s{seed}"
-    config = revise(base_of(folder, trust), [*words, f"seed={seed}", f"run.dir='{place}'"], trust)
+    config = revise(base_of(folder, trust), [*words, f"seed={seed}", f"run.dir='{place}'"], trust, drawn=True)
     seen: list[float] = []
 
     def watch(step: int, value: float) -> str | None:
@@ -443,7 +447,7 @@ def check_space(space: Mapping[str, str], base: Any) -> list[Axis]:
     axes = [axis(key, text, hint_of(base, key)) for key, text in space.items()]
     for one in axes:
         for word in one.ends():
-            revise(base, [word])
+            revise(base, [word], drawn=True)
     return axes
 
 

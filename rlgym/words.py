@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from rlgym.config import knob
+from rlgym.effect import refuse_without_effect
 from rlgym.errors import RequestError
 from rlgym.typed import build, to_dict
 
@@ -111,9 +112,13 @@ class GenerateWords:
     samples: int = knob(1, "texts to generate, in one batch", gt=0)
     tokens: int = knob(200, "new tokens at most", gt=0)
     temperature: float = knob(0.8, "below 1: likelier tokens, 0: always the likeliest", ge=0)
-    top_k: int | None = knob(None, "only among the k likeliest tokens", gt=0)
-    top_p: float | None = knob(None, "only among the likeliest tokens that together have this probability", gt=0, le=1)
-    seed: int | None = knob(None, "the same seed gives the same text; empty: another each time", ge=0)
+    top_k: int | None = knob(None, "only among the k likeliest tokens", gt=0, needs="temperature!=0")
+    top_p: float | None = knob(
+        None, "only among the likeliest tokens that together have this probability", gt=0, le=1, needs="temperature!=0"
+    )
+    seed: int | None = knob(
+        None, "the same seed gives the same text; empty: another each time", ge=0, needs="temperature!=0"
+    )
     checkpoint: str = knob("best", CHECKPOINT)
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
     trust: bool = knob(False, TRUST)
@@ -148,7 +153,7 @@ class EvaluateExamplesWords:
 class PredictWords:
     text: str = knob("", "one text, as typed")
     data: str = knob("", "texts: a table's file, or data=csv data.path=F")
-    column: str = knob("", "column of the text; empty: as in training, or found")
+    column: str = knob("", "column of the text; empty: as in training, or found", needs="data!=")
     out: str = knob("", "file to write, .csv, .tsv or .jsonl: the table with what is predicted; empty: printed")
     checkpoint: str = knob("best", CHECKPOINT)
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
@@ -215,13 +220,19 @@ class RerunWords:
 def read(cls: type, words: Sequence[str]) -> dict[str, Any]:
     """Every key of `cls`, typed: from the words where given, its default elsewhere."""
     given: dict[str, Any] = {}
+    before: dict[str, str] = {}
     for key, text in map(split, words):
+        if key in before:
+            raise RequestError(f"{key}={text}: {key} is given twice, first as {key}={before[key]}; leave out one")
+        before[key] = text
         group, dot, inner = key.partition(".")
         if dot and group == "data" and "settings" in {f.name for f in fields(cls)}:
             given.setdefault("settings", {})[inner] = text
         else:
             given[key] = text
-    typed = to_dict(build(cls, given))
+    built: Any = build(cls, given)
+    refuse_without_effect(built, {key: given[key] for key in given if key != "settings"})
+    typed = to_dict(built)
     checkpoint = typed.get("checkpoint", "best")
     if checkpoint not in ("best", "latest") and not checkpoint.isdecimal():
         raise RequestError(f"checkpoint={checkpoint}: must be {CHECKPOINT}")

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from rlgym.config import knob
 
+CORPUS = "/root=pretrain: fine-tuning takes each row as an example, by the keys of its method"
+"""What knobs of a corpus need that a table of examples has not."""
+
 # ---- objectives
 
 
@@ -57,16 +60,17 @@ class DataConfig:
         "documents",
         "blocks hold several documents, attention kept inside each (documents), or one plain stream (stream)",
         choices=("documents", "stream"),
+        needs=CORPUS,
     )
-    validation_fraction: float = knob(0.05, "share of the bytes held out, by whole documents", gt=0, lt=1)
-    deduplicate: bool = knob(True, "keep one of documents that are exactly equal")
-    min_length: int = knob(1, "drop documents of fewer characters", ge=0)
-    normalize: str = knob("none", "unicode normalisation", choices=("none", "NFC", "NFKC"))
+    validation_fraction: float = knob(0.05, "share of the bytes held out, by whole documents", gt=0, lt=1, needs=CORPUS)
+    deduplicate: bool = knob(True, "keep one of documents that are exactly equal", needs=CORPUS)
+    min_length: int = knob(1, "drop documents of fewer characters", ge=0, needs=CORPUS)
+    normalize: str = knob("none", "unicode normalisation", choices=("none", "NFC", "NFKC"), needs=CORPUS)
     bad: str = knob(
         "stop", "what cannot be read as text or as a row: stop, or skip and count it", choices=("stop", "skip")
     )
-    licence: str = knob("", "the corpus's licence, for the data card and the model card")
-    cache: str = knob("", "folder of prepared data; empty: $RLGYM_CACHE, else ~/.cache/rlgym")
+    licence: str = knob("", "the corpus's licence, for the data card and the model card", needs=CORPUS)
+    cache: str = knob("", "folder of prepared data; empty: $RLGYM_CACHE, else ~/.cache/rlgym", needs=CORPUS)
 
 
 @dataclass
@@ -80,7 +84,7 @@ class StdlibData(DataConfig):
         "library's short functions are documents of their own (mixed): reward=python_syntax goes on from those",
         choices=("files", "functions", "mixed"),
     )
-    licence: str = knob("PSF-2.0", "the corpus's licence, for the data card and the model card")
+    licence: str = knob("PSF-2.0", "the corpus's licence, for the data card and the model card", needs=CORPUS)
 
 
 @dataclass
@@ -89,7 +93,7 @@ class AdditionsData(DataConfig):
 
     name: str = knob("additions", "the corpus's name in the registry")
     digits: int = knob(2, "of both numbers", ge=1, le=3)
-    licence: str = knob("CC0-1.0", "the corpus's licence, for the data card and the model card")
+    licence: str = knob("CC0-1.0", "the corpus's licence, for the data card and the model card", needs=CORPUS)
 
 
 @dataclass
@@ -110,7 +114,7 @@ class JsonlData(FileData):
     """One JSON object a line."""
 
     name: str = knob("jsonl", "the corpus's name in the registry")
-    column: str = knob("text", "field that holds the text")
+    column: str = knob("text", "field that holds the text", needs=CORPUS)
 
 
 @dataclass
@@ -118,7 +122,7 @@ class CsvData(FileData):
     """Comma- or otherwise separated values, one document a row."""
 
     name: str = knob("csv", "the corpus's name in the registry")
-    column: str = knob("text", "column that holds the text")
+    column: str = knob("text", "column that holds the text", needs=CORPUS)
     columns: list[str] = knob([], "names of the columns of files without a header")
     delimiter: str = knob("", "between values; empty: tab in .tsv files, comma elsewhere")
     quoting: bool = knob(True, 'whether "..." may hold delimiters and line ends; false takes quotes as they are')
@@ -129,7 +133,7 @@ class ParquetData(FileData):
     """Parquet files, one document a row."""
 
     name: str = knob("parquet", "the corpus's name in the registry")
-    column: str = knob("text", "column that holds the text")
+    column: str = knob("text", "column that holds the text", needs=CORPUS)
 
 
 @dataclass
@@ -140,7 +144,7 @@ class HubData(DataConfig):
     path: str = knob("", "name on the hub, as in roneneldan/TinyStories, or a local folder")
     config: str = knob("", "the data set's configuration; empty: its default")
     split: str = knob("train", "split to read; the held-out part is taken from it by document")
-    column: str = knob("text", "column that holds the text")
+    column: str = knob("text", "column that holds the text", needs=CORPUS)
     revision: str = knob("", "commit, tag or branch; empty: the newest, whose commit is recorded")
     streaming: bool = knob(False, "read it without downloading it whole")
     max_documents: int | None = knob(None, "take only the first so many", gt=0)
@@ -200,7 +204,11 @@ class ModelConfig:
     name: str = knob("", "what the run's folder and its cards call it; set by model=NAME")
     block_size: int = knob(256, "tokens of a training sequence: the context length", gt=1)
     depth: int | None = knob(
-        None, "the one dial: layers; width, heads, learning rate and batch follow, where empty", gt=0
+        None,
+        "the one dial: layers; width, heads, learning rate and batch follow, where empty",
+        gt=0,
+        needs="num_hidden_layers= or hidden_size=: layers and width are set, by model=NAME or by their own keys; "
+        "model=gpt2, llama, qwen3, bert or modernbert are made by model.depth",
     )
     num_hidden_layers: int | None = knob(None, "layers; empty: depth", gt=0)
     hidden_size: int | None = knob(None, "width; empty: 64 x depth", gt=0)
@@ -246,7 +254,9 @@ class ModernBertModel(ModelConfig):
     """ModernBERT (Warner et al. 2024, arXiv:2412.13663): pre-norm, RoPE, gated MLP, local and global attention."""
 
     architecture: str = knob("modernbert", "the model's architecture in the registry")
-    local_attention: int = knob(128, "tokens a local layer sees around each token", gt=1)
+    local_attention: int = knob(
+        128, "tokens a local layer sees around each token", gt=1, needs="global_attn_every_n_layers!=1"
+    )
     global_attn_every_n_layers: int = knob(3, "every so many layers sees the whole block", gt=0)
 
 
@@ -276,8 +286,10 @@ class OptimizerConfig:
         choices=("cosine", "wsd", "linear", "constant"),
     )
     warmup: float = knob(0.02, "share of the budget over which the step size rises", ge=0, lt=1)
-    decay: float = knob(0.3, "share of the budget over which schedule=wsd comes down", gt=0, le=1)
-    min_learning_rate: float = knob(0.1, "where the schedule ends, as a share of the peak", ge=0, le=1)
+    decay: float = knob(0.3, "share of the budget over which schedule=wsd comes down", gt=0, le=1, needs="schedule=wsd")
+    min_learning_rate: float = knob(
+        0.1, "where the schedule ends, as a share of the peak", ge=0, le=1, needs="schedule!=constant"
+    )
     weight_decay: float = knob(0.1, "decoupled decay of matrices; vectors have none", ge=0)
     beta1: float = knob(0.9, "AdamW's first moment", ge=0, lt=1)
     beta2: float = knob(0.95, "AdamW's second moment", ge=0, lt=1)

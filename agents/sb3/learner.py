@@ -46,6 +46,7 @@ from rlgym.agents.sb3.state import (
     optimizers_state,
     variables_state,
 )
+from rlgym.effect import refuse_given
 from rlgym.envs.make import make_env
 from rlgym.errors import RequestError, TrainingError
 from rlgym.learner import REPLAY, Metrics, Section
@@ -322,6 +323,8 @@ def check(config: TrainConfig, env: BatchEnv, view: View) -> None:
             f"agent.use_sde=true explores in Box actions, and {config.env.id} has {env.action_space}; "
             "agent.use_sde=false would do"
         )
+    if not isinstance(env.action_space, spaces.Box):
+        refuse_given(config, "agent", ("log_std_init",), f"env={env.id} takes {env.action_space}, and no Gaussian")
     rows = getattr(knobs, "n_steps", 2) * env.num_envs
     if getattr(knobs, "normalize_advantage", False) and rows < 2:
         raise RequestError("agent.n_steps=1, env.num_envs=1: one advantage has no deviation; more of either would do")

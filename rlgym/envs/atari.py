@@ -47,7 +47,7 @@ def check(config: EnvConfig) -> None:
     for key, value in asdict(config.atari).items():
         if value != plain[key]:
             shown = str(value).lower() if isinstance(value, bool) else value
-            raise RequestError(f"env.atari.{key}={shown} has no effect: {why}")
+            raise RequestError(f"env.atari.{key}={shown} has no effect because {why}")
 
 
 def make_game(config: EnvConfig, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:

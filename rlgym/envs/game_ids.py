@@ -51,7 +51,9 @@ def check(config: EnvConfig) -> None:
         raise RequestError(f"env.frame_stack={config.frame_stack}: one observation of env={config.id} tells everything")
     if config.kwargs:
         key = next(iter(config.kwargs))
-        raise RequestError(f"env.kwargs.{key} has no effect: env={config.id} takes no arguments but env.self_play's")
+        raise RequestError(
+            f"env.kwargs.{key} has no effect because env={config.id} takes no arguments but env.self_play's"
+        )
     wanted = config.self_play.opponent
     if wanted == POOL and config.backend in ("sync", "async"):
         raise RequestError(
@@ -69,7 +71,7 @@ def refuse(config: EnvConfig, why: str) -> None:
     """RequestError where a key of `env.self_play` was given."""
     for key, value in _flat(asdict(config.self_play)).items():
         if value != _flat(asdict(SelfPlayConfig()))[key]:
-            raise RequestError(f"env.self_play.{key}={value} has no effect: {why}")
+            raise RequestError(f"env.self_play.{key}={value} has no effect because {why}")
 
 
 def arguments(config: EnvConfig) -> dict[str, Any]:

@@ -20,6 +20,7 @@ class MethodConfig:
         "passes over the training examples, where tokens= sets no budget; empty: 3, of few examples more (400 updates, "
         "but 30 passes at most)",
         gt=0,
+        needs="/tokens=",
     )
     max_length: int | None = knob(None, "tokens of an example at most; empty: the model's block", gt=2)
     held_out: float = knob(0.2, "share of the examples that are held out, duplicates on one side", gt=0, lt=1)
@@ -77,7 +78,7 @@ class InstructionMethod(MethodConfig):
     messages: str = knob("", "column of chat messages, [{role, content}, ...]; empty: found by its name")
     packing: bool = knob(False, "several examples of a batch in one row, attention kept inside each; same gradient")
     samples: int = knob(4, "held-out prompts that are answered at each evaluation (0: none)", ge=0)
-    sample_tokens: int = knob(64, "new tokens of such an answer at most", gt=0)
+    sample_tokens: int = knob(64, "new tokens of such an answer at most", gt=0, needs="samples!=0")
 
 
 @dataclass
@@ -96,7 +97,7 @@ class RewardModelMethod(PreferenceMethod):
     uses: ClassVar[tuple[str, ...]] = ("evaluate", "predict", "export")
 
     name: str = knob("reward_model", "the method's name in the registry")
-    epochs: float = knob(3.0, "passes over the training pairs, where tokens= sets no budget", gt=0)
+    epochs: float = knob(3.0, "passes over the training pairs, where tokens= sets no budget", gt=0, needs="/tokens=")
     margin: str = knob("", "column of how much better the chosen answer is; empty: none")
     center_rewards_coefficient: float = knob(
         0.01, "what the square of a pair's summed rewards costs, so that 0 is their middle (arXiv:2312.09244)", ge=0
@@ -114,6 +115,7 @@ class DPOMethod(PreferenceMethod):
         None,
         "passes over the training pairs, where tokens= sets no budget; empty: 2, half a one over the default pairs",
         gt=0,
+        needs="/tokens=",
     )
     beta: float = knob(0.1, "how dear it is to leave the model that it starts from", gt=0)
     loss_type: str = knob(
@@ -131,7 +133,7 @@ class DPOMethod(PreferenceMethod):
         ge=0,
     )
     samples: int = knob(32, "held-out prompts that are answered at each evaluation (0: none)", ge=0)
-    sample_tokens: int = knob(64, "new tokens of such an answer at most", gt=0)
+    sample_tokens: int = knob(64, "new tokens of such an answer at most", gt=0, needs="samples!=0")
 
 
 @dataclass
@@ -215,8 +217,14 @@ class RewardedMethod:
         "completions without an end of text: scored like others, left out of the loss (mask), or scored less penalty",
         choices=("score", "mask", "penalise"),
     )
-    truncation_penalty: float = knob(1.0, "what truncated=penalise takes off the reward", ge=0)
-    prompt: str = knob("", "column of the prompt, with data=jsonl, csv, ...; empty: found by its name or content")
+    truncation_penalty: float = knob(
+        1.0, "what truncated=penalise takes off the reward", ge=0, needs="truncated=penalise"
+    )
+    prompt: str = knob(
+        "",
+        "column of the prompt, with data=jsonl, csv, ...; empty: found by its name or content",
+        needs="/data.name!=default",
+    )
     held_out: float = knob(0.1, "share of the prompts that evaluations use, duplicates on one side", gt=0, lt=1)
     evaluate_prompts: int = knob(256, "held-out prompts of one evaluation at most, the same ones each time", gt=0)
     min_distinct: float = knob(
@@ -252,11 +260,13 @@ class PPOMethod(SurrogateMethod):
         "KL of a completion in nats that kl_coef adapts to (Ziegler et al. 2019, arXiv:1909.08593); empty: fixed",
         gt=0,
     )
-    kl_horizon: int = knob(10_000, "completions over which an adaptive kl_coef moves", gt=0)
+    kl_horizon: int = knob(10_000, "completions over which an adaptive kl_coef moves", gt=0, needs="kl_target!=")
     gamma: float = knob(1.0, "discount of later tokens", ge=0, le=1)
     gae_lambda: float = knob(0.95, "GAE: 0 trusts the values, 1 the reward", ge=0, le=1)
     vf_coef: float = knob(0.1, "weight of the value loss", ge=0)
-    clip_range_vf: float | None = knob(0.2, "how far values may move in an update; empty: any way", gt=0)
+    clip_range_vf: float | None = knob(
+        0.2, "how far values may move in an update; empty: any way", gt=0, needs="vf_coef!=0"
+    )
     normalize_advantage: bool = knob(True, "advantages of an update to mean 0 and deviation 1")
 
 
@@ -270,6 +280,7 @@ class GRPOMethod(SurrogateMethod):
         "k3",
         "as published (k3); with the exact gradient: k2, or k3 times the ratio (k1 would have none)",
         choices=("k2", "k3", "k3_ratio"),
+        needs="kl_coef!=0",
     )
     normalization: str = knob(
         "dapo",

@@ -73,7 +73,7 @@ WRONG = {
     "agent=sb3/ppo": "env.self_play.opponent=pool needs an agent that keeps its past selves",
     "agent=sac": "agent=sac",
     "env=kuhn_poker env.self_play.opponent=one_ply": "opponent one_ply would look at hidden cards of kuhn_poker",
-    "env=CartPole-v1 env.self_play.seat=first": "env.self_play.seat=first has no effect: env=CartPole-v1 is no game",
+    "env=CartPole-v1 env.self_play.seat=first": "env.self_play.seat=first has no effect because env=CartPole-v1 is",
 }
 
 
@@ -92,7 +92,10 @@ def test_wrong_requests_are_one_line(words: str, command: Callable[..., Answer],
 def test_opponents_are_for_games(command: Callable[..., Answer]) -> None:
     assert command(*FEW, "agent=ppo", "env=CartPole-v1", "steps=256", "agent.n_steps=32", "run.dir=run").code == 0
     answer = command("evaluate", "run", "opponents=random")
-    assert answer.code == 2 and "opponents=random has no effect: env=CartPole-v1 is no game of rlgym's" in answer.err
+    assert (
+        answer.code == 2
+        and "opponents=random has no effect because env=CartPole-v1 is no game of rlgym's" in answer.err
+    )
 
 
 def test_help_lists_the_games(command: Callable[..., Answer]) -> None:

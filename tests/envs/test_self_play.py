@@ -233,8 +233,11 @@ def test_deals_are_as_probable_as_the_game_says() -> None:
 
 WRONG = {
     "frame_stack": (config("connect_four", frame_stack=4), "env.frame_stack=4: one observation"),
-    "kwargs": (config("connect_four", kwargs={"x": 1}), "env.kwargs.x has no effect: env=connect_four takes no"),
-    "no game": (config("CartPole-v1"), "env.self_play.opponent=random has no effect: env=CartPole-v1 is no game"),
+    "kwargs": (config("connect_four", kwargs={"x": 1}), "env.kwargs.x has no effect because env=connect_four takes no"),
+    "no game": (
+        config("CartPole-v1"),
+        "env.self_play.opponent=random has no effect because env=CartPole-v1 is no game",
+    ),
     "no game, pool": (
         EnvConfig("CartPole-v1", self_play=SelfPlayConfig(pool=PoolConfig(every=7))),
         "env.self_play.pool.every=7 has no effect",
