@@ -70,6 +70,8 @@ class DQNConfig:
             raise ValueError("gradient_steps=0 would learn nothing; give a number of steps, or -1 for one a transition")
         if self.v_min >= self.v_max:
             raise ValueError(f"v_min={self.v_min} must be below v_max={self.v_max}")
+        if self.v_max - self.v_min > 1e38:
+            raise ValueError(f"v_min={self.v_min} and v_max={self.v_max} are too far apart")
 
 
 def _changed(name: str, default: Any) -> Any:

@@ -14,9 +14,11 @@ from rlgym.config import ROOTS
 from rlgym.errors import CheckpointError, RequestError, TrainingError
 from rlgym.nearest import did_you_mean
 from rlgym.products import ARCHIVE, PRODUCTS
-from rlgym.words import positional, read, split
+from rlgym.words import once, positional, read, split
 
 INTERRUPTED = 130
+LONGEST = 2_000
+"""Characters of a complaint: somebody may have given a whole file as a value."""
 _TRAINING = ", ".join(ROOTS)
 
 
@@ -53,7 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def complain(error: Exception | str) -> None:
-    print(f"rlgym: {' '.join(str(error).split())}", file=sys.stderr)
+    """One line on stderr; of a very long one the beginning and the end."""
+    text = " ".join(str(error).split())
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 4 :]}"
+    print(f"rlgym: {text}", file=sys.stderr)
 
 
 def _read(argv: Sequence[str]) -> CommandLine:
@@ -63,6 +69,8 @@ def _read(argv: Sequence[str]) -> CommandLine:
     for word in rest:
         if not word.isascii() and word != word.encode(errors="replace").decode():
             raise RequestError(f"{word!a}: holds bytes that are not UTF-8, as files' names may; give it as UTF-8")
+        if "\0" in word:
+            raise RequestError(f"{word!a}: holds a NUL character, which no value can")
     while rest:
         word = rest.pop(0)
         flag, equals, value = word.partition("=")
@@ -91,7 +99,7 @@ def _read(argv: Sequence[str]) -> CommandLine:
         else:
             known = ("--multirun", "--cfg", "--config-dir", "--help", "--version")
             raise RequestError(f"unknown option {word}{did_you_mean(flag, known) or ' (see --help)'}")
-    if line.words and "=" not in line.words[0] and line.words[0][0].isalnum():
+    if line.words and "=" not in line.words[0] and line.words[0][:1].isalnum():
         line.command = line.words.pop(0)
         if line.command not in help.COMMANDS:
             near = did_you_mean(line.command, help.COMMANDS) or f": one of {', '.join(help.COMMANDS)}"
@@ -121,6 +129,7 @@ def _run(line: CommandLine, argv: Sequence[str]) -> int:
 
 def _train(line: CommandLine, command: list[str]) -> int:
     root = line.command or "train"
+    once(line.words)
     if line.multirun:
         from rlgym.sweep import sweep
 
@@ -138,7 +147,7 @@ def _rerun(line: CommandLine, command: list[str]) -> int:
 
     config = load_config(_find(line, word), trust)
     config.run.dir = ""  # a folder holds one run
-    return _start(revise(config, [w for w in words if w not in own]), line, command)
+    return _start(revise(config, [*once([w for w in words if w not in own])]), line, command)
 
 
 def _start(config: Any, line: CommandLine, command: list[str]) -> int:
@@ -226,7 +235,7 @@ def _compare(line: CommandLine, command: list[str]) -> int:
 def _sweep(line: CommandLine, command: list[str]) -> int:
     keys = help.all_words("sweep")
     own = [word for word in line.words if word.partition("=")[0] in keys]
-    rest = [word for word in line.words if word not in own]
+    rest = [*once([word for word in line.words if word not in own])]
     options = read(help.WORDS["sweep"], own)
     old = [word for word in rest if "=" not in word or (Path(word) / "sweep.json").is_file()]
     if old and len(rest) > 1:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rlgym import overrides as grammar
-from rlgym.config import ROOTS, RootConfig, TrainConfig
+from rlgym.config import ROOTS, EnvConfig, RootConfig, TrainConfig
 from rlgym.config_file import from_plain, load_config, save_config, vouch
 from rlgym.effect import flattened, refuse_without_effect
 from rlgym.errors import RequestError
@@ -35,6 +36,7 @@ from rlgym.nearest import did_you_mean
 from rlgym.overrides import Words
 from rlgym.own_folder import OwnFolder, own_files, refuse_misplaced
 from rlgym.registry import BUILT_IN, OPEN, entries, entry, resolve, see_current_folder
+from rlgym.run import refuse_folder
 from rlgym.typed import to_dict
 from rlgym.words import RerunWords, read
 
@@ -77,7 +79,7 @@ def compose(overrides: list[str], root: str = "train", config_dir: str | None = 
             raise
         raise RequestError(f"{error} (in {' or '.join(own)})") from error
     if isinstance(config, TrainConfig):
-        check_env(config.env.id)
+        check_env(config.env)
     _check_given(config, words)
     if vouched:
         vouch(data)
@@ -116,6 +118,7 @@ def _check_given(config: RootConfig, words: Words) -> None:
     """What a person asks for by itself must have an effect; values of a tuned file or a recipe need not."""
     config.given = frozenset(key for key, _ in flattened(words.values))
     refuse_without_effect(config, words.values)
+    refuse_folder(config.run.dir)
 
 
 def hydra_words(words: Words) -> list[str]:
@@ -141,12 +144,13 @@ def hydra_at_conf(config_dir: str | None) -> Iterator[None]:
         GlobalHydra.instance().hydra = outer
 
 
-def check_env(id: str) -> None:
-    from rlgym.envs.make import check_id  # imports Gymnasium
+def check_env(config: EnvConfig) -> None:
+    """RequestError where there is no such environment, or a key of it would have no effect."""
+    from rlgym.envs.make import settle  # imports Gymnasium
 
-    if ":" in id:
+    if ":" in config.id:
         see_current_folder()
-    check_id(id)
+    settle(deepcopy(config))
 
 
 def _quoted(text: str) -> str:

@@ -11,6 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+DEVICE = r"auto|cpu|mps|cuda(:\d{1,3})?"
+DEVICES = "auto, cpu, cuda, cuda:N or mps"
+
 
 def knob(
     default: Any,
@@ -22,11 +25,13 @@ def knob(
     le: float | None = None,
     choices: tuple[str, ...] = (),
     needs: str | tuple[str, ...] = (),
+    pattern: str = "",
 ) -> Any:
     """A dataclass field with its help line, the bounds that `rlgym.typed` checks, and what it `needs` of other keys to
-    have an effect (`rlgym.effect`)."""
+    have an effect (`rlgym.effect`). `pattern`: of text, for which the help line stands in an error."""
     needs = (needs,) if isinstance(needs, str) else needs
     metadata = {"help": help, "gt": gt, "ge": ge, "lt": lt, "le": le, "choices": choices, "needs": needs}
+    metadata["pattern"] = pattern
     if isinstance(default, dict | list):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -175,7 +180,7 @@ class RootConfig:
     updates: int | None = knob(None, "budget in updates", gt=0)
     minutes: float | None = knob(None, "budget in minutes of wall-clock time", gt=0)
     seed: int = knob(1, "seed of everything random", ge=0)
-    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
+    device: str = knob("auto", DEVICES, pattern=DEVICE)
     compile: str = knob(
         "auto", "torch.compile of the update: auto only where the budget repays it", choices=("auto", "on", "off")
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from threadpoolctl import threadpool_limits
 
+from rlgym.config import DEVICE, DEVICES
 from rlgym.errors import RequestError
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def pick_device(wanted: str, heavy: bool = False) -> torch.device:
     """
     if wanted == "auto":
         return torch.device("cuda" if heavy and torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", wanted):
-        raise RequestError(f"device={wanted} is none of auto, cpu, cuda, cuda:N, mps")
+    if not re.fullmatch(DEVICE, wanted):
+        raise RequestError(f"device={wanted}: must be {DEVICES}")
     device = torch.device(wanted)
     if device.type == "cuda":
         if not torch.cuda.is_available():

@@ -1,10 +1,16 @@
 """The two ways a command ends badly. Each carries one line for the person; the exit code follows from the class."""
 
+from __future__ import annotations
+
 
 class RequestError(Exception):
     """The request is wrong (exit 2): names the key, the value and what would do. Nothing has been written."""
 
     exit_code = 2
+
+    def with_remedy(self, remedy: str) -> RequestError:
+        """The same for a command that knows no trust=true."""
+        return RequestError(str(self).replace("add trust=true if you trust it", remedy))
 
 
 class TrainingError(Exception):

@@ -21,6 +21,7 @@ from rlgym.budgets import Budget, budgets, leading
 from rlgym.errors import TrainingError
 from rlgym.files import read_rows, to_json, write_atomic
 from rlgym.learner import NON_FINITE
+from rlgym.memory import too_large
 from rlgym.processes import heeded
 from rlgym.schedules import cut_short, ended
 
@@ -145,7 +146,12 @@ class Loop:
             verdict = self._verdict()
             while verdict is None:
                 begin = time.perf_counter()
-                metrics = learner.update()
+                try:
+                    metrics = learner.update()
+                except Exception as error:
+                    if too_large(error):
+                        raise TrainingError(f"training takes more memory than is free ({error})") from error
+                    raise
                 self._show_notices()
                 self._training_seconds += time.perf_counter() - begin
                 self._updates.append((progress.step, progress.update, metrics))

@@ -29,13 +29,9 @@ class Words:
 
 def parse(words: Sequence[str], groups: Sequence[str]) -> Words:
     found = Words({}, {}, [], [])
-    before: dict[str, str] = {}
     for word in words:
         override = parse_word(word)
         key, raw = override.key_or_group, word.split("=", 1)[1]
-        if key in before:
-            raise RequestError(f"{word}: {key} is given twice, first as {before[key]}; leave out one of the two")
-        before[key] = word
         if override.is_hydra_override():
             found.hydra.append(word)
         elif override.is_sweep_override():
@@ -82,7 +78,7 @@ def parse_word(word: str) -> Override:
         raise RequestError(f"{word}: `_target_` is refused, a config cannot name code to run")
     try:
         (override,) = OverridesParser.create().parse_overrides([word])
-    except HydraException as error:
+    except (HydraException, ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
         raise RequestError(f"{word}: not in Hydra's grammar; in quotes any text is: '{key}=\"{raw}\"'") from error
     return override
 

@@ -57,7 +57,7 @@ def _resume(run: Run, words: dict[str, Any]) -> Run:
         step, update = checkpoint.position(state, newest)
         loop_state = _loop_state(newest, {"reported": step, **saved})
     except CheckpointError as error:
-        raise _cannot_resume(folder, error, without) from error
+        raise _cannot_resume(run, error, without) from error
     asked = began != (config.budget, config.updates, config.minutes)
     concluded = run.manifest.get("status") == "finished"  # or was killed in its last evaluation, which it still owes
     now = budgets(config, key, step, update, loop_state["seconds"])
@@ -75,7 +75,7 @@ def _resume(run: Run, words: dict[str, Any]) -> Run:
             with checkpoint.fitting(folder):
                 learner.load_state_dict(state)
         except CheckpointError as error:
-            raise _cannot_resume(folder, error, without) from error
+            raise _cannot_resume(run, error, without) from error
         try:
             save_config(config, run.config_path)
         except OSError as error:
@@ -90,14 +90,14 @@ def _resume(run: Run, words: dict[str, Any]) -> Run:
         close(learner)
 
 
-def _cannot_resume(folder: Path, error: CheckpointError, without: tuple[str, ...]) -> RequestError:
+def _cannot_resume(run: Run, error: CheckpointError, without: tuple[str, ...]) -> RequestError:
     """What is wrong, and, where only past experience is damaged, how to go on without it."""
     remedy = ""
-    if not without:
+    if not without and REPLAY in (run.manifest.get("resume") or {}):
         with suppress(CheckpointError):
-            checkpoint.newest(folder, lambda line: None, (REPLAY,))
+            checkpoint.newest(run.dir, lambda line: None, (REPLAY,))
             remedy = "; put it back, or go on with replay=false, gathering the replay anew before learning goes on"
-    return RequestError(f"{folder} cannot be resumed: {error}{remedy}")
+    return RequestError(f"{run.dir} cannot be resumed: {error}{remedy}")
 
 
 def _loop_state(path: Path, saved: dict[str, Any]) -> dict[str, Any]:

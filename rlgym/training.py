@@ -20,8 +20,10 @@ from rlgym.errors import TrainingError
 from rlgym.lock import locked
 from rlgym.loop import Loop, Outcome, Watch
 from rlgym.manifest import now
+from rlgym.memory import sizes_named
 from rlgym.run import LOG, Run, create_run
 from rlgym.schedules import cut_short
+from rlgym.scores import flat
 from rlgym.tracking import Tracker
 from rlgym.typed import to_dict
 
@@ -62,7 +64,9 @@ def build_learner(config: RootConfig, run: Run | None = None) -> Learner:
     """
     cls = learner_class(config)
     build = cls.resumed if run is not None and hasattr(cls, "resumed") else cls
-    learner: Learner = build(config) if run is None or build is cls else build(config, run.dir)
+    values = dict(flat(to_dict(config)))
+    with sizes_named({key: value for key, value in values.items() if key in config.given} or values):
+        learner: Learner = build(config) if run is None or build is cls else build(config, run.dir)
     return learner
 
 

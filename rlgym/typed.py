@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from types import NoneType, UnionType
@@ -17,6 +18,9 @@ from rlgym.errors import RequestError
 from rlgym.nearest import did_you_mean
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
+INT_64 = 2**63 - 1
+FLOAT_32 = 3.4e38
 
 
 def build(cls: type[T], data: Mapping[str, Any], path: str = "", known: Iterable[str] = ()) -> T:
@@ -111,19 +115,26 @@ def _bool(value: Any, key: str, bounds: Mapping[str, Any]) -> bool:
 def _int(value: Any, key: str, bounds: Mapping[str, Any]) -> int:
     if isinstance(value, str):
         try:
-            return int(value)  # exact however large; takes 1_000_000
+            return _held(int(value), key, INT_64, "an integer of 64 bits")  # exact; takes 1_000_000
         except ValueError:
             pass
     number = _number(value)
     if number is None or not number.is_integer():
         raise _wrong(key, value, "an integer, like 1000 or 1e6")
-    return value if isinstance(value, int) else int(number)
+    return _held(value if isinstance(value, int) else int(number), key, INT_64, "an integer of 64 bits")
 
 
 def _float(value: Any, key: str, bounds: Mapping[str, Any]) -> float:
     number = _number(value)
     if number is None:
         raise _wrong(key, value, "a finite number, like 0.5 or 3e-4")
+    return _held(number, key, FLOAT_32, "a number of 32 bits, at most 3.4e38")
+
+
+def _held(number: N, key: str, limit: float, kind: str) -> N:
+    """The number, where arrays can hold it."""
+    if not -limit <= number <= limit:
+        raise _wrong(key, number, kind)
     return number
 
 
@@ -135,6 +146,8 @@ def _number(value: Any) -> float | None:
         number = float(value)
     except (ValueError, OverflowError):
         return None
+    if number == 0 and isinstance(value, str) and re.search("[1-9]", value.lower().partition("e")[0]):
+        return None  # 1e-400 is not 0
     return number if math.isfinite(number) else None
 
 
@@ -156,6 +169,8 @@ def _within(value: Any, bounds: Mapping[str, Any], key: str) -> Any:
     if choices and value not in choices:
         near = did_you_mean(str(value), choices, f"{key}=")
         raise RequestError(f"{key}={value}: must be one of {', '.join(choices)}{near}")
+    if bounds.get("pattern") and not re.fullmatch(bounds["pattern"], value):
+        raise _wrong(key, value, bounds["help"])
     for name, (sign, holds) in _SIGNS.items():
         bound = bounds.get(name)
         if bound is not None and not holds(value, bound):

@@ -12,7 +12,7 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
-from rlgym.config import knob
+from rlgym.config import DEVICE, DEVICES, knob
 from rlgym.effect import refuse_without_effect
 from rlgym.errors import RequestError
 from rlgym.typed import build, to_dict
@@ -33,7 +33,7 @@ class ResumeWords:
     minutes: float | None = knob(None, "new budget in minutes, those already spent included", gt=0)
     schedule_steps: int | None = knob(None, "steps over which schedules run; empty: as the run began", gt=0)
     schedule_tokens: int | None = knob(None, "tokens over which schedules run; empty: as the run began", gt=0)
-    device: str | None = knob(None, "cpu, cuda, cuda:N or mps; empty: as the run began")
+    device: str | None = knob(None, "cpu, cuda, cuda:N or mps; empty: as the run began", pattern=DEVICE)
     display: str = knob("auto", "progress on the terminal", choices=("auto", "rich", "plain", "quiet"))
     replay: bool = knob(True, "false: go on without the replay, which is gathered anew before learning goes on")
     force: bool = knob(False, "go on although the corpus is no longer the one that the run began with")
@@ -52,7 +52,7 @@ class EvaluateWords:
     )
     seed: int | None = knob(None, "seed of those episodes; empty: one that training never used", ge=0)
     checkpoint: str = knob("best", CHECKPOINT)
-    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
+    device: str = knob("auto", DEVICES, pattern=DEVICE)
     trust: bool = knob(False, TRUST)
 
 
@@ -81,7 +81,7 @@ class EvaluateArchiveWords:
         None, "steps at which an episode is cut off, which is said; empty: its own limit", gt=0
     )
     seed: int | None = knob(None, "seed of those episodes; empty: always the same one", ge=0)
-    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
+    device: str = knob("auto", DEVICES, pattern=DEVICE)
     trust: bool = knob(False, TRUST_ARCHIVE)
 
 
@@ -101,7 +101,7 @@ class EvaluateTextWords:
     tokens: int | None = knob(None, "judge at most so many tokens; empty: all", gt=0)
     batch_size: int = knob(16, "blocks judged at once", gt=0)
     checkpoint: str = knob("best", CHECKPOINT)
-    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
+    device: str = knob("auto", DEVICES, pattern=DEVICE)
     trust: bool = knob(False, TRUST)
     settings: dict[str, str] = knob({}, "knobs of the corpus, as data.path=corpus.txt")
 
@@ -120,7 +120,7 @@ class GenerateWords:
         None, "the same seed gives the same text; empty: another each time", ge=0, needs="temperature!=0"
     )
     checkpoint: str = knob("best", CHECKPOINT)
-    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
+    device: str = knob("auto", DEVICES, pattern=DEVICE)
     trust: bool = knob(False, TRUST)
 
 
@@ -129,7 +129,7 @@ class FillWords:
     text: str = knob("", "text with one or more [MASK], as typed")
     top: int = knob(5, "guesses for each [MASK]", gt=0)
     checkpoint: str = knob("best", CHECKPOINT)
-    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
+    device: str = knob("auto", DEVICES, pattern=DEVICE)
     trust: bool = knob(False, TRUST)
 
 
@@ -144,7 +144,7 @@ class ExportWords:
 class EvaluateExamplesWords:
     data: str = knob("", "other examples: a table's file, or data=csv data.path=F; empty: what was held out")
     checkpoint: str = knob("best", CHECKPOINT)
-    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
+    device: str = knob("auto", DEVICES, pattern=DEVICE)
     trust: bool = knob(False, TRUST)
     settings: dict[str, str] = knob({}, "knobs of the table, as data.path=spam.csv")
 
@@ -156,7 +156,7 @@ class PredictWords:
     column: str = knob("", "column of the text; empty: as in training, or found", needs="data!=")
     out: str = knob("", "file to write, .csv, .tsv or .jsonl: the table with what is predicted; empty: printed")
     checkpoint: str = knob("best", CHECKPOINT)
-    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps")
+    device: str = knob("auto", DEVICES, pattern=DEVICE)
     trust: bool = knob(False, TRUST)
     settings: dict[str, str] = knob({}, "knobs of the table, as data.path=texts.csv")
 
@@ -220,11 +220,7 @@ class RerunWords:
 def read(cls: type, words: Sequence[str]) -> dict[str, Any]:
     """Every key of `cls`, typed: from the words where given, its default elsewhere."""
     given: dict[str, Any] = {}
-    before: dict[str, str] = {}
-    for key, text in map(split, words):
-        if key in before:
-            raise RequestError(f"{key}={text}: {key} is given twice, first as {key}={before[key]}; leave out one")
-        before[key] = text
+    for key, text in map(split, once(words)):
         group, dot, inner = key.partition(".")
         if dot and group == "data" and "settings" in {f.name for f in fields(cls)}:
             given.setdefault("settings", {})[inner] = text
@@ -237,6 +233,17 @@ def read(cls: type, words: Sequence[str]) -> dict[str, Any]:
     if checkpoint not in ("best", "latest") and not checkpoint.isdecimal():
         raise RequestError(f"checkpoint={checkpoint}: must be {CHECKPOINT}")
     return typed
+
+
+def once(words: Sequence[str]) -> Sequence[str]:
+    """The words of a command line, which gives each key once: the first of two would not even be checked."""
+    before: dict[str, str] = {}
+    for word in words:
+        key, equals, _ = word.lstrip("+").partition("=")
+        if equals and key in before:
+            raise RequestError(f"{word}: {key} is given twice, first as {before[key]}; leave out one of the two")
+        before[key] = word
+    return words
 
 
 def matching(names: str) -> Callable[[str], bool]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rlgym.errors import RequestError
 from rlgym.loading import load
+from rlgym.memory import require_memory, sizes_named
 from rlgym.run import Run
 from rlgym.ssl.language_model import LanguageModel
 
@@ -18,8 +19,12 @@ def generate(folder: Path, words: dict[str, Any]) -> list[str]:
         raise RequestError(f"{folder} does not write text: predict has what it says of texts")
     if not model.causal:
         raise RequestError(f"{folder} is a masked model: `fill {folder.name} text=...` has its guesses for [MASK]")
-    prompts = [words["prompt"]] * words["samples"]
-    new = model.generate(prompts, words["tokens"], words["temperature"], words["top_k"], words["top_p"], words["seed"])
+    length = len(words["prompt"]) + min(words["tokens"], model.model.block_size)
+    with sizes_named(words):
+        require_memory(words["samples"] * (200.0 + 8.0 * length))  # lists of tokens, before what the model keeps
+        prompts = [words["prompt"]] * words["samples"]
+        drawn = (words[key] for key in ("tokens", "temperature", "top_k", "top_p", "seed"))
+        new = model.generate(prompts, *drawn)
     texts = [prompt + text for prompt, text in zip(prompts, new, strict=True)]
     for number, text in enumerate(texts, 1):
         if len(texts) > 1:

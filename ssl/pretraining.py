@@ -23,6 +23,7 @@ from rlgym.device import ends_soon, pick_device, seed, settle
 from rlgym.errors import RequestError
 from rlgym.files import write_atomic
 from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section, weights_and_gradients
+from rlgym.memory import require_memory
 from rlgym.schedules import factor
 from rlgym.ssl import samples
 from rlgym.ssl.data.blocks import Batches, Blocks
@@ -97,6 +98,7 @@ class Pretraining:
         rows = batch_size // config.gradient_accumulation_steps
         predicted = getattr(config.objective, "rate", 1.0)  # the head runs on hidden tokens alone
         self.estimate = estimate(config.model, vocab_size, rows, causal, predicted)
+        require_memory(self.estimate.memory_bytes)
         self._settle_device()
 
         counts = token_counts(self.data.train.ids, vocab_size)

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import psutil
 from gymnasium import spaces
 
 from rlgym.envs.spaces import Array, Obs, leaves
 from rlgym.errors import RequestError
 from rlgym.learner import Section
 
+ENV_BYTES = 256
+"""What one environment takes besides its observation, at the very least: so much in batched code."""
 GOES_ON = "episode_goes_on"
 """In the info of a step that ended: learning takes it for an end (a life was lost), the episode goes on."""
 
@@ -68,6 +71,12 @@ class BatchEnv(ABC):
             self.leaves = leaves(observation_space)
         except RequestError as error:
             raise RequestError(f"env={id}: {error}") from None
+        each = sum(leaf.dtype.itemsize * math.prod(leaf.shape) for leaf in self.leaves) + ENV_BYTES
+        if num_envs * each > 1 << 30 and num_envs * each > (free := psutil.virtual_memory().available):
+            raise RequestError(
+                f"env.num_envs={num_envs}: so many take {num_envs * each / 1e9:,.1f} GB at least, and "
+                f"{free / 1e9:,.1f} GB are free; lower it"
+            )
         self.action_mask: Array | None = None  # for the next action, after a reset too
         self.notices: list[str] = []  # lines for the person, to print and clear
         if not isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.Box | spaces.MultiBinary):

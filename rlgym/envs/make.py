@@ -116,13 +116,15 @@ def check_id(id: str) -> None:
             _import(owner, id)
     if name in gym.registry:
         return
+    own = f"{module}:" if module else ""
     if any(spec.id.rpartition("-v")[0] == name for spec in gym.registry.values()):
         versions = sorted(key for key in gym.registry if key.rpartition("-v")[0] == name)
-        raise RequestError(f"env={id} names no version - did you mean env={versions[-1]}?")
+        raise RequestError(f"env={id} names no version - did you mean env={own}{versions[-1]}?")
     by_lower = {key.lower(): key for key in gym.registry}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
-    hint = f" - did you mean env={by_lower[close[0]]}?" if close else ""
-    raise RequestError(f"env={id} not found{hint}")
+    hint = f" - did you mean env={own}{by_lower[close[0]]}?" if close else ""
+    other = "" if module else f"; one that another package registers is env=MODULE:{name}"
+    raise RequestError(f"env={id} not found{hint}{other}")
 
 
 def episode_limit(config: EnvConfig, wanted: int | None) -> int:

@@ -62,4 +62,6 @@ def open_table(config: knobs.DataConfig, wanted: Sequence[str] = (), texts: bool
         from rlgym.ssl.data.hub_source import open_hub
 
         return open_hub(config, wanted)
-    raise RequestError(f"data: {type(config).__name__} is no table; data=csv, jsonl, parquet or hub would do")
+    raise RequestError(
+        f"data={getattr(config, 'name', '')} is no table of examples; data=csv, jsonl, parquet or hub is"
+    )

@@ -274,7 +274,7 @@ def test_a_masked_run_shows_what_it_fills_in(command: Callable[..., Answer], tex
 
     run = tmp_path / "masked"
     words = tiny.words(text, "objective=masked", "model=bert_nano", "tokens=1024", "ema_decay=0.9", f"run.dir={run}")
-    answer = command("pretrain", *words, "display=plain", "sample.count=2")
+    answer = command("pretrain", *tiny.latest(*words, "display=plain", "sample.count=2"))
     assert answer.code == 0, answer.err
     assert f"python -m rlgym fill {run}" in answer.out and "rlgym generate" not in answer.out
     assert (run / "checkpoints" / "step_1024" / "ema.safetensors").is_file()

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from rlgym.agents.on_policy import GAUSSIAN
+from rlgym.cli import main
 from rlgym.compose import compose, load_config, revise, save_config
 from rlgym.config import ROOTS, knob
 from rlgym.config_file import from_plain
@@ -83,7 +84,7 @@ IDLE: dict[str, tuple[str, dict[str, Any], str]] = {
 
 def config_of(root: str, **more: dict[str, Any]) -> Any:
     sections: dict[str, Any] = {group: {**values, **more.pop(group, {})} for group, values in SECTIONS[root].items()}
-    return from_plain({**sections, **more})
+    return from_plain({**sections, **more}, trust=True)
 
 
 @pytest.mark.parametrize("key", IDLE)
@@ -198,8 +199,9 @@ def test_a_key_of_ones_own_class_may_say_what_it_needs() -> None:
 @pytest.mark.parametrize(
     "words", [["seed=1", "seed=2"], ["agent=ppo", "+agent=dqn"], ["agent.gamma=0.9", "++agent.gamma=0.9"]]
 )
-def test_a_key_that_is_given_twice_is_refused(words: list[str]) -> None:
-    with pytest.raises(RequestError, match="is given twice, first as "):
-        compose(words)
+def test_a_key_that_is_given_twice_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ([], ["-m"], ["pretrain"], ["sweep"]):
+        assert main([*command, *words]) == 2
+        assert " is given twice, first as " in capsys.readouterr().err
     with pytest.raises(RequestError, match="^episodes=4: episodes is given twice, first as episodes=3"):
         read(PRODUCTS["evaluate"]["train"].words, ["episodes=3", "episodes=4"])

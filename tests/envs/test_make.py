@@ -94,7 +94,7 @@ def test_a_module_that_registers_an_environment(tmp_path: Path, monkeypatch: pyt
     env.reset(0)
     assert env.step(np.zeros(2, int)).episodes == []
     assert [e.length for e in env.step(np.zeros(2, int)).episodes] == [2, 2]
-    with pytest.raises(RequestError, match="env=my_world:Min-v0 not found - did you mean env=Mine-v0"):
+    with pytest.raises(RequestError, match="env=my_world:Min-v0 not found - did you mean env=my_world:Mine-v0"):
         check_id("my_world:Min-v0")
     sys.modules.pop("my_world")
 

@@ -166,14 +166,14 @@ def test_bad_text_is_one_line_and_leaves_nothing(
     make, words, said = BAD[fault]
     make(here / "in")
     path = [] if any(word.startswith("data.path=") for word in words) else ["data.path=in"]
-    refused(rlgym("pretrain", *CORPUS, *words[:1], *path, *words[1:]), *said)
+    refused(rlgym("pretrain", *tiny.latest(*CORPUS, *words[:1], *path, *words[1:])), *said)
     assert [item.name for item in here.iterdir()] == ["in"], "no run folder"
     assert staging(cache) == [], "and no half-prepared data"
 
 
 def test_the_same_from_a_shell(here: Path, cache: Path) -> None:
     broken_lines(here / "in")
-    words = [*CORPUS, "data=jsonl", "data.path=in", "display=auto"]
+    words = tiny.latest(*CORPUS, "data=jsonl", "data.path=in", "display=auto")
     code, out, err = command("pretrain", *words, cwd=here, RLGYM_CACHE=str(cache))
     refused(Answer(code, out, err), "3 lines cannot be used", "a.jsonl:7: ")
     assert [item.name for item in here.iterdir()] == ["in"]
@@ -216,7 +216,8 @@ def test_choices_that_do_not_fit_are_refused(words: str, here: Path, rlgym: Call
     tiny.write_text(here / "in", documents=8)
     none: Any = None
     build_tokenizer(ByteTokenizer(), none, True, none).save(here / "causal")
-    answer = rlgym("pretrain", *CORPUS, "data=text", "data.path=in", "data.validation_fraction=0.2", *words.split())
+    corpus = [*CORPUS, "data=text", "data.path=in", "data.validation_fraction=0.2"]
+    answer = rlgym("pretrain", *tiny.latest(*corpus, *words.split()))
     refused(answer, CHOICES[words])
     assert {item.name for item in here.iterdir()} == {"in", "causal"}
 

@@ -36,7 +36,15 @@ def write_text(folder: Path, documents: int = 24, seed: int = 0) -> Path:
 def words(text: Path, *more: str) -> list[str]:
     """The words of a tiny run on `text`; of a key given twice the last value counts."""
     data = ["data=text", f"data.path=['{text}']", "data.validation_fraction=0.1", "tokenizer=byte", "batch_size=4"]
-    return [*data, *SHAPE, *QUICK, *more]
+    return latest(*data, *SHAPE, *QUICK, *more)
+
+
+def latest(*words: str) -> list[str]:
+    """Of words that give a key twice the last, as a command line takes each once, and none that would be idle."""
+    chosen = {word.lstrip("+").partition("=")[0]: word for word in words}
+    if "objective=masked" in words or "sample.count=0" in words:
+        chosen.pop("sample.tokens", None)
+    return [*chosen.values()]
 
 
 @contextmanager

@@ -35,4 +35,4 @@ def write_pairs(path: Path, count: int = 60, seed: int = 0) -> Path:
 def words(parent: Path, pairs: Path, method: str, *more: str) -> list[str]:
     """The words of a tiny run of `method`."""
     data = ["data=jsonl", f"data.path=['{pairs}']"]
-    return [f"method={method}", f"init_from={parent}", *data, *QUICK, "batch_size=8", "tokens=8_000", *more]
+    return tiny.latest(f"method={method}", f"init_from={parent}", *data, *QUICK, "batch_size=8", "tokens=8_000", *more)

@@ -58,4 +58,4 @@ def write_table(
 
 def words(start: str, table: Path, *more: str) -> list[str]:
     """The words of a small classification of `table`."""
-    return [f"init_from='{start}'", "data=csv", f"data.path='{table}'", *QUICK, "batch_size=8", *more]
+    return tiny.latest(f"init_from='{start}'", "data=csv", f"data.path='{table}'", *QUICK, "batch_size=8", *more)
