@@ -39,7 +39,7 @@ from rlgym.games.film import against_itself
 from rlgym.games.game import DONE, TURN, rewards
 from rlgym.games.judging import judge
 from rlgym.games.match import versus
-from rlgym.games.opponents import BUILT_IN_WOULD_DO, make_players
+from rlgym.games.opponents import make_players
 from rlgym.games.ratings import Ladder
 from rlgym.learner import NON_FINITE, REPLAY, Evaluation, Metrics, Progress, Section, weights_and_gradients
 from rlgym.random_state import generator_state, load_generator_state
@@ -71,10 +71,7 @@ class AlphaZero:
         self.device = pick_device(config.device, heavy=True)
         large = knobs.network == "conv" or knobs.width > 256
         settle(config, self.device, repays=False, threads=(os.cpu_count() or 1) if large else 1)
-        try:
-            self.opponents = make_players(knobs.opponents, self.game, self.device)
-        except RequestError as error:
-            raise error.with_remedy(BUILT_IN_WOULD_DO) from error
+        self.opponents = make_players(knobs.opponents, self.game, self.device)
 
         self.network = build_network(config, self.game, self.device)
         self.optimizer = FlatAdam(self.network, knobs.max_grad_norm, knobs.adam_eps)

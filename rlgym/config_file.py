@@ -54,14 +54,15 @@ _vouched: set[Path] = set()
 
 
 def vouch(data: Mapping[str, Any]) -> None:
-    """Let `load_config` trust the runs that a config names: its parent, its reward model, its opponent."""
+    """Let `load_config` trust the runs that a config names: its parent, its reward model, its opponents."""
     from rlgym.run import find_run
 
     opponent = _section(_section(data, "env"), "self_play").get("opponent")
     terms = _section(data, "reward").get("terms")
     rewards = [_section(data, "reward"), *(terms if isinstance(terms, list) else [])]
     runs = [reward.get("run") for reward in rewards if isinstance(reward, Mapping)]
-    for word in (data.get("init_from"), opponent, *runs):
+    opponents = str(_section(data, "agent").get("opponents", "")).split(",")
+    for word in (data.get("init_from"), opponent, *opponents, *runs):
         if isinstance(word, str) and word:
             with suppress(RequestError, OSError):  # no run: whoever opens it says so
                 _vouched.add(find_run(word).dir.resolve())

@@ -8,10 +8,6 @@ class RequestError(Exception):
 
     exit_code = 2
 
-    def with_remedy(self, remedy: str) -> RequestError:
-        """The same for a command that knows no trust=true."""
-        return RequestError(str(self).replace("add trust=true if you trust it", remedy))
-
 
 class TrainingError(Exception):
     """Training failed (exit 3): non-finite numbers or an environment's fault. The last good checkpoint is kept."""

@@ -24,7 +24,7 @@ from rlgym.envs.spaces import Array, Obs
 from rlgym.errors import RequestError
 from rlgym.games import make_game
 from rlgym.games.game import DONE, RETURN, TURN, Game, rewards
-from rlgym.games.opponents import BUILT_IN_WOULD_DO, make_player, seen
+from rlgym.games.opponents import make_player, seen
 from rlgym.games.players import Player
 from rlgym.learner import Section
 
@@ -286,7 +286,4 @@ def opponent_of(word: str, game: Game) -> Player:
             f"env.self_play.opponent={POOL} needs an agent that keeps its past selves, as agent=ppo and agent=dqn do; "
             "random, one_ply, mcts_K or a RUN would do"
         )
-    try:
-        return make_player(word, game)
-    except RequestError as error:
-        raise error.with_remedy(BUILT_IN_WOULD_DO) from error
+    return make_player(word, game)

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from rlgym.envs.spaces import Obs
 
 WORDS = "random, one_ply, mcts_K (K playouts a move) or a RUN of this game"
-BUILT_IN_WOULD_DO = "random, one_ply, mcts_K or a run of a built-in agent would do as an opponent in training"
 
 
 def make_player(word: str, game: Game, device: torch.device | str = "cpu", trust: bool = False) -> Player:

@@ -50,11 +50,7 @@ def open_start(init_from: str, seed: int, trust: bool = False) -> Start:
 
 
 def _of_run(run: Run, trust: bool) -> Start:
-    try:
-        config = load_config(run.dir, trust=trust)
-    except RequestError as error:
-        folder = f"`rlgym export {run.dir} trust=true` writes a folder that init_from takes"
-        raise error if trust else error.with_remedy(folder) from error
+    config = load_config(run.dir, trust=trust)
     if config.root == "train":
         raise RequestError(
             f"init_from={run.dir}: a run of train has no language model; name one of pretrain or finetune"
