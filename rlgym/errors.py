@@ -1,7 +1,5 @@
 """The two ways a command ends badly. Each carries one line for the person; the exit code follows from the class."""
 
-from __future__ import annotations
-
 
 class RequestError(Exception):
     """The request is wrong (exit 2): names the key, the value and what would do. Nothing has been written."""
