@@ -257,7 +257,7 @@ def test_a_sweep_trains_each_of_its_jobs(command: Callable[..., Answer], text: P
     assert summaries[0]["final"]["train/loss"] != summaries[1]["final"]["train/loss"]
     lines = answer.out.splitlines()[-2:]
     for line, folder, summary in zip(lines, folders, summaries, strict=True):
-        assert f"runs/{folder.name}" in line and line.split()[-2] == "0"
+        assert f"runs/{folder.name}" in line and line.split()[-3:-1] == ["0", "validation/loss"]
         assert float(line.split()[-1]) == pytest.approx(summary["final"]["validation/loss"], rel=1e-3)
 
 

@@ -50,7 +50,9 @@ def test_two_ctrl_c_stop_at_once_and_corrupt_nothing(tmp_path: Path) -> None:
     run = tmp_path / "run"
     # one update takes a minute: a single Ctrl-C would wait for it
     slow = ["agent.n_steps=100_000", "agent.batch_size=64", "agent.n_epochs=100", "checkpoint.every=1"]
-    process = start(*LONG[:2], "evaluate.every=0", *slow, f"run.dir={run}", "display=plain", cwd=tmp_path)
+    process = start(
+        *LONG[:2], "evaluate.every=0", "compile=off", *slow, f"run.dir={run}", "display=plain", cwd=tmp_path
+    )
     wait_for(run / "manifest.json", process)
     time.sleep(2.0)
     os.kill(process.pid, signal.SIGINT)

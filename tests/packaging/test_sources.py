@@ -8,7 +8,6 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
-from pathlib import Path
 
 import pytest
 import yaml
@@ -80,9 +79,9 @@ def test_the_guard_itself(source: str, found: list[str]) -> None:
     assert violations(source) == found
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=str)
-def test_sources_run_no_data(path: Path) -> None:
-    assert violations((ROOT / path).read_text()) == []
+def test_sources_run_no_data() -> None:
+    found = {str(path): violations((ROOT / path).read_text()) for path in SOURCES}
+    assert len(found) > 200 and {path: names for path, names in found.items() if names} == {}
 
 
 def test_configs_name_no_code() -> None:
