@@ -1,6 +1,6 @@
 """Runs that are killed at random moments and resumed until they are finished, against the same runs left alone.
 
-    python benchmarks/fuzz_kills.py kills=60 seed=1 [learner=ppo,dqn]
+    python -m tests.faults.kill_fuzz 60 --seed 1 [--learners ppo,dqn]
 
 Every kill is a SIGKILL, SIGTERM, SIGINT or SIGHUP somewhere between the first import and the end, or just when a
 checkpoint, an evaluation or the summary is being written. No traceback, the right exit code, never a step behind the
@@ -9,6 +9,7 @@ last checkpoint, and in the end the weights and rows of the run that nobody kill
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -17,12 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlgym import checkpoint
 from rlgym.table import print_table
+from tests.faults.helpers import ENVIRONMENT
+from tests.ssl.finetune.starts import write_table
 
 CARTPOLE = ["env=CartPole-v1", "tuned=off", "evaluate.episodes=3"]
 EVERY = ["log.every=250", "evaluate.every=700", "checkpoint.every=500", "steps=3000"]
@@ -41,26 +44,35 @@ LEARNERS = {
                   "agent.opponents=random", "agent.evaluate_simulations=4", "evaluate.episodes=4", *EVERY],
     "pretrain": ["pretrain", "model=gpt_nano", "data=text", *TINY, "batch_size=16", "tokens=40960", "log.every=2048",
                  "evaluate.every=10240", "checkpoint.every=8192", "evaluate.tokens=2048", "tokenizer=byte"],
+    "classification": ["finetune", "method=classification", "method.baselines=false", "data=csv", "data.path=t.csv",
+                       "batch_size=8", "tokens=12000", "log.every=500", "evaluate.every=2100", "checkpoint.every=1500"],
+    "grpo": ["finetune", "method=grpo", "reward=length", "data=csv", "data.path=t.csv", "method.prompt=text",
+             "method.max_new_tokens=6", "method.prompts=6", "method.group_size=4", "method.evaluate_prompts=8",
+             "batch_size=8", "tokens=4000", "log.every=1", "evaluate.every=1500", "checkpoint.every=700"],
 }  # fmt: skip
 SIGNALS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 MOMENTS = ("any time", "checkpoint", "evaluation", "end")
 
 
-def main(words: list[str]) -> int:
-    given = dict(word.split("=", 1) for word in words)
-    chosen = given.get("learner", ",".join(LEARNERS)).split(",")
-    kills, draw = int(given.get("kills", 60)), random.Random(int(given.get("seed", 1)))
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kills", type=int, nargs="?", default=60)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--learners", default=",".join(LEARNERS), help="some of them, with commas between")
+    options = parser.parse_args(argv)
+    chosen, draw = options.learners.split(","), random.Random(options.seed)
     rows, wrong = [], 0
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         text = "".join(f"def f{k}(x):\n    return x * {k} + {k % 7}\n\n\n" for k in range(4000))
         (place / "text.txt").write_text(text)
+        write_table(place / "t.csv", 60)
         for number, learner in enumerate(chosen):
-            share = kills // len(chosen) + (number < kills % len(chosen))
+            share = options.kills // len(chosen) + (number < options.kills % len(chosen))
             for row in killed(learner, share, draw, place):
                 rows.append(row)
                 wrong += row["found"] != "equal"
-                print(f"{learner:10} {row['kills']:2} kills: {row['how']}: {row['found']}", file=sys.stderr, flush=True)
+                print(f"{learner:14} {row['kills']:2} kills: {row['how']}: {row['found']}", file=sys.stderr, flush=True)
     print_table(rows, ["learner", "kills", "how", "found"])
     print(f"{sum(row['kills'] for row in rows)} kills, {wrong} runs with something wrong")
     return min(1, wrong)
@@ -96,12 +108,25 @@ def killed(learner: str, kills: int, draw: random.Random, place: Path) -> Iterat
 
 
 def words_of(learner: str, place: Path) -> list[str]:
-    own = [f"data.path={place / 'text.txt'}"] if learner == "pretrain" else []
-    return [*LEARNERS[learner], *own, "display=quiet", "device=cpu", "threads=1", "compile=off"]
+    words = [*LEARNERS[learner], "display=quiet", "device=cpu", "threads=1", "compile=off"]
+    if learner == "pretrain":
+        words.append("data.path=text.txt")
+    if words[0] == "finetune":
+        words.append(f"init_from={parent(place)}")
+    return words
+
+
+def parent(place: Path) -> Path:
+    """The pretrained run that fine-tuning starts from."""
+    run = place / "parent"
+    if not run.exists():
+        words = words_of("pretrain", place)
+        assert command(*words, "tokens=2048", "sample.count=0", f"run.dir={run}", place=place).wait() == 0
+    return run
 
 
 def command(*words: str, place: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RLGYM_CACHE": str(place / "cache")}
+    environment = ENVIRONMENT | {"RLGYM_CACHE": str(place / "cache")}
     log = (place / "said.txt").open("w+")
     process = subprocess.Popen([sys.executable, "-m", "rlgym", *words], stdout=log, stderr=log, text=True, cwd=place,
                                env=environment, start_new_session=True)  # fmt: skip
@@ -186,4 +211,4 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
