@@ -41,7 +41,7 @@ VARIANTS = {
     "without n-step": [*RAINBOW, "agent.n_step=1"],
     "without priorities": [*RAINBOW, "agent.prioritized=false"],
     "without noise": [*RAINBOW, "agent.noisy=false", *EPSILON],
-    "without distribution": [*RAINBOW, "agent.distributional=none"],
+    "without distribution": ["agent=rainbow", "agent.distributional=none"],
     "dqn": ["agent=dqn", *EPSILON],
 }
 
