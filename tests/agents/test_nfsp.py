@@ -26,8 +26,13 @@ SMALL = (
 )  # fmt: skip
 
 
+OF_AVERAGES = ("agent.average_batch_size=", "agent.reservoir_size=", "agent.anticipatory=")
+
+
 def learner(*words: str, env: str = "kuhn_poker") -> NFSP:
-    return NFSP(compose(["agent=nfsp", f"env={env}", *SMALL, *words], "train"))
+    left_out = OF_AVERAGES if "agent.average=false" in words else ()
+    small = [word for word in SMALL if not word.startswith(left_out)]
+    return NFSP(compose(["agent=nfsp", f"env={env}", *small, *words], "train"))
 
 
 @pytest.mark.parametrize("env", ("kuhn_poker", "leduc_poker", "tic_tac_toe"))

@@ -323,6 +323,7 @@ def test_policies_by_observation() -> None:
         "tuple",
         "dict",
         "image_and_vector",
+        "large",  # a choice that is looked up, not one-hot
     }
     assert {name for name, policy in policies.items() if policy == "CnnPolicy"} == {
         name for name in OBSERVATIONS if name.startswith("image_") and name != "image_and_vector"
@@ -535,7 +536,7 @@ WRONG: dict[str, str] = {
     "env=CartPole-v1 algo=pp0": "algo=pp0: must be one of ppo, a2c, dqn, sac, td3 - did you mean algo=ppo?",
     "env=CartPoel-v1 algo=ppo trust=true": "did you mean env=CartPole-v1?",
     "env=Acrobot-v1 algo=ppo trust=true": "env=Acrobot-v1: the model in",
-    "env=CartPole-v1 algo=sac trust=true": "agent=sb3/sac acts in Box",
+    "env=CartPole-v1 algo=sac trust=true": "agent=sb3/sac acts in a bounded Box of floats",
     "env=CartPole-v1 algo=dqn trust=true": "cannot be read as algo=dqn",
 }
 
