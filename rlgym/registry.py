@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.metadata import entry_points
+from functools import cache
+from importlib import import_module, metadata
 from types import ModuleType
 from typing import Any
 
@@ -251,9 +251,15 @@ OWN_CONFIG = {"reward": "rlgym.ssl.finetune.config:OwnReward"}
 """The knobs of a user's own code in groups where it is a function, which has no Config beside it."""
 
 
+@cache
+def entry_points(group: str) -> metadata.EntryPoints:
+    """Of the installed packages; once a process, as it takes a sixth of composing."""
+    return metadata.entry_points(group=group)
+
+
 def entries(group: str) -> dict[str, Entry]:
     """Everything of a group with a name of its own; built-in ones cannot be replaced."""
-    installed = {e.name: _own(group, e.name, e.value) for e in entry_points(group=OPEN[group])} if group in OPEN else {}
+    installed = {e.name: _own(group, e.name, e.value) for e in entry_points(OPEN[group])} if group in OPEN else {}
     return installed | {entry.name: entry for entry in BUILT_IN[group]}
 
 
