@@ -71,7 +71,7 @@ def test_every_slot_plays_its_exact_share(backend: str, count: int) -> None:
         for n, share in zip(lengths, shares, strict=True)
         for k in range(1, share + 1)
     ]
-    assert found.records == {"seed": 5, "episodes": expected}
+    assert found.records == {"seed": 5, "episodes": expected, "cut_episodes": 0}
     returns, long = [e["return"] for e in expected], [e["length"] for e in expected]
     assert found.metrics["eval/mean_reward"] == pytest.approx(np.mean(returns))
     assert found.metrics["eval/std_reward"] == pytest.approx(np.std(returns))
