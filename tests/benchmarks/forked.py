@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -62,6 +63,7 @@ class Forked:
                 sys.stdin, sys.stderr = os.fdopen(0), os.fdopen(2, "w", 1)
                 sys.stdout = os.fdopen(1, "w")
                 setattr(sys, "__stdout__", sys.stdout)  # noqa: B010  # which a program answers on
+                setattr(subprocess, "Popen", Popen)  # noqa: B010  # what it starts itself, as a compiler, is no fork
                 os.chdir(options.get("cwd") or ".")
                 os.environ.update(options.get("env") or {})
                 status = main(words) or 0

@@ -242,15 +242,15 @@ def test_tokens(load: Load, table: Table, monkeypatch: pytest.MonkeyPatch) -> No
     assert all(number(row["MB/s"]) > 0 and number(row["tokens/s"]) > 1_000 for row in rows)
 
 
-@pytest.mark.parametrize("parts", [["small", "hf"], slow(["small", "medium", "encoder", "hf"])])
+@pytest.mark.timeout(1800)  # four are compiled
+@pytest.mark.parametrize("parts", [["medium", "hf"], slow(["small", "encoder", "hf"])])
 def test_pretrain(load: Load, table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: list[str]) -> None:
     pretrain = load("pretrain")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")  # their threads do not survive a fork
     monkeypatch.setattr(pretrain, "matrix_rate", lambda device, dtype: 1e10)
-    shapes = {"small": (1, 32, 2, 16, 4)}
-    if "medium" in parts:
+    shapes = {parts[0]: (1, 32, 2, 16, 4)}
+    if "encoder" in parts:
         pytest.importorskip("accelerate")
-        shapes["medium"] = (2, 32, 2, 16, 4)
     else:
         monkeypatch.setattr(pretrain, "PLAIN", ("plain fp32 eager",))
         monkeypatch.setattr(pretrain, "TRAINER", ())
