@@ -83,7 +83,7 @@ class AlphaZeroConfig:
     past_selves: int = knob(4, "earlier networks that it is rated against", ge=0)
 
     def __post_init__(self) -> None:
-        if self.fast_simulations > self.simulations:
+        if self.full_share < 1 and self.fast_simulations > self.simulations:
             raise ValueError(
                 f"fast_simulations={self.fast_simulations} is more than simulations={self.simulations}; a fast search "
                 "is the shorter one"

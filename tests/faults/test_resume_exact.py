@@ -88,7 +88,6 @@ SELF_PLAY_CASES = {
         *(
             "agent=alphazero",
             "env=tic_tac_toe",
-            "tuned=off",
             "agent.simulations=8",
             "agent.fast_simulations=4",
             "agent.width=16",

@@ -346,9 +346,9 @@ def test_a_non_finite_loss_keeps_the_last_good_checkpoint(
 def test_sigterm_saves_and_a_resume_goes_on(here: Path, cache: Path, rlgym: Callable[..., Answer]) -> None:
     text = tiny.write_text(here / "text")
     words = tiny.words(text, "model=gpt_nano", "tokens=100_000_000", "checkpoint.every=1_024", "evaluate.every=0")
-    words.append("compile=off")
+    words = tiny.latest(*words, "compile=off", "display=plain")
     run = here / "run"
-    process = start("pretrain", *words, "display=plain", "run.dir=run", cwd=here, RLGYM_CACHE=str(cache))
+    process = start("pretrain", *words, "run.dir=run", cwd=here, RLGYM_CACHE=str(cache))
     wait_for(run / "checkpoints" / "latest", process)
     os.kill(process.pid, signal.SIGTERM)
     out, err = process.communicate(timeout=60)

@@ -18,7 +18,6 @@ QUICK = {
         "steps=600",
         "agent.games=16",
         "agent.simulations=4",
-        "agent.fast_simulations=2",
         "agent.width=16",
     ],
     "nfsp": ["env=kuhn_poker", "steps=600", "agent.games=16"],

@@ -48,7 +48,7 @@ def test_wheel_imports_alone_under_one_name(wheel: Path, tmp_path: Path) -> None
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
         (points,) = (name for name in archive.namelist() if name.endswith("/entry_points.txt"))
-        assert "rlgym = rlgym.cli:main" in archive.read(points).decode()
+        assert "rlgym = rlgym.__main__:main" in archive.read(points).decode()
     packages = [name.replace("/", ".") for name in FOLDERS.values()]
     program = f"import {', '.join(packages)}\nfor p in ({', '.join(packages)}): print(*p.__path__)"
     command = [sys.executable, "-c", program]

@@ -237,18 +237,11 @@ def test_a_reward_that_fails_in_training_is_exit_3_and_needs_trust_from_then_on(
 
     own(late=late)
     run = tmp_path / "run"
-    words = [
-        "finetune",
-        "method=grpo",
-        f"init_from={parent}",
-        *SMALL,
-        *QUICK,
-        "method.group_size=2",
-        "checkpoint.every=1",
-    ]
+    own_words = [*SMALL, *QUICK, "method.group_size=2", "checkpoint.every=1", "reward=my_rewards:late"]
+    words = ["finetune", *tiny.latest("method=grpo", f"init_from={parent}", *own_words)]
     file = tmp_path / "prompts.jsonl"
     file.write_text("".join(json.dumps({"prompt": f"{a}+{b}="}) + "\n" for a in range(1, 5) for b in range(1, 5)))
-    words += ["reward=my_rewards:late", "data=jsonl", f"data.path={file}", f"run.dir={run}"]
+    words += ["data=jsonl", f"data.path={file}", f"run.dir={run}"]
     assert main(words) == 3
     error = capsys.readouterr().err.strip()
     assert "reward=my_rewards:late gave numbers of shape [1] for 8 completions" in error and error.count("\n") == 0
