@@ -1,4 +1,4 @@
-"""Which agents act in which action spaces, and what the request for another agent is told."""
+"""Which agents act in which action spaces, and the refusal where one does not."""
 
 from __future__ import annotations
 

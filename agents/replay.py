@@ -84,7 +84,7 @@ class Replay:
             self.slot = self._storage(dtype=torch.int32).fill_(-1)
         except (MemoryError, RuntimeError, ValueError) as error:  # NumPy's, torch's, and NumPy's on absurd sizes
             raise RequestError(
-                f"agent.buffer_size={capacity}: {device} has no memory for so many transitions; lower it"
+                f"agent.buffer_size={capacity}: {device} has no memory for that many transitions; lower it"
             ) from error
         self.mask: Tensor | None = None
         self.finals = {
@@ -467,7 +467,8 @@ def require_memory(capacity: int, each: int, device: torch.device) -> None:
     if capacity * each > max(free, 1 << 28):
         fits = int(0.8 * free / each)
         raise RequestError(
-            f"agent.buffer_size={capacity}: so many transitions of {each:,} bytes take {capacity * each / 1e9:.1f} GB, "
+            f"agent.buffer_size={capacity}: that many transitions of {each:,} bytes "
+            f"take {capacity * each / 1e9:.1f} GB, "
             f"and {free / 1e9:.1f} GB are free; agent.buffer_size={fits // 1000 * 1000 or max(1, fits)} would do"
         )
 

@@ -74,7 +74,7 @@ class BatchEnv(ABC):
         each = sum(leaf.dtype.itemsize * math.prod(leaf.shape) for leaf in self.leaves) + ENV_BYTES
         if num_envs * each > 1 << 30 and num_envs * each > (free := psutil.virtual_memory().available):
             raise RequestError(
-                f"env.num_envs={num_envs}: so many take {num_envs * each / 1e9:,.1f} GB at least, and "
+                f"env.num_envs={num_envs}: that many take {num_envs * each / 1e9:,.1f} GB at least, and "
                 f"{free / 1e9:,.1f} GB are free; lower it"
             )
         self.action_mask: Array | None = None  # for the next action, after a reset too

@@ -212,7 +212,7 @@ def test_too_large_a_replay_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) 
         assert "\n" not in str(error.value)
     # What the system gives on credit, to be taken while the replay fills:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**8))
-    said = r"so many transitions of 7,\d+ bytes take 0\.7 GB, and 0\.1 GB are free; agent.buffer_size=11000 would do"
+    said = r"that many transitions of 7,\d+ bytes take 0\.7 GB, and 0\.1 GB are free; agent.buffer_size=11000 would do"
     with pytest.raises(RequestError, match=said):
         Replay(100_000, atari(1), (), torch.int64, CPU, stack=4)
     Replay(11_000, atari(1), (), torch.int64, CPU, stack=4)
@@ -222,9 +222,7 @@ def test_it_is_refused_before_networks_are_built(monkeypatch: pytest.MonkeyPatch
     """Those of raw screens take forty seconds."""
     monkeypatch.setattr(DQN, "build", lambda self: pytest.fail("built"))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**9))
-    said = (
-        "=100000000: so many transitions of 44 bytes take 4.4 GB, and 1.0 GB are free; agent.buffer_size=18181000 would"
-    )
+    said = "=100000000: that many transitions of 44 bytes take 4.4 GB, and 1.0 GB are free; agent.buffer_size=18181000"
     with pytest.raises(RequestError, match=said):
         q_learner("dqn", "CartPole-v1", buffer_size=10**8)
 

@@ -386,7 +386,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no room": (
         {"algo": "dqn", "buffer_size": 10**12},
-        "agent.buffer_size=1000000000000: so many transitions of 52 bytes take 52000.0 GB, and ",
+        "agent.buffer_size=1000000000000: that many transitions of 52 bytes take 52000.0 GB, and ",
     ),
     "episodes": ({"algo": "dqn", "train_freq_unit": "episode"}, "agent.train_freq_unit=episode"),
     "n-step dict": (

@@ -63,11 +63,11 @@ def test_odd_values_are_one_line(words: str, command: Callable[..., Answer], tmp
 
 
 TOO_LARGE = {
-    "env.num_envs=10000000000": r"env.num_envs=10000000000: so many take .* GB at least, and 10.0 GB are free",
-    "env.num_envs=10000000000 env.backend=sync": "env.num_envs=10000000000: so many take ",
+    "env.num_envs=10000000000": r"env.num_envs=10000000000: that many take .* GB at least, and 10.0 GB are free",
+    "env.num_envs=10000000000 env.backend=sync": "env.num_envs=10000000000: that many take ",
     "agent.net_arch=[1000000000]": r"agent.net_arch=\[1000000000\]: a part of it alone takes 16.0 GB, and 10.0 GB",
     "agent.n_steps=10000000000": "agent.n_steps=10000000000: a part of it alone takes .* GB, and 10.0 GB are free",
-    "agent=dqn agent.buffer_size=1000000000000": "agent.buffer_size=1000000000000: so many transitions of [0-9]+ bytes",
+    "agent=dqn agent.buffer_size=1000000000000": "agent.buffer_size=1000000000000: that many transitions of [0-9]+ ",
 }
 
 
