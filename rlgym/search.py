@@ -169,6 +169,7 @@ def _resume(folder: Path, request: Request, words: Mapping[str, Any], options: d
 def go_on(folder: Path, request: Request, overwrite: bool, trust: bool) -> int:
     """Work until the trials or minutes are spent, or a signal comes; say what came out. `trust`: whether a person gave
     the request and the record of its trials, or vouches for the folder."""
+    own_study.cache_clear()  # of a sweep in the same folder, before this one
     signals = Signals()
     until = math.inf if request.minutes is None else time.monotonic() + 60 * request.minutes
     code = 0
@@ -422,6 +423,8 @@ def axes_of(folder: Path, trust: bool = False) -> list[Axis]:
 def check_request_of(folder: Path, request: Request, trust: bool) -> None:
     """RequestError where what the folder asks for cannot be done, or would run code that nobody vouches for: a sweep
     may come from elsewhere, with configs that lie beside it."""
+    base_of.cache_clear()  # the folder may have changed since this process last read it
+    axes_of.cache_clear()
     try:
         base_of(folder.resolve(), trust)
         axes_of(folder.resolve(), trust)

@@ -120,7 +120,7 @@ def parent(place: Path) -> Path:
     """The pretrained run that fine-tuning starts from."""
     run = place / "parent"
     if not run.exists():
-        words = words_of("pretrain", place)
+        words = [word for word in words_of("pretrain", place) if not word.startswith("tokens=")]
         assert command(*words, "tokens=2048", "sample.count=0", f"run.dir={run}", place=place).wait() == 0
     return run
 
