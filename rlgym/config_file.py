@@ -64,7 +64,7 @@ def vouch(data: Mapping[str, Any]) -> None:
     opponents = str(_section(data, "agent").get("opponents", "")).split(",")
     for word in (data.get("init_from"), opponent, *opponents, *runs):
         if isinstance(word, str) and word:
-            with suppress(RequestError, OSError):  # no run: whoever opens it says so
+            with suppress(RequestError, OSError):  # not a run: the code that opens it reports that
                 _vouched.add(find_run(word).dir.resolve())
 
 

@@ -17,7 +17,7 @@ from rlgym.errors import RequestError
 from rlgym.learner import Section
 
 ENV_BYTES = 256
-"""What one environment takes besides its observation, at the very least: so much in batched code."""
+"""Bytes that one environment needs in addition to its observation, as a lower bound: those of batched code."""
 GOES_ON = "episode_goes_on"
 """In the info of a step that ended: learning takes it for an end (a life was lost), the episode goes on."""
 
