@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlgym.agents.pool import seated
-from rlgym.agents.rollout import RecentEpisodes
-from rlgym.agents.standings import standings_of
+from rlgym.agents.recent_episodes import RecentEpisodes
 from rlgym.device import pick_device, settle
 from rlgym.envs.episodes import evaluate_policy, fresh_seed
+from rlgym.envs.game_ids import is_game
 from rlgym.envs.make import episode_limit, make_env
 from rlgym.envs.video import record, require_frames
 from rlgym.errors import RequestError, TrainingError
 from rlgym.learner import Evaluation, Progress, Section, weights_and_gradients
+from rlgym.registry import resolve
 from rlgym.state import load_module
 
 if TYPE_CHECKING:
@@ -37,6 +37,26 @@ BY_TRAINING: tuple[str, Literal["max", "min"]] = ("rollout/ep_rew_mean", "max")
 
 ENCODING = 2
 """How observations are encoded, in checkpoints; see `as_trained`."""
+
+
+GAME_SIDE = "rlgym.agents.standings:opponents_and_ratings"
+"""What an agent in a game has besides. By name: an agent in another environment imports none of it."""
+
+
+class Opponents(Protocol):
+    def metrics(self) -> dict[str, float]: ...
+
+    def state_dict(self) -> Section: ...
+
+    def load_state_dict(self, section: Section) -> None: ...
+
+
+class Ratings(Protocol):
+    def evaluate(self, games: int, seed: int) -> Evaluation: ...
+
+    def state_dict(self) -> Section: ...
+
+    def load_state_dict(self, section: Section) -> None: ...
 
 
 class Agent:
@@ -61,11 +81,12 @@ class Agent:
         # Two threads slow a small network down.
         repays = repays_compiling if isinstance(repays_compiling, bool) else repays_compiling(self.device)
         settle(config, self.device, repays, threads=(os.cpu_count() or 1) if images else 1)
-        self.pool = seated(self)
+        self.pool: Opponents | None = None
         """Its past selves, where it plays against them."""
-        self.standings = standings_of(self)
+        self.standings: Ratings | None = None
         """Its ratings, where the environment is a game."""
-        if self.standings is not None:
+        if is_game(config.env.id):
+            self.pool, self.standings = resolve(GAME_SIDE)(self)
             self.unit = "moves"
         self.recent = RecentEpisodes(None if self.pool is None else self.pool.metrics)
         self.progress = Progress()

@@ -29,9 +29,10 @@ from rlgym.agents.agent import seeded
 from rlgym.agents.board_networks import BoardNetwork
 from rlgym.agents.flat_adam import FlatAdam
 from rlgym.agents.game_replay import GameReplay, Positions
+from rlgym.agents.mcts import ILLEGAL, Found, Settings
 from rlgym.agents.plays_itself import game_named
-from rlgym.agents.search import ILLEGAL, Found, Settings, search
 from rlgym.agents.search_player import Evaluator, NetworkPlayer, SearchPlayer
+from rlgym.agents.tree_search import search
 from rlgym.device import pick_device, settle
 from rlgym.envs.episodes import fresh_seed
 from rlgym.errors import RequestError

@@ -28,7 +28,6 @@ from rlgym.agents.epsilon_greedy import EpsilonGreedy
 from rlgym.agents.game_policy import game_policy
 from rlgym.agents.policy import Policy, to_bounds
 from rlgym.agents.recurrent import Memory, RecurrentPolicy
-from rlgym.config_file import load_config
 from rlgym.envs.game_ids import alone
 from rlgym.envs.make import make_env, make_one
 from rlgym.envs.spaces import Array, Leaf, Obs
@@ -39,6 +38,7 @@ from rlgym.files import to_json, write_atomic
 from rlgym.loading import load
 from rlgym.manifest import versions
 from rlgym.run import Run
+from rlgym.run_config import load_config
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

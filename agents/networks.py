@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import psutil
@@ -224,3 +225,26 @@ class ActorCritic(Heads):
 
     def policy(self, obs: dict[str, Tensor]) -> Tensor:
         return self.outputs(self.encoder(obs))
+
+
+class Network(Protocol):
+    """What a policy is computed by; an `nn.Module`."""
+
+    @property
+    def encoder(self) -> Encoder: ...
+
+    @property
+    def actor(self) -> nn.Sequential | None:
+        """From features to outputs, where plain layers are all there is to it: NumPy can then do it too."""
+        ...
+
+    @property
+    def log_std(self) -> nn.Parameter | None:
+        """A Gaussian's free log deviations, appended to the outputs."""
+        ...
+
+    def policy(self, obs: dict[str, Tensor]) -> Tensor:
+        """The distribution's outputs `[batch, outputs]`."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...

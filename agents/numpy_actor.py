@@ -7,17 +7,14 @@ third of it. Valid for CPU policies over vectors and choices (no images).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import nn
 
-from rlgym.agents.networks import Encoder
+from rlgym.agents.networks import Encoder, Network
 from rlgym.agents.running_norm import CLIP, RunningNorm
 from rlgym.envs.spaces import Array
-
-if TYPE_CHECKING:
-    from rlgym.agents.policy import Network
 
 
 class NumpyEncoder:

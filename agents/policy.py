@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import gymnasium as gym
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlgym.agents.distributions import MASKED, Distribution, NoisyTanh, SquashedGaussian, mask_logits
-from rlgym.agents.networks import Encoder
+from rlgym.agents.networks import Network
 from rlgym.agents.numpy_actor import NumpyActor
 from rlgym.envs.episodes import Stateless
 from rlgym.envs.spaces import Array, single
@@ -22,29 +22,6 @@ Sampler = np.random.Generator | torch.Generator
 
 
 Numbers = TypeVar("Numbers", Array, Tensor)
-
-
-class Network(Protocol):
-    """What a policy is computed by; an `nn.Module`."""
-
-    @property
-    def encoder(self) -> Encoder: ...
-
-    @property
-    def actor(self) -> nn.Sequential | None:
-        """From features to outputs, where plain layers are all there is to it: NumPy can then do it too."""
-        ...
-
-    @property
-    def log_std(self) -> nn.Parameter | None:
-        """A Gaussian's free log deviations, appended to the outputs."""
-        ...
-
-    def policy(self, obs: dict[str, Tensor]) -> Tensor:
-        """The distribution's outputs `[batch, outputs]`."""
-        ...
-
-    def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
 class Policy(Stateless):

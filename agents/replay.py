@@ -21,7 +21,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from rlgym.agents.rollout import numpy_dtype, storage_dtype
+from rlgym.agents.storage import numpy_dtype, storage_dtype
 from rlgym.errors import RequestError, TrainingError
 from rlgym.learner import Section, Shared
 

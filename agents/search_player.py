@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rlgym.agents.board_networks import BoardNetwork
-from rlgym.agents.search import Found, Settings, search
+from rlgym.agents.mcts import Found, Settings
+from rlgym.agents.tree_search import search
 from rlgym.games.terminal import Thought
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from rlgym.agents.pool import part_of, past_self, weights_of
-from rlgym.envs.game_ids import is_game
+from rlgym.agents.pool import Pool, part_of, past_self, seated, weights_of
 from rlgym.errors import RequestError
 from rlgym.games import make_game
 from rlgym.games.game import Game, random_moves
@@ -82,18 +81,16 @@ class Standings:
             self.rivals[name] = past_self(self.agent, part_of(section, name))
 
 
-def standings_of(agent: Agent) -> Standings | None:
+def opponents_and_ratings(agent: Agent) -> tuple[Pool | None, Standings]:
     """Those of an agent whose environment is a game. RequestError where it has a memory."""
     config = agent.config
-    if not is_game(config.env.id):
-        return None
     recurrent = getattr(config.agent, "recurrent", "none")
     if recurrent != "none":
         raise RequestError(
             f"agent.recurrent={recurrent}: an observation of env={config.env.id} tells all that a player has seen; "
             "agent.recurrent=none would do"
         )
-    return Standings(make_game(config.env.id), agent)
+    return seated(agent), Standings(make_game(config.env.id), agent)
 
 
 def rounds(game: Game, player: Player, other: Player, games: int, generator: torch.Generator) -> Tensor:

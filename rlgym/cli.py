@@ -143,7 +143,8 @@ def _rerun(line: CommandLine, command: list[str]) -> int:
     word, words = positional(help.all_words("rerun"), line.words)
     own = [w for w in words if w.startswith("trust=")]
     trust = read(help.WORDS["rerun"], own)["trust"]
-    from rlgym.compose import load_config, revise
+    from rlgym.compose import revise
+    from rlgym.run_config import load_config
 
     config = load_config(_find(line, word), trust)
     config.run.dir = ""  # a folder holds one run
@@ -179,7 +180,7 @@ def _product(line: CommandLine, command: list[str]) -> int:
         if len(wrong) == len(products):  # words that no kind of run takes are wrong whether there is a run or not
             raise wrong[0]
         subject = _find(line, word)
-        from rlgym.config_file import root_of_run
+        from rlgym.run_config import root_of_run
 
         kind = root_of_run(subject)
     if kind not in products:

@@ -20,6 +20,7 @@ from rlgym.monitor import Monitor
 from rlgym.run import is_run
 from rlgym.scores import (
     Judged,
+    Row,
     differences,
     find_runs,
     grouped,
@@ -31,7 +32,7 @@ from rlgym.scores import (
     score,
     split_by,
 )
-from rlgym.statistics import Array, Statistic
+from rlgym.statistics import Array, Interval, Statistic
 from rlgym.table import markdown
 from rlgym.words import age, matching
 
@@ -39,20 +40,6 @@ FEW = 5
 """Seeds below which a bootstrap's interval is markedly too narrow."""
 SHOWN = 6
 """Environments that a sentence lists by name."""
-
-Interval = tuple[float, float, float]
-"""An estimate and the ends of its interval; these are nan where there is none."""
-
-
-@dataclass
-class Row:
-    """One agent on one environment, or on all of them in normalised units."""
-
-    env: str
-    agent: str
-    seeds: int
-    steps: str
-    values: dict[str, Interval]
 
 
 @dataclass

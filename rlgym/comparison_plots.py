@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from rlgym import statistics
 from rlgym.plots import LABELS
-from rlgym.scores import Judged, grouped
+from rlgym.scores import Judged, Row, grouped
 from rlgym.statistics import Array
-
-if TYPE_CHECKING:
-    from rlgym.compare import Row
 
 POINTS = 50
 """Steps at which a curve's seeds are averaged."""

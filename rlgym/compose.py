@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,21 +25,18 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from rlgym import overrides as grammar
-from rlgym.config import ROOTS, EnvConfig, RootConfig, TrainConfig
-from rlgym.config_file import from_plain, load_config, save_config, vouch
-from rlgym.effect import flattened, refuse_without_effect
+from rlgym.config import ROOTS, RootConfig
+from rlgym.config_file import from_plain, vouch
+from rlgym.effect import refuse_without_effect
 from rlgym.errors import RequestError
 from rlgym.files import read_yaml
 from rlgym.groups import GROUPS, choices, config_folder, roots
 from rlgym.nearest import did_you_mean
 from rlgym.overrides import Words
 from rlgym.own_folder import OwnFolder, own_files, refuse_misplaced
-from rlgym.registry import BUILT_IN, OPEN, entries, entry, resolve, see_current_folder
-from rlgym.run import refuse_folder
-from rlgym.typed import to_dict
+from rlgym.registry import BUILT_IN, OPEN, entries, entry, resolve
+from rlgym.typed import flattened, to_dict
 from rlgym.words import RerunWords, read
-
-__all__ = ["compose", "expand", "hydra_at_conf", "hydra_words", "load_config", "revise", "save_config"]
 
 MOST_FILES = 10_000
 """In a config folder that nobody vouches for: another one is a whole disk."""
@@ -78,8 +74,8 @@ def compose(overrides: list[str], root: str = "train", config_dir: str | None = 
         if not own or any(key in str(error) for key in words.values):
             raise
         raise RequestError(f"{error} (in {' or '.join(own)})") from error
-    if isinstance(config, TrainConfig):
-        check_env(config.env)
+    if config.refuse:
+        resolve(config.refuse)(config)
     _check_given(config, words)
     if vouched:
         vouch(data)
@@ -121,6 +117,15 @@ def _check_given(config: RootConfig, words: Words) -> None:
     refuse_folder(config.run.dir)
 
 
+def refuse_folder(text: str) -> None:
+    """RequestError where `run.dir` names a folder that has to hold other things than a run."""
+    here, home = Path.cwd(), Path.home()
+    if text and Path(os.path.abspath(os.path.expanduser(text))) in (here, *here.parents, home, *home.parents):
+        raise RequestError(
+            f"run.dir={text}: a run's files would lie among others; a folder of its own would do, as runs/mine"
+        )
+
+
 def hydra_words(words: Words) -> list[str]:
     """What Hydra composes for these words; also puts what they need into its ConfigStore."""
     _store(words.choices)
@@ -142,15 +147,6 @@ def hydra_at_conf(config_dir: str | None) -> Iterator[None]:
         yield
     finally:
         GlobalHydra.instance().hydra = outer
-
-
-def check_env(config: EnvConfig) -> None:
-    """RequestError where there is no such environment, or a key of it would have no effect."""
-    from rlgym.envs.make import settle  # imports Gymnasium
-
-    if ":" in config.id:
-        see_current_folder()
-    settle(deepcopy(config))
 
 
 def _quoted(text: str) -> str:

@@ -172,6 +172,8 @@ class RootConfig:
     """The group whose choice is what learns, or what it is learned by."""
     learner: ClassVar[str] = ""
     """`module:Class` of the learner; empty: what the learner group's choice names."""
+    refuse: ClassVar[str] = ""
+    """`module:function` that raises RequestError where a composed config asks for what there is not; empty: none."""
     recipe_groups: ClassVar[tuple[str, ...]]
     """Groups that an experiment's values were found for: another choice beside it is refused."""
     sections: ClassVar[dict[str, str]]
@@ -234,6 +236,7 @@ class TrainConfig(RootConfig):
     """`python -m rlgym [train]`: learning from reward."""
 
     root = "train"
+    refuse = "rlgym.envs.make:refuse"
     budget_key = "steps"
     learner_group = "agent"
     recipe_groups = ("agent", "env")

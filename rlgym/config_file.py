@@ -1,4 +1,4 @@
-"""A run folder's config.yaml: complete, resolved, in the order of the dataclasses; and back to a typed config.
+"""A config as plain data and YAML: complete, resolved, in the order of the dataclasses; and back to a typed config.
 
 Read as plain YAML, never through Hydra: a file from elsewhere can name no code to run and no variable to look up.
 """
@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rlgym.config import ROOTS, RootConfig
 from rlgym.errors import RequestError
-from rlgym.files import read_yaml, write_atomic
 from rlgym.registry import config_of, entry
 from rlgym.typed import build, keys, to_dict
 
@@ -24,48 +21,23 @@ OWN_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w./-]*")
 """`module:Name`, or an environment's `module:Id`."""
 
 
-def save_config(config: RootConfig, path: Path) -> None:
-    write_atomic(path, to_yaml(config))
-
-
 def to_yaml(config: RootConfig) -> str:
     return str(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True, width=120))
 
 
-def load_config(path: Path, trust: bool = False) -> Any:
-    """The config (TrainConfig, PretrainConfig, ...) of a run folder, or of its config.yaml.
-
-    Code that it names by `module:` is imported only with `trust`.
-    """
-    path = path / "config.yaml" if path.is_dir() else path
-    data = _read(path)
-    trust = trust or path.parent.resolve() in _vouched
-    try:
-        config = from_plain(data, trust)
-    except RequestError as error:
-        raise RequestError(f"{path}: {error}") from error
-    if trust:
-        vouch(data)
-    return config
-
-
-_vouched: set[Path] = set()
-"""Folders of runs that a person vouches for: named by a config that was given or opened with trust=true."""
+VOUCHED: set[str] = set()
+"""Runs that a person vouches for, as a config names them that was given or opened with trust=true."""
 
 
 def vouch(data: Mapping[str, Any]) -> None:
-    """Let `load_config` trust the runs that a config names: its parent, its reward model, its opponents."""
-    from rlgym.run import find_run
-
+    """Trust the runs that a config names, too: its parent, its reward model, its opponents."""
     opponent = _section(_section(data, "env"), "self_play").get("opponent")
     terms = _section(data, "reward").get("terms")
     rewards = [_section(data, "reward"), *(terms if isinstance(terms, list) else [])]
     runs = [reward.get("run") for reward in rewards if isinstance(reward, Mapping)]
     opponents = str(_section(data, "agent").get("opponents", "")).split(",")
-    for word in (data.get("init_from"), opponent, *opponents, *runs):
-        if isinstance(word, str) and word:
-            with suppress(RequestError, OSError):  # not a run: the code that opens it reports that
-                _vouched.add(find_run(word).dir.resolve())
+    words = (data.get("init_from"), opponent, *opponents, *runs)
+    VOUCHED.update(word for word in words if isinstance(word, str) and word)
 
 
 def check_trust(data: Mapping[str, Any], trust: bool) -> None:
@@ -105,23 +77,6 @@ def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for name, part in items:
         yield from _texts(part, f"{key}.{name}")
-
-
-def root_of_run(folder: Path) -> str:
-    """The command that made the run in `folder`."""
-    return root_of(_read(folder / "config.yaml")).root
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = read_yaml(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not text'}") from error
-    except ValueError as error:
-        raise RequestError(f"{path} is not plain YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise RequestError(f"{path} is not a config")
-    return data
 
 
 def root_of(data: Mapping[str, Any]) -> type[RootConfig]:

@@ -7,12 +7,13 @@ colon. Without a key, `needs` is the reason why the knob never has an effect.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from rlgym.errors import RequestError
+from rlgym.typed import flattened
 
 
 def refuse_without_effect(config: Any, given: Mapping[str, Any]) -> None:
@@ -45,15 +46,6 @@ def without_effect(config: Any, key: str) -> tuple[str, str] | None:
                 return found
         node, path = getattr(node, part), f"{path}{part}."
     return None
-
-
-def flattened(given: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values; env.self_play={seat:first} says env.self_play.seat."""
-    for key, value in given.items():
-        if isinstance(value, Mapping) and value:
-            yield from flattened({str(name): inner for name, inner in value.items()}, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
 
 
 def shown(value: Any) -> str:

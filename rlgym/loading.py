@@ -8,11 +8,11 @@ from typing import Any
 
 from rlgym import checkpoint
 from rlgym.checkpoint import fitting
-from rlgym.config_file import load_config
 from rlgym.errors import RequestError
 from rlgym.learner import REPLAY
+from rlgym.registry import learner_class
 from rlgym.run import Run, find_run
-from rlgym.training import learner_class
+from rlgym.run_config import load_config
 
 
 def load(run: Run | Path | str, checkpoint: str = "best", device: str = "cpu", trust: bool = False) -> Any:

@@ -289,6 +289,11 @@ def config_of(found: Entry) -> Any:
     return resolve(found.config)
 
 
+def learner_class(config: Any) -> Any:
+    """The class that trains what a root config says."""
+    return resolve(config.learner or entry(config.learner_group, config.learner_name).target)
+
+
 def resolve(name: str) -> Any:
     """What `module:Name` (or `module:Name.attribute`) names."""
     module, _, path = name.partition(":")

@@ -12,7 +12,6 @@ from typing import Any
 
 from rlgym import checkpoint
 from rlgym.budgets import budgets, more
-from rlgym.config_file import load_config, save_config
 from rlgym.errors import CheckpointError, RequestError
 from rlgym.learner import REPLAY
 from rlgym.lock import locked
@@ -20,6 +19,7 @@ from rlgym.loop import LoopState
 from rlgym.manifest import alive, process
 from rlgym.recorded import expect
 from rlgym.run import LOG, Run
+from rlgym.run_config import load_config, save_config
 from rlgym.training import build_learner, close, drive
 
 

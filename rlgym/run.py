@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import sys
@@ -118,15 +117,6 @@ def create_run(config: RootConfig, command: list[str], root: Path = Path("runs")
             raise RequestError(f"run folder {run.dir}: cannot be written ({error.strerror})") from None
         raise
     return run
-
-
-def refuse_folder(text: str) -> None:
-    """RequestError where `run.dir` names a folder that has to hold other things than a run."""
-    here, home = Path.cwd(), Path.home()
-    if text and Path(os.path.abspath(os.path.expanduser(text))) in (here, *here.parents, home, *home.parents):
-        raise RequestError(
-            f"run.dir={text}: a run's files would lie among others; a folder of its own would do, as runs/mine"
-        )
 
 
 def _new_folder(root: Path, label: str) -> Path:

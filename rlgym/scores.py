@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from rlgym.files import read_json, read_rows, read_yaml
 from rlgym.monitor import Monitor, lower_is_better, monitor_of
 from rlgym.nearest import did_you_mean
 from rlgym.run import Run, find_run, is_run, row_of
+from rlgym.statistics import Interval
+from rlgym.typed import flattened
 
 METRIC = {"train": "eval/mean_reward", "pretrain": "validation/loss"}
 """What runs are scored by that are monitored by different metrics, or whose manifests do not say."""
@@ -109,7 +111,7 @@ def read_run(run: Run) -> Judged:
         loaded = read_yaml(run.config_path)
     except (OSError, ValueError):
         loaded = None
-    config = dict(flat(loaded)) if isinstance(loaded, dict) else {}
+    config = dict(flattened(loaded)) if isinstance(loaded, dict) else {}
     seed = row["seed"] if isinstance(row["seed"], int) else -1
     steps = row["steps"] if isinstance(row["steps"], int) else 0
     agent, env = str(row["agent"] or "?"), str(row["env"] or "?")
@@ -119,13 +121,15 @@ def read_run(run: Run) -> Judged:
     return Judged(run, root, agent, env, seed, str(row["status"]), steps, row["age_s"], config, monitor)
 
 
-def flat(nested: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """(dotted key, value) of every leaf; lists are leaves."""
-    for key, value in nested.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+@dataclass
+class Row:
+    """One agent on one environment, or on all of them in normalised units."""
+
+    env: str
+    agent: str
+    seeds: int
+    steps: str
+    values: dict[str, Interval]
 
 
 def split_by(runs: Sequence[Judged], keys: Sequence[str]) -> None:

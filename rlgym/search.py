@@ -99,7 +99,8 @@ def search(words: Sequence[str], options: dict[str, Any], command: list[str], co
     for key, text in searched.items():
         if (found := without_effect(base, key)) and found[0] not in space:
             raise no_effect(key, text, found[1])
-    from rlgym.training import check_request, learner_class
+    from rlgym.registry import learner_class
+    from rlgym.training import check_request
 
     check_request(base)
     lean = [f"{key}={value}" for key, value in LEAN.items() if key not in given.values]

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+Interval = tuple[float, float, float]
+"""An estimate and the ends of its interval; these are nan where there is none."""
 Statistic = Callable[[Array], Any]
 """`[..., seeds, tasks]` -> `[...]`."""
 

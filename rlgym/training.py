@@ -23,9 +23,8 @@ from rlgym.manifest import now
 from rlgym.memory import sizes_named
 from rlgym.run import LOG, Run, create_run
 from rlgym.schedules import cut_short
-from rlgym.scores import flat
 from rlgym.tracking import Tracker
-from rlgym.typed import to_dict
+from rlgym.typed import flattened, to_dict
 
 if TYPE_CHECKING:
     from rlgym.config import RootConfig
@@ -54,17 +53,13 @@ def _train(root: str, words: list[str]) -> Run:
     return run_training(compose(words, root), ["rlgym", root, *words], fail=_raise)
 
 
-def learner_class(config: RootConfig) -> Any:
-    return registry.resolve(config.learner or registry.entry(config.learner_group, config.learner_name).target)
-
-
 def build_learner(config: RootConfig, run: Run | None = None) -> Learner:
     """The learner that the config names, its environments started, its corpus prepared. RequestErrors only; writes
     nothing into a run. `run`: one to resume; a learner with a `resumed` takes from its folder what cannot be made anew.
     """
-    cls = learner_class(config)
+    cls = registry.learner_class(config)
     build = cls.resumed if run is not None and hasattr(cls, "resumed") else cls
-    values = dict(flat(to_dict(config)))
+    values = dict(flattened(to_dict(config)))
     with sizes_named({key: value for key, value in values.items() if key in config.given} or values):
         learner: Learner = build(config) if run is None or build is cls else build(config, run.dir)
     return learner

@@ -12,14 +12,14 @@ from typing import Any
 
 import yaml
 
-import rlgym
 from rlgym.compose import compose
 from rlgym.errors import RequestError
 from rlgym.files import write_atomic
 from rlgym.groups import config_folder, user_folder
-from rlgym.scores import flat
-from rlgym.typed import to_dict
+from rlgym.typed import flattened, to_dict
 
+CHECKOUT = Path(__file__).resolve().parents[1]
+"""Of the source, where this is one."""
 NOT_TUNED = ("seed", "run.", "device", "compile", "threads", "display", "minutes", "updates", "schedule_steps")
 """Keys of a run, and not of how an agent learns an environment."""
 
@@ -67,8 +67,8 @@ def write_tuned(
 def content(agent: str, env: str, words: Sequence[str], config_dir: str | None, trust: bool) -> str:
     """The YAML of every key in which the config of `words` differs from the agent's plain defaults. `trust`: as of
     `compose`."""
-    plain = dict(flat(to_dict(compose([f"agent={agent}", f"env={env}", "tuned=off"], "train", config_dir, trust))))
-    found = dict(flat(to_dict(compose(list(words), "train", config_dir, trust))))
+    plain = dict(flattened(to_dict(compose([f"agent={agent}", f"env={env}", "tuned=off"], "train", config_dir, trust))))
+    found = dict(flattened(to_dict(compose(list(words), "train", config_dir, trust))))
     nested: dict[str, Any] = {}
     for key, value in found.items():
         if value == plain.get(key, plain) or key.startswith(NOT_TUNED):
@@ -85,7 +85,6 @@ def target(config_dir: str | None) -> Path:
     """The folder `tuned` to write into."""
     if config_dir is not None:
         return Path(config_dir) / "tuned"
-    checkout = Path(rlgym.__file__).resolve().parent.parent
-    if (checkout / "pyproject.toml").is_file() and (checkout / "conf").is_dir():
-        return checkout / "conf" / "tuned"
+    if (CHECKOUT / "pyproject.toml").is_file() and (CHECKOUT / "conf").is_dir():
+        return CHECKOUT / "conf" / "tuned"
     return user_folder() / "tuned"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -46,6 +46,15 @@ def build(cls: type[T], data: Mapping[str, Any], path: str = "", known: Iterable
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain data of a config, in the order of its fields."""
     return asdict(config)
+
+
+def flattened(given: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf of nested data; lists are leaves, as is an empty section."""
+    for key, value in given.items():
+        if isinstance(value, Mapping) and value:
+            yield from flattened({str(name): inner for name, inner in value.items()}, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
 
 
 def keys(cls: type, path: str = "") -> list[str]:

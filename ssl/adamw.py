@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +11,22 @@ from torch import Tensor, nn
 from rlgym.flat import Flat, Group, restore
 from rlgym.learner import Section
 
-if TYPE_CHECKING:
-    from rlgym.ssl.config import OptimizerConfig
+
+class AdamWSettings(Protocol):
+    """The knobs that are read here; `learning_rate` is settled before."""
+
+    learning_rate: float | None
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    max_grad_norm: float
 
 
 class Moments:
     """AdamW's two moments of a group of parameters, and its step."""
 
-    def __init__(self, group: Group, config: OptimizerConfig, weight_decay: float) -> None:
+    def __init__(self, group: Group, config: AdamWSettings, weight_decay: float) -> None:
         assert config.learning_rate is not None, "settled before"
         self.group, self.config, self.weight_decay = group, config, weight_decay
         self.learning_rate = config.learning_rate
@@ -54,7 +62,7 @@ class Moments:
 class AdamW:
     """All parameters under AdamW, weight decay on matrices (two dimensions and more) only."""
 
-    def __init__(self, module: nn.Module, config: OptimizerConfig) -> None:
+    def __init__(self, module: nn.Module, config: AdamWSettings) -> None:
         """Takes the module's parameters over, as views of `flat`. `config.learning_rate` is settled."""
         self.config = config
         decayed, plain = by_decay(trained(module))
@@ -99,7 +107,7 @@ def by_decay(named: Mapping[str, nn.Parameter]) -> tuple[dict[str, nn.Parameter]
     return decayed, {name: parameter for name, parameter in named.items() if parameter.ndim < 2}
 
 
-def moments(groups: list[Group], config: OptimizerConfig) -> list[Moments]:
+def moments(groups: list[Group], config: AdamWSettings) -> list[Moments]:
     """AdamW for two groups, as `by_decay` parts them."""
     decays = (config.weight_decay, 0.0)
     both = zip(groups, decays, strict=True)

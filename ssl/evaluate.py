@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 
 from rlgym import registry
-from rlgym.config_file import load_config
 from rlgym.errors import RequestError
 from rlgym.loading import load
 from rlgym.run import Run
+from rlgym.run_config import load_config
 from rlgym.ssl.config import CsvData
 from rlgym.ssl.data.blocks import Blocks
 from rlgym.ssl.data.corpus import Corpus, build_corpus, check_separator

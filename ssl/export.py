@@ -8,11 +8,11 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from rlgym.config_file import load_config
 from rlgym.export_folder import export_folder, replacing
 from rlgym.files import write_atomic
 from rlgym.loading import load
 from rlgym.run import Run
+from rlgym.run_config import load_config
 from rlgym.ssl.language_model import LanguageModel
 
 

@@ -7,18 +7,14 @@ norms and biases are AdamW's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from rlgym.flat import Flat, restore
 from rlgym.learner import Section
-from rlgym.ssl.adamw import by_decay, moments, trained
-
-if TYPE_CHECKING:
-    from rlgym.ssl.config import MuonOptimizer
-    from rlgym.ssl.models.backbone import Backbone
+from rlgym.ssl.adamw import AdamWSettings, by_decay, moments, trained
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """Jordan's coefficients: the steepest rise at 0, values in about [0.7, 1.2] rather than at 1."""
@@ -26,11 +22,17 @@ GRAM_STEPS = 5
 """Iterations on one Gram matrix; rounding grows twelvefold in each and stays below 1e-2 in float32."""
 
 
+class MuonSettings(AdamWSettings, Protocol):
+    muon_learning_rate: float
+    momentum: float
+    ns_steps: int
+
+
 class Muon:
     """The model's matrices under Muon, stepped by shape in one batch each; what else it has under AdamW."""
 
-    def __init__(self, model: Backbone, config: MuonOptimizer) -> None:
-        """Takes the model's parameters over, as views of `flat`. `config.learning_rate` is settled."""
+    def __init__(self, model: Any, config: MuonSettings) -> None:
+        """Takes over the parameters of a Backbone, as views of `flat`. `config.learning_rate` is settled."""
         self.config = config
         named = trained(model)
         rows = {name: rows for name, rows in model.matrices().items() if name in named}

@@ -22,10 +22,10 @@ from rlgym.agents.sb3.state import GlobalRandom
 from rlgym.compose import compose
 from rlgym.device import pick_device
 from rlgym.envs.episodes import fresh_seed
+from rlgym.envs.evaluation import evaluate_in
 from rlgym.envs.make import episode_limit, make_env
+from rlgym.envs.show import show
 from rlgym.errors import RequestError
-from rlgym.evaluate import judge
-from rlgym.play import show
 
 if TYPE_CHECKING:
     from rlgym.config import EnvConfig
@@ -39,7 +39,7 @@ def evaluate(path: Path, words: dict[str, Any]) -> dict[str, Any]:
     config.num_envs = words["num_envs"]
     seed = fresh_seed(0) if words["seed"] is None else words["seed"]
     limit = episode_limit(config, words["max_episode_steps"])
-    return judge(policy, config, path.with_suffix(""), words["episodes"], seed, {"archive": str(path)}, limit)
+    return evaluate_in(policy, config, path.with_suffix(""), words["episodes"], seed, {"archive": str(path)}, limit)
 
 
 def play(path: Path, words: dict[str, Any]) -> dict[str, Any]:

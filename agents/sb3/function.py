@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -20,16 +20,14 @@ from rlgym.agents.policy import Observations, Policy
 from rlgym.agents.sb3.env import image_planes, spread
 from rlgym.envs.spaces import Array
 
-if TYPE_CHECKING:
-    from rlgym.agents.sb3.policy import SB3Policy
-
 
 class LibraryNetwork(nn.Module):
     """The library's network as a `Network`: from leaf name -> `[batch, *leaf.shape]` to a distribution's outputs."""
 
     actor = log_std = None
 
-    def __init__(self, policy: SB3Policy) -> None:
+    def __init__(self, policy: Any) -> None:
+        """`policy`: an SB3Policy, as in all of this file."""
         super().__init__()
         self.network: Any = policy.network
         self.network.set_training_mode(False)
@@ -100,16 +98,16 @@ class LibraryPolicy(Policy):
 
     heeds_masks = False
 
-    def __init__(self, policy: SB3Policy) -> None:
+    def __init__(self, policy: Any) -> None:
         self.original = policy
         super().__init__(LibraryNetwork(policy), distribution_of(policy), policy.action_space)
 
     def act(self, obs: Observations, mask: Array | None = None, sampler: Any = None) -> Array:
-        actions = self.original.act(dict(obs), mask, sampler)  # type: ignore[arg-type]
+        actions: Array = self.original.act(dict(obs), mask, sampler)
         return actions if isinstance(self.action_space, gym.spaces.Box) else actions.astype(np.int64)
 
 
-def distribution_of(policy: SB3Policy) -> Distribution:
+def distribution_of(policy: Any) -> Distribution:
     network: Any = policy.network
     space: Any = policy.action_space
     if isinstance(network, DQNPolicy):

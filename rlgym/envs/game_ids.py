@@ -25,7 +25,7 @@ BUILT_IN = rf"random|one_ply|mcts_\d+|{POOL}"
 
 
 def register() -> None:
-    """Make every game an id of Gymnasium's."""
+    """Make every game that is known by now an id of Gymnasium's."""
     for name in GAMES:
         if name not in registry:
             register_id(name, "rlgym.envs.self_play:SelfPlayEnv", kwargs={"game": name}, order_enforce=False)
@@ -36,6 +36,7 @@ def is_game(id: str) -> bool:
     module, _, name = id.rpartition(":")
     if module:
         import_own(module)
+    register()
     return name in GAMES
 
 

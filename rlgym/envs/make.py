@@ -10,13 +10,14 @@ import os
 import time
 import traceback
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.wrappers import FrameStackObservation
 
-from rlgym.config import EnvConfig
+from rlgym.config import EnvConfig, TrainConfig
 from rlgym.envs import atari, classic, game_ids
 from rlgym.envs.batch import BatchEnv
 from rlgym.envs.episodes import ENDLESS
@@ -27,6 +28,7 @@ from rlgym.envs.sync import MakeEnv, SyncEnv
 from rlgym.envs.vector import VectorEnv
 from rlgym.envs.workers import AsyncEnv
 from rlgym.errors import RequestError
+from rlgym.registry import see_current_folder
 
 FAMILIES = {  # the package an environment's code lives in -> what installs it
     "gymnasium.envs.box2d": "rlgym-ssl[box2d]",
@@ -62,6 +64,13 @@ def settle(config: EnvConfig) -> None:
     game_ids.check(config)
     if config.frame_stack == 0:
         config.frame_stack = atari.STACK if atari.is_preprocessed(config) else 1
+
+
+def refuse(config: TrainConfig) -> None:
+    """RequestError where there is no such environment, or a key of it would have no effect; changes nothing."""
+    if ":" in config.env.id:
+        see_current_folder()
+    settle(deepcopy(config.env))
 
 
 def _stepped(config: EnvConfig, count: int, render_mode: str | None) -> BatchEnv:
@@ -108,6 +117,7 @@ def check_id(id: str) -> None:
     module, _, name = id.rpartition(":")
     if module:
         _import(module, id)
+        game_ids.register()  # of which that may have added some
     elif name not in gym.registry:
         owner = next((owner for begin, owner in REGISTERS.items() if name.startswith(begin)), None)
         if owner is not None:

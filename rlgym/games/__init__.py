@@ -29,9 +29,6 @@ def add(game: type[Game]) -> type[Game]:
     place = f"{game.__module__}:{game.__qualname__}"
     if GAMES.setdefault(game.name, place) != place:
         raise RequestError(f"{place}: {GAMES[game.name]} has the name {game.name} already; another would do")
-    from rlgym.envs.game_ids import register  # imports Gymnasium, which the help does without
-
-    register()
     return game
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rlgym.envs.evaluation import report
 from rlgym.errors import RequestError
-from rlgym.evaluate import conclude
 from rlgym.games import make_game
 from rlgym.games.game import Game
 from rlgym.games.judging import SEATS, judge
@@ -37,7 +37,7 @@ def contest(
     if errors:
         found.records["exact_error"] = errors
         print_table(errors, list(errors[0]))
-    return conclude(found, folder, f"{games * len(opponents)} games", seed, subject)
+    return report(found, folder, f"{games * len(opponents)} games", seed, subject)
 
 
 def exact(game: Game, player: Player, positions: str, seed: int) -> list[dict[str, Any]]:

@@ -14,10 +14,13 @@ from rlgym.errors import RequestError
 from rlgym.games.game import Game
 from rlgym.games.players import OnePlyPlayer, Player, RandomPlayer
 from rlgym.nearest import did_you_mean
+from rlgym.registry import resolve
 
 if TYPE_CHECKING:
     from rlgym.envs.spaces import Obs
 
+MCTS = "rlgym.agents.uct:MCTSPlayer"
+"""Built on the search of agents/, which games do not import."""
 WORDS = "random, one_ply, mcts_K (K playouts a move) or a RUN of this game"
 
 
@@ -36,9 +39,8 @@ def make_player(word: str, game: Game, device: torch.device | str = "cpu", trust
     if re.fullmatch(r"mcts_[1-9]\d*", word):
         if not game.perfect_information:
             raise RequestError(f"opponent {word} would look at hidden cards of {game.name}: {WORDS}")
-        from rlgym.games.mcts import MCTSPlayer
-
-        return MCTSPlayer(game, int(word.removeprefix("mcts_")))
+        player: Player = resolve(MCTS)(game, int(word.removeprefix("mcts_")))
+        return player
     return _of_run(word, game, device, trust)
 
 
@@ -58,9 +60,9 @@ def usual(game: Game) -> list[Player]:
 
 def _of_run(word: str, game: Game, device: torch.device | str, trust: bool) -> Player:
     from rlgym.config import TrainConfig
-    from rlgym.config_file import load_config
     from rlgym.loading import load
     from rlgym.run import find_run
+    from rlgym.run_config import load_config
 
     try:
         run = find_run(word)

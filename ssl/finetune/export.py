@@ -15,12 +15,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from rlgym.config_file import load_config
 from rlgym.errors import RequestError
 from rlgym.export_folder import export_folder, replacing
 from rlgym.files import to_json, write_atomic
 from rlgym.loading import load, open_checkpoint
 from rlgym.run import Run
+from rlgym.run_config import load_config
 from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.export import write_model
 from rlgym.ssl.finetune.adapt import take_lora

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from rlgym.checkpoint import fitting
-from rlgym.config_file import load_config
 from rlgym.errors import RequestError
 from rlgym.files import to_json, write_atomic
 from rlgym.loading import open_checkpoint
+from rlgym.registry import learner_class
 from rlgym.run import Run
+from rlgym.run_config import load_config
 from rlgym.ssl.data.documents import left_out
 from rlgym.ssl.finetune.lineage import warning
 from rlgym.ssl.finetune.predict import table_config
-from rlgym.training import learner_class
 
 
 def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:

@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rlgym.config_file import load_config
 from rlgym.errors import RequestError
 from rlgym.files import to_json, write_atomic
 from rlgym.loading import load
 from rlgym.run import Run
+from rlgym.run_config import load_config
 from rlgym.ssl.data.documents import Row, no_text
 from rlgym.ssl.evaluate import data_config
 from rlgym.ssl.finetune import examples

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from rlgym.config import PretrainConfig
-from rlgym.config_file import load_config
 from rlgym.errors import RequestError
 from rlgym.files import read_json, to_json
 from rlgym.recorded import expect
 from rlgym.run import find_run
+from rlgym.run_config import load_config
 from rlgym.ssl.config import AdditionsData, DataConfig, StdlibData
 from rlgym.ssl.data.corpus import build_corpus
 from rlgym.ssl.data.documents import Row

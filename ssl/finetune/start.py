@@ -10,10 +10,11 @@ import torch
 
 from rlgym.checkpoint import fitting, position
 from rlgym.config import FinetuneConfig, PretrainConfig
-from rlgym.config_file import config_class, load_config
+from rlgym.config_file import config_class
 from rlgym.errors import RequestError
 from rlgym.loading import open_checkpoint
 from rlgym.run import Run, find_run, is_run
+from rlgym.run_config import load_config
 from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.finetune.adapt import add_lora, merge_lora
 from rlgym.ssl.finetune.folder import CONFIG, open_folder

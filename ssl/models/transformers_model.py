@@ -261,8 +261,8 @@ def settle_padding(config: TransformersModel, pad_id: int) -> None:
 
 
 def count(config: TransformersModel, vocab_size: int, batch_size: int, causal: bool, predicted: float) -> Estimate:
-    """Parameters exactly, from a model without storage; arithmetic and memory as `rlgym.ssl.models.sizes` counts them,
-    every matrix taken to meet every token (a mixture of experts does less)."""
+    """Parameters exactly, from a model without storage; arithmetic and memory as `rlgym.ssl.models.build.estimate`
+    counts them, every matrix taken to meet every token (a mixture of experts does less)."""
     with torch.device("meta"):
         inner = instance(config, vocab_size, causal)
     shape = inner.config

@@ -13,8 +13,9 @@ from rlgym.agents.alphazero import AlphaZero, turned
 from rlgym.agents.alphazero_config import AlphaZeroConfig
 from rlgym.agents.board_networks import BoardNetwork
 from rlgym.agents.game_replay import SEGMENTS, GameReplay
-from rlgym.agents.search import Found, Settings, search
+from rlgym.agents.mcts import Found, Settings
 from rlgym.agents.search_player import Evaluator
+from rlgym.agents.tree_search import search
 from rlgym.cli import main
 from rlgym.config import EnvConfig, EvaluateConfig, TrainConfig
 from rlgym.errors import RequestError

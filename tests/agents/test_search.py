@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlgym.agents.search import ILLEGAL, Found, Search, Settings, halving_table, improved_logits, search
-from rlgym.agents.search_compiled import CompiledSearch
+from rlgym.agents.mcts import ILLEGAL, Found, Search, Settings, halving_table, improved_logits
+from rlgym.agents.mcts_compiled import CompiledSearch
+from rlgym.agents.tree_search import search
+from rlgym.agents.uct import MCTSPlayer
 from rlgym.games import make_game
 from rlgym.games.game import DONE, RETURN, TURN, Game, random_moves
 from rlgym.games.match import versus
-from rlgym.games.mcts import MCTSPlayer
 from rlgym.games.players import RandomPlayer
 
 METHODS = ("gumbel", "puct", "uct")

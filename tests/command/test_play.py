@@ -14,13 +14,13 @@ import pytest
 from gymnasium import spaces
 
 import rlgym
-from rlgym import play
 from rlgym.config import EnvConfig
+from rlgym.envs import show as showing
 from rlgym.envs.episodes import Stateless, evaluate_policy
 from rlgym.envs.make import make_env
+from rlgym.envs.show import show
 from rlgym.envs.spaces import Array, Obs
 from rlgym.errors import RequestError
-from rlgym.play import show
 from tests.command.conftest import Answer
 
 SMALL = ["tuned=off", "steps=64", "agent.n_steps=32", "agent.batch_size=32", "env.num_envs=2", "evaluate.episodes=1"]
@@ -143,7 +143,7 @@ def test_what_cannot_be_shown_is_one_line(
 def test_an_episode_that_goes_on_is_cut_off_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(play, "ENDLESS", 20)
+    monkeypatch.setattr(showing, "ENDLESS", 20)
     found = show(Still(), EnvConfig("Screen-v0"), tmp_path, 5, 0, "video")
     assert found["episodes"] == [{"return": 12.0, "length": 12}, {"return": 8.0, "length": 8, "cut": True}]
     told = capsys.readouterr().out

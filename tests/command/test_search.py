@@ -240,7 +240,7 @@ def test_a_persons_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert tuned_file.target(None) == ROOT / "conf/tuned"
-    monkeypatch.setattr("rlgym.__file__", str(tmp_path / "site-packages/rlgym/__init__.py"))
+    monkeypatch.setattr(tuned_file, "CHECKOUT", tmp_path / "site-packages")
     assert tuned_file.target(None) == tmp_path / "rlgym/tuned"
     lines = tuned_file.write_tuned("ppo", "Taxi-v4", ["env=Taxi-v4", "agent.gamma=0.9"], None, False, "a test")
     assert lines[-1] == "it is picked up by: agent=ppo env=Taxi-v4"

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from rlgym.compose import compose, load_config, save_config
+from rlgym.compose import compose
 from rlgym.config import TrainConfig
+from rlgym.run_config import load_config, save_config
 from rlgym.words import positional, split
 from tests.command.conftest import Answer
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlgym.compose import compose, load_config, save_config
+from rlgym.compose import compose
 from rlgym.errors import RequestError
+from rlgym.run_config import load_config, save_config
 from rlgym.typed import keys, to_dict
 
 WORDS = [

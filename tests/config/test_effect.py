@@ -11,13 +11,14 @@ import pytest
 
 from rlgym.agents.on_policy import GAUSSIAN
 from rlgym.cli import main
-from rlgym.compose import compose, load_config, revise, save_config
+from rlgym.compose import compose, revise
 from rlgym.config import ROOTS, knob
 from rlgym.config_file import from_plain
 from rlgym.effect import refuse_without_effect
 from rlgym.errors import RequestError
 from rlgym.products import PRODUCTS
 from rlgym.registry import BUILT_IN, resolve
+from rlgym.run_config import load_config, save_config
 from rlgym.training import check_request
 from rlgym.words import read
 

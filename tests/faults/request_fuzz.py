@@ -152,7 +152,7 @@ def understood(deep: bool) -> Iterator[None]:
         "rlgym.training.create_run" if deep else "rlgym.training.build_learner",
         "rlgym.resume.drive",
         "rlgym.search.go_on",
-        "rlgym.evaluate.evaluate_policy",
+        "rlgym.envs.evaluation.evaluate_policy",
     ]
     places += ["rlgym.play.show", "rlgym.sweep._side_by_side"]
     with contextlib.ExitStack() as stack:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rlgym.cli import main
-from rlgym.config_file import load_config
-from rlgym.training import learner_class
+from rlgym.registry import learner_class
+from rlgym.run_config import load_config
 from tests.faults.test_text_resume import kill, same_run
 from tests.ssl.finetune.starts import Starts, write_table
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import rlgym
-from rlgym.config_file import load_config
+from rlgym.run_config import load_config
 from rlgym.ssl.data.corpus import build_corpus
 from rlgym.ssl.data.progress import silent
 from rlgym.ssl.evaluate import evaluate

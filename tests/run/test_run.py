@@ -17,9 +17,9 @@ import pytest
 from rlgym import manifest, run
 from rlgym.agents.config import PPOConfig
 from rlgym.config import EnvConfig, RunConfig, TrainConfig
-from rlgym.config_file import load_config
 from rlgym.errors import RequestError
 from rlgym.run import Run, create_run, find_run, list_runs
+from rlgym.run_config import load_config
 
 
 def config(env: str = "CartPole-v1", seed: int = 1, **run_keys: str) -> TrainConfig:

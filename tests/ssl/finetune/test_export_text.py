@@ -15,8 +15,8 @@ import torch
 import rlgym
 from rlgym import loading
 from rlgym.cli import main
-from rlgym.config_file import load_config
 from rlgym.errors import RequestError
+from rlgym.run_config import load_config
 from rlgym.ssl.config import MaskedConfig
 from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.evaluate import judge

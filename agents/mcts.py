@@ -80,24 +80,6 @@ class Found:
     """`[games, Settings.line]`, the principal variation; -1 behind its end."""
 
 
-@torch.inference_mode()
-def search(
-    game: Game, position: Tensor, evaluate: Evaluate, settings: Settings, generator: torch.Generator | None
-) -> Found:
-    """`settings.simulations` simulations in each game of `position [games, words]`; on the positions' device, where
-    `generator` lives too."""
-    return kind_of_search(position.device)(game, position, evaluate, settings, generator).run()
-
-
-def kind_of_search(device: torch.device) -> type[Search]:
-    """On a CPU the one in machine code."""
-    if device.type != "cpu":
-        return Search
-    from rlgym.agents.search_compiled import CompiledSearch  # reads that code, which takes a moment
-
-    return CompiledSearch
-
-
 class Search:
     """The trees. Rows are nodes: row 0 is no node, `games * (i + 1) + g` the i-th node of game g, its root the 0th.
 

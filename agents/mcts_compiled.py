@@ -1,4 +1,4 @@
-"""The search of search.py on a CPU: what happens inside the trees, in machine code.
+"""The search of mcts.py on a CPU: what happens inside the trees, compiled.
 
 The same trees in the same arrays, and the same choices but for rounding (here in float64). The rules of the game and
 the network stay calls for all games at once; two functions take the place of the forty other calls of a simulation,
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from rlgym.agents.search import ILLEGAL, UNTRIED, Evaluate, Found, Search, Settings
+from rlgym.agents.mcts import ILLEGAL, UNTRIED, Evaluate, Found, Search, Settings
 from rlgym.games.game import DONE, RETURN, TURN
 from rlgym.machine_code import compiled
 

@@ -4,15 +4,13 @@ playouts, in many games at once."""
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from rlgym.agents.mcts import Settings
+from rlgym.agents.tree_search import search
 from rlgym.games.game import DONE, TURN, Game, random_moves, rewards
-
-if TYPE_CHECKING:
-    from rlgym.agents.search import Settings
 
 
 class MCTSPlayer:
@@ -25,14 +23,12 @@ class MCTSPlayer:
         self.name = f"mcts_{simulations}"
 
     def choose(self, position: Tensor, generator: torch.Generator) -> Tensor:
-        from rlgym.agents.search import Settings, search  # the games know no agent but this one
-
         def evaluate(leaf: Tensor) -> tuple[Tensor, Tensor]:
             """A playout's result; untried moves come in random order."""
             order = torch.rand(len(leaf), self.game.actions, generator=generator, device=leaf.device)
             return order, playout(self.game, leaf, generator)
 
-        settings: Settings = Settings(self.simulations, "uct", c_uct=math.sqrt(2))
+        settings = Settings(self.simulations, "uct", c_uct=math.sqrt(2))
         return search(self.game, position, evaluate, settings, generator).move
 
 
