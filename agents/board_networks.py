@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlgym.agents.networks import orthogonal
+from rlgym.memory import require_memory
 
 if TYPE_CHECKING:
     from rlgym.games.game import Game
@@ -34,6 +35,8 @@ class BoardNetwork(nn.Module):
         super().__init__()
         self.actions, self.max_return = game.actions, float(game.max_return)
         self.body: nn.Module
+        inputs, kernel = (game.shape[0], 9) if kind == "conv" else (math.prod(game.shape), 1)
+        require_memory(16 * kernel * width * (inputs + 2 * blocks * width))  # weights, gradients, Adam's two moments
         if kind == "conv":
             planes, rows, columns = game.shape
             self.body = Convolutions(planes, width, blocks)

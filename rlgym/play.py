@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rlgym.effect import no_effect
 from rlgym.envs.episodes import fresh_seed
 from rlgym.envs.game_ids import is_game
 from rlgym.envs.show import show
@@ -23,10 +24,9 @@ def play(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
         if words["render"] == "window":
             raise RequestError("render=window: games are played in the terminal (render=terminal) or filmed (video)")
         return play_game(config, folder, words)
-    if words["against"]:
-        raise RequestError(
-            f"against={words['against']} has no effect because env={config.env.id} is no game of rlgym's"
-        )
+    for key in ("against", "seat"):
+        if words[key]:
+            raise no_effect(key, words[key], f"env={config.env.id} is no game of rlgym's")
     if words["render"] == "terminal":
         raise RequestError(f"render=terminal: env={config.env.id} is no game of rlgym's; video or window would do")
     policy = load(Run(folder), words["checkpoint"], trust=words["trust"])

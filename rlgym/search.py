@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlgym.compose import compose, revise
+from rlgym.config_file import vouch
 from rlgym.effect import no_effect, without_effect
 from rlgym.errors import RequestError, TrainingError
 from rlgym.files import read_bounded, read_json, to_json, write_atomic
@@ -131,7 +132,7 @@ def search(words: Sequence[str], options: dict[str, Any], command: list[str], co
     for key, text in space.items():
         _say(f"  {key}={text}")
     with locked(folder / JOURNAL, folder):
-        return go_on(folder, request, options["overwrite"], trust=True)
+        return go_on(folder, request, options["overwrite"], True, options["trust"])
 
 
 def resume(folder: Path, words: Mapping[str, Any], options: dict[str, Any]) -> int:
@@ -164,23 +165,24 @@ def _resume(folder: Path, request: Request, words: Mapping[str, Any], options: d
         study.enqueue_trial(trial.params, user_attrs={"again": trial.number, **_baseline(trial)})
     done = len(ended(study))
     _say(f"sweep of {request.agent} on {request.env}: {folder}, {done} of {request.trials} trials done")
-    return go_on(folder, request, options["overwrite"], options["trust"])
+    return go_on(folder, request, options["overwrite"], options["trust"], options["trust"])
 
 
-def go_on(folder: Path, request: Request, overwrite: bool, trust: bool) -> int:
+def go_on(folder: Path, request: Request, overwrite: bool, trust: bool, runs: bool) -> int:
     """Work until the trials or minutes are spent, or a signal comes; say what came out. `trust`: whether a person gave
-    the request and the record of its trials, or vouches for the folder."""
+    the request and the record of its trials, or vouches for the folder. `runs`: whether also for the runs that the
+    request names, such as an opponent."""
     own_study.cache_clear()  # of a sweep in the same folder, before this one
     signals = Signals()
     until = math.inf if request.minutes is None else time.monotonic() + 60 * request.minutes
     code = 0
     left = request.trials - len(ended(open_study(folder)))
 
-    def tasks() -> Iterator[tuple[str, int, bool]]:
+    def tasks() -> Iterator[tuple[str, int, bool, bool]]:
         for number in range(left):
             if time.monotonic() >= until or code in STOPPED:
                 return
-            yield str(folder.resolve()), number, trust
+            yield str(folder.resolve()), number, trust, runs
 
     if request.jobs > 1:
         answers = in_processes(work, tasks(), request.jobs, signals)
@@ -225,12 +227,14 @@ def go_on(folder: Path, request: Request, overwrite: bool, trust: bool) -> int:
 # ---- one trial
 
 
-def work(task: tuple[str, int, bool]) -> dict[str, Any]:
-    """Run one trial of the sweep in a folder, given with the trial's number and whether the folder is trusted: `line`
+def work(task: tuple[str, int, bool, bool]) -> dict[str, Any]:
+    """Run one trial of the sweep in a folder, given with the trial's number and what is trusted (`go_on`): `line`
     for the person, `code` as a run's exit code."""
     import optuna
 
-    folder, number, trust = Path(task[0]), task[1], task[2]
+    folder, number, trust, runs = Path(task[0]), *task[1:]
+    if runs:
+        vouch(to_dict(base_of(folder, trust)))
     request = read_request(folder)
     kept = own_study(folder)
     study = kept[0] if kept else open_study(folder, number)

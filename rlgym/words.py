@@ -65,7 +65,7 @@ class PlayWords:
         choices=("auto", "video", "window", "terminal"),
     )
     against: str = knob("", "of a game: who else plays, random, one_ply, mcts_K or a RUN; empty: you, in the terminal")
-    seat: str = knob("first", "of a game: the seat of who plays the run", choices=("first", "second"))
+    seat: str | None = knob(None, "of a game: the seat of who plays the run; empty: first", choices=("first", "second"))
     seed: int | None = knob(None, "seed of those episodes; empty: one that training never used", ge=0)
     checkpoint: str = knob("best", CHECKPOINT)
     trust: bool = knob(False, TRUST)
@@ -201,7 +201,7 @@ class SweepWords:
     trials: int = knob(50, "how many sets of values to try, those of an interrupted sweep included", gt=0)
     minutes: float | None = knob(None, "no trial starts after so many minutes; empty: no limit", gt=0)
     seeds: int = knob(3, "seeds of each trial: seed, seed + 1, ...; a pruned one has fewer", gt=0)
-    jobs: int = knob(1, "trials at a time, each in a process with one thread", gt=0)
+    jobs: int = knob(1, "trials at a time, each in a process with one thread", gt=0, le=1_024)
     score: str = knob(
         "last",
         "what of a run's evaluations counts: the last, the best, or the mean of all (who learns sooner)",

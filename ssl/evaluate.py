@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from rlgym import registry
+from rlgym.effect import no_effect
 from rlgym.errors import RequestError
 from rlgym.loading import load
 from rlgym.run import Run
@@ -33,6 +34,8 @@ from rlgym.typed import build
 ANY_KIND = ("column", "normalize")
 FORMAT = (*ANY_KIND, "separator", "delimiter", "columns", "quoting")
 """Knobs of data that say how its text is written: other data of the same kind, or of any, is read with training's."""
+NOT_JUDGED = ("packing", "validation_fraction", "licence")
+"""Knobs of data that matter to training alone."""
 
 
 def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
@@ -45,6 +48,7 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     model: LanguageModel = load(Run(folder), words["checkpoint"], words["device"], words["trust"])
     chosen = words["data"] or "held_out"
     data = data_config(config.data, words["data"], words["settings"])
+    refuse_idle(words["settings"])
     with bar() as report:
         corpus = build_corpus(data, report)
         if "separator" in words["settings"]:
@@ -90,6 +94,13 @@ def data_config(own: Any, name: str, settings: dict[str, str], tables: bool = Fa
     if taken.get("columns") and "columns" not in settings and _has_header(config):
         config.columns = []
     return config
+
+
+def refuse_idle(settings: Mapping[str, str]) -> None:
+    """RequestError for a knob of a corpus that matters to training alone."""
+    for key in NOT_JUDGED:
+        if key in settings:
+            raise no_effect(f"data.{key}", settings[key], "all of the text is judged, read as in training")
 
 
 def _has_header(config: CsvData) -> bool:

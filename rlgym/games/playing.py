@@ -33,7 +33,7 @@ def play(config: Any, folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     if seed is None:  # a person wants another game each time
         seed = fresh_seed(config.seed) if words["against"] or words["render"] == "video" else time.time_ns() % 2**31
     generator = torch.Generator().manual_seed(seed)
-    seats = [(SEATS.index(words["seat"]) + number) % 2 for number in range(words["episodes"])]
+    seats = [(SEATS.index(words["seat"] or "first") + number) % 2 for number in range(words["episodes"])]
     if not words["against"] and words["render"] != "video":
         return {"episodes": with_person(game, program, seats, generator)}
     other = make_player(words["against"], game, trust=words["trust"]) if words["against"] else program

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rlgym.effect import refuse_without_effect
 from rlgym.errors import RequestError
 from rlgym.files import to_json, write_atomic
 from rlgym.loading import load
@@ -88,6 +90,7 @@ def table_config(config: Any, name: str, settings: dict[str, str]) -> Any:
     found = data_config(config.data, name, settings, tables=True)
     if found.name == "default":
         raise RequestError("data=default: name a table, as in data=messages.csv")
+    refuse_without_effect(replace(config, data=found), {"data": settings})
     return found
 
 

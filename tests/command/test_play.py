@@ -124,6 +124,10 @@ def test_what_cannot_be_shown_is_one_line(
 ) -> None:
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    for words in ("seat=second", "seat=first", "against=random"):
+        answer = command("play", str(cartpole), words)
+        assert (answer.code, answer.out) == (2, "")
+        assert answer.err == f"rlgym: {words} has no effect because env=CartPole-v1 is no game of rlgym's\n"
     if sys.platform.startswith("linux"):
         answer = command("play", str(cartpole), "render=window")
         assert (answer.code, answer.out) == (2, "") and len(answer.err.splitlines()) == 1

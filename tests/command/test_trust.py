@@ -89,6 +89,9 @@ def test_trust_reaches_the_runs_that_a_trusted_config_names(
     assert command(*words, "trust=true").code == 0
     answer = command("resume", "against_own", "steps=64", "display=quiet", "trust=true")
     assert answer.code == 0, answer.err
+    search = [*words[:-1], "agent.gamma=choice(0.9,0.8)", "trials=2", "seeds=1", "--config-dir", ".", "run.dir=found"]
+    answer = command("sweep", *search, "jobs=2", "trust=true")
+    assert answer.code == 0 and "failed" not in answer.err, answer.err
 
 
 @pytest.mark.parametrize("trust", [False, True])

@@ -16,7 +16,7 @@ from rlgym.ssl.config import ByteTokenizer, JsonlData, MaskedConfig, TextData
 from rlgym.ssl.data.corpus import Corpus
 from rlgym.ssl.data.progress import silent
 from rlgym.ssl.data.tokenizer import Tokenizer, build_tokenizer
-from rlgym.ssl.evaluate import data_config, judge, judge_masked, windows
+from rlgym.ssl.evaluate import data_config, judge, judge_masked, refuse_idle, windows
 from rlgym.ssl.language_model import LanguageModel
 from rlgym.ssl.models.attention import Cache
 from rlgym.ssl.models.backbone import Backbone
@@ -262,6 +262,9 @@ def test_the_words_name_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert data_config(posts, "t.JSONL.gz", {}) == JsonlData(path=["t.JSONL.gz"], column="body")
     assert data_config(posts, "a.txt", {}) == TextData(path=["a.txt"]), "any other file is text"
     assert data_config(own, "t.JSONL.gz", {}).name == "text", "as of a model that learnt from text any is"
+    for key, value in {"packing": "stream", "validation_fraction": "0.5", "licence": "MIT"}.items():
+        with pytest.raises(RequestError, match=rf"data\.{key}={value} has no effect because all of the text is judged"):
+            refuse_idle({"path": "a.txt", key: value})
     with pytest.raises(RequestError, match=r"data\.path needs data=NAME"):
         data_config(own, "", {"path": "a.txt"})
     with pytest.raises(RequestError, match="data=txt not found - did you mean data=text"):

@@ -6,7 +6,6 @@ import csv
 import gzip
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 import rlgym
 from rlgym.cli import main
 from rlgym.compose import compose
+from rlgym.config import FinetuneConfig
 from rlgym.errors import RequestError
 from rlgym.ssl.config import CsvData, JsonlData
 from rlgym.ssl.finetune.examples import read_table
@@ -181,6 +181,9 @@ def test_predict_and_evaluate_read_files_as_training_did(
     path.write_bytes(b"\xef\xbb\xbftext;label\r\nthe sun, 1;warm\r\ncaf\xe9;warm\r\n;cold\r\nice;cold\r\n")
     assert main(["predict", str(excel), f"data={path}"]) == 2
     assert f"data: 1 row cannot be used, the first is {path}:3: byte 35 is not UTF-8" in capsys.readouterr().err
+    for word in ("predict", "evaluate"):
+        assert main([word, str(excel), f"data={path}", "data.bad=skip", "data.min_length=3"]) == 2
+        assert "data.min_length=3 has no effect because fine-tuning takes each row" in capsys.readouterr().err
     assert main(["predict", str(excel), f"data={path}", "data.bad=skip", f"out={out}"]) == 0
     assert f"2 rows written to {out}; left out: 2 rows, the first {path}:3: byte 35" in capsys.readouterr().out
     with out.open(encoding="utf-8", newline="") as file:
@@ -217,7 +220,7 @@ def test_a_table_is_opened_as_trainings_was(
     own: dict[str, Any], name: str, content: str, words: dict[str, str], expected: dict[str, Any], tmp_path: Path
 ) -> None:
     """By the file's name, by data=csv data.path=F, and of a folder; what the file itself says, or the words, wins."""
-    config = SimpleNamespace(data=CsvData(path=["own.csv"], **own))
+    config = FinetuneConfig(data=CsvData(path=["own.csv"], **own))
     path = tmp_path / name if "." in name else tmp_path / name / "a.csv"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(gzip.compress(content.encode()) if path.suffix == ".gz" else content.encode())
