@@ -7,9 +7,10 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rlgym import manifest
 from rlgym.config import RootConfig
 from rlgym.config_file import to_yaml
 from rlgym.errors import RequestError, TrainingError
-from rlgym.files import read_json, read_rows, to_json, write_atomic
+from rlgym.files import JSON_BYTES, read_bounded, read_json, read_rows, to_json, write_atomic
 from rlgym.monitor import monitor_of
 from rlgym.nearest import nearest
 from rlgym.recorded import Manifest, Summary, sound
@@ -66,6 +67,27 @@ class Run:
 
     def update_manifest(self, **fields: Any) -> None:
         write_atomic(self.dir / "manifest.json", to_json(self._read("manifest.json") | fields))
+
+    def checksums(self, files: Iterable[Path]) -> dict[str, str]:
+        """SHA-256 of each of the folder's `files`, by its path in the folder: `files` of the manifest."""
+        return {path.relative_to(self.dir).as_posix(): sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
+
+    def check_files(self, name: str) -> None:
+        """RequestError where a file that the run began with, of this name or in the folder of this name, is another
+        now, or gone. What the manifest says nothing of is not checked."""
+        for own, recorded in self.manifest.get("files", {}).items():
+            if own != name and not own.startswith(f"{name}/"):
+                continue
+            path = self.dir / own
+            try:
+                found = sha256(read_bounded(path, JSON_BYTES)).hexdigest()
+            except (OSError, ValueError) as error:
+                why = getattr(error, "strerror", None) or error
+                raise RequestError(f"{path}: cannot be read ({why}); put the run's own back") from None
+            if found != recorded:
+                raise RequestError(
+                    f"{path}: not the one that the run began with, its SHA-256 is another; put that one back"
+                )
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_atomic(self.dir / "summary.json", to_json(summary))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlgym import checkpoint, registry
@@ -147,9 +145,10 @@ def _loop(
         loop.resume(loop_state)
     else:
         tracker.text("config", f"```yaml\n{to_yaml(config)}\n```", 0)
+        before = set(run.dir.rglob("*.json"))
         for tag, text in learner.furnish(run.dir).items():
             tracker.text(tag, text, 0)
-        if files := checksums(run.dir):
+        if files := run.checksums(set(run.dir.rglob("*.json")) - before):
             run.update_manifest(files=files)
     try:
         return loop()
@@ -244,12 +243,6 @@ def closing_words(config: RootConfig, run: Run, loop: Loop, outcome: Outcome, be
     else:
         lines.append(f"again        python -m rlgym rerun {folder}{trust}")
     return lines
-
-
-def checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file of a new run's tokenizer, by its path in the folder."""
-    files = sorted(path for path in folder.glob("tokenizer/*.json") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def _hardware(config: RootConfig) -> dict[str, Any]:

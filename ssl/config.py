@@ -11,6 +11,7 @@ from rlgym.config import knob
 
 CORPUS = "/root=pretrain: fine-tuning takes each row as an example, by the keys of its method"
 """What knobs of a corpus need that a table of examples has not."""
+BAD = "what cannot be read as text or as a row: stop, or skip and count it"
 
 # ---- objectives
 
@@ -66,9 +67,7 @@ class DataConfig:
     deduplicate: bool = knob(True, "keep one of documents that are exactly equal", needs=CORPUS)
     min_length: int = knob(1, "drop documents of fewer characters", ge=0, needs=CORPUS)
     normalize: str = knob("none", "unicode normalisation", choices=("none", "NFC", "NFKC"), needs=CORPUS)
-    bad: str = knob(
-        "stop", "what cannot be read as text or as a row: stop, or skip and count it", choices=("stop", "skip")
-    )
+    bad: str = knob("stop", BAD, choices=("stop", "skip"))
     licence: str = knob("", "the corpus's licence, for the data card and the model card", needs=CORPUS)
     cache: str = knob("", "folder of prepared data; empty: $RLGYM_CACHE, else ~/.cache/rlgym", needs=CORPUS)
 
@@ -84,6 +83,9 @@ class StdlibData(DataConfig):
         "library's short functions are documents of their own (mixed): reward=python_syntax goes on from those",
         choices=("files", "functions", "mixed"),
     )
+    bad: str = knob(
+        "stop", BAD, choices=("stop", "skip"), needs="what cannot be read of the library is left out anyway"
+    )
     licence: str = knob("PSF-2.0", "the corpus's licence, for the data card and the model card", needs=CORPUS)
 
 
@@ -93,6 +95,7 @@ class AdditionsData(DataConfig):
 
     name: str = knob("additions", "the corpus's name in the registry")
     digits: int = knob(2, "of both numbers", ge=1, le=3)
+    bad: str = knob("stop", BAD, choices=("stop", "skip"), needs="additions can all be read")
     licence: str = knob("CC0-1.0", "the corpus's licence, for the data card and the model card", needs=CORPUS)
 
 
@@ -155,6 +158,7 @@ class DefaultData(DataConfig):
     """Of fine-tuning: what the method brings itself, on every machine."""
 
     name: str = knob("default", "the examples' name in the registry")
+    bad: str = knob("stop", BAD, choices=("stop", "skip"), needs="the method's own examples can all be read")
 
 
 # ---- tokenizers

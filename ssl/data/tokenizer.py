@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from rlgym.ssl.data.corpus import Corpus
     from rlgym.ssl.data.progress import Report
 
+JINJA_BYTES = 1 << 20
+"""Of the largest chat template that is read: the longest have some thousand."""
 TOKENIZER, SETTINGS, GENERATION = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
 
 CAUSAL = {"eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
@@ -304,12 +306,7 @@ class Tokenizer:
                 f"{run / 'tokenizer'}: another vocabulary ({tokenizer.vocab_size:,} tokens) than the one that the run "
                 f"began with ({recorded.get('vocab_size', 0):,} tokens); put its own tokenizer back"
             )
-        file = run / "tokenizer" / TOKENIZER
-        written = manifest.get("files", {}).get(f"tokenizer/{TOKENIZER}")
-        if written not in (None, hashlib.sha256(file.read_bytes()).hexdigest()):
-            raise RequestError(
-                f"{file}: not the one that the run began with, its SHA-256 is another; put that one back"
-            )
+        Run(run).check_files("tokenizer")
         return tokenizer
 
 
@@ -583,7 +580,7 @@ def _read(folder: Path) -> _Found:
     named = {role: token for role in ROLES if (token := second.get(role) or first.get(role))}
     generation = _settings(folder / GENERATION) or _settings(folder / "config.json")  # as transformers takes them
     jinja = folder / "chat_template.jinja"
-    chat = jinja.read_text(encoding="utf-8") if jinja.is_file() else _default(second.get("chat_template"))
+    chat = _jinja(jinja) if jinja.is_file() else _default(second.get("chat_template"))
     stops = _numbers(generation.get("eos_token_id"))
     return _Found(backend, _present(backend, named), stops, chat, second.get("add_bos_token") is True)
 
@@ -596,6 +593,13 @@ def _settings(path: Path) -> dict[str, Any]:
         return read_json(path)
     except (OSError, ValueError) as error:
         raise RequestError(f"{path}: is not what a tokenizer's settings are, JSON ({error})") from None
+
+
+def _jinja(path: Path) -> str:
+    try:
+        return read_bounded(path, JINJA_BYTES).decode()
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path}: is no chat template ({error})") from None
 
 
 def _default(template: object) -> str | None:

@@ -16,6 +16,7 @@ from rlgym.errors import RequestError
 from rlgym.files import read_json, to_json, write_atomic
 from rlgym.learner import Evaluation
 from rlgym.recorded import expect
+from rlgym.run import Run
 from rlgym.ssl.finetune import baselines, examples, figures, library, measures
 from rlgym.ssl.finetune.finetuning import Batch
 from rlgym.ssl.finetune.labelled import Labelled
@@ -47,13 +48,12 @@ class Classification(Labelled):
     def read_targets(self, values: list[str], rows: list[Any]) -> np.ndarray:
         """The classes' numbers; a run that is there keeps its classes."""
         label = self.config.method.label
-        known = self.run is not None and (self.run / LABELS).is_file()
-        self.labels = read_labels(self.run) if known and self.run else sorted(set(values))
+        self.labels = read_labels(self.run) if self.run else sorted(set(values))
         if len(self.labels) < 2:
             raise RequestError(
                 f"method.label={label}: every row says {self.labels[0]!r}; there is nothing to tell apart"
             )
-        if len(self.labels) > min(MOST_CLASSES, max(2, len(values) // 2)) and not known:
+        if len(self.labels) > min(MOST_CLASSES, max(2, len(values) // 2)) and not self.run:
             raise RequestError(
                 f"method.label={label}: {len(self.labels):,} different labels in {len(values):,} rows are no classes; "
                 "name another column, or method=regression for numbers"
@@ -193,6 +193,7 @@ def read_labels(folder: Path) -> list[str]:
             raise ValueError("its labels must be two or more, each once")
     except (OSError, ValueError) as error:
         raise RequestError(f"{folder / LABELS} cannot be read ({error}): it names the classes") from error
+    Run(folder).check_files(LABELS)
     return labels
 
 

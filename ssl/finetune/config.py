@@ -7,6 +7,9 @@ from typing import ClassVar
 
 from rlgym.config import knob
 
+TABLE = "/data.name!=default"
+"""What knobs need that say how a table of a person's own is read."""
+
 
 @dataclass
 class MethodConfig:
@@ -85,9 +88,9 @@ class InstructionMethod(MethodConfig):
 class PreferenceMethod(MethodConfig):
     """What every method of chosen and rejected answers can be asked for."""
 
-    prompt: str = knob("prompt", "column of the prompt")
-    chosen: str = knob("chosen", "column of the answer that was preferred")
-    rejected: str = knob("rejected", "column of the other answer")
+    prompt: str = knob("prompt", "column of the prompt", needs=TABLE)
+    chosen: str = knob("chosen", "column of the answer that was preferred", needs=TABLE)
+    rejected: str = knob("rejected", "column of the other answer", needs=TABLE)
 
 
 @dataclass
@@ -98,7 +101,7 @@ class RewardModelMethod(PreferenceMethod):
 
     name: str = knob("reward_model", "the method's name in the registry")
     epochs: float = knob(3.0, "passes over the training pairs, where tokens= sets no budget", gt=0, needs="/tokens=")
-    margin: str = knob("", "column of how much better the chosen answer is; empty: none")
+    margin: str = knob("", "column of how much better the chosen answer is; empty: none", needs=TABLE)
     center_rewards_coefficient: float = knob(
         0.01, "what the square of a pair's summed rewards costs, so that 0 is their middle (arXiv:2312.09244)", ge=0
     )
@@ -223,7 +226,7 @@ class RewardedMethod:
     prompt: str = knob(
         "",
         "column of the prompt, with data=jsonl, csv, ...; empty: found by its name or content",
-        needs="/data.name!=default",
+        needs=TABLE,
     )
     held_out: float = knob(0.1, "share of the prompts that evaluations use, duplicates on one side", gt=0, lt=1)
     evaluate_prompts: int = knob(256, "held-out prompts of one evaluation at most, the same ones each time", gt=0)

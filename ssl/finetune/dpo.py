@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlgym.effect import no_effect
 from rlgym.errors import RequestError, TrainingError
 from rlgym.learner import Evaluation, Metrics, Section
 from rlgym.ssl.data.tokenizer import Tokenizer
@@ -58,6 +59,8 @@ class DPO(Paired):
             raise RequestError(
                 f"method.label_smoothing={config.method.label_smoothing:g}: only with method.loss_type=sigmoid"
             )
+        if self.run is None and config.reward.name != "default" and not config.method.samples:
+            raise no_effect("reward", config.reward.name, "method.samples=0: it judges the answers that are sampled")
         super().prepare()
         if config.reward.name == "default" and config.data.name == "default":
             config.reward = PythonSyntaxReward()

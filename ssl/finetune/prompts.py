@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from rlgym.config import PretrainConfig
+from rlgym.effect import refuse_given
 from rlgym.errors import RequestError
 from rlgym.files import read_json, to_json
 from rlgym.recorded import expect
-from rlgym.run import find_run
+from rlgym.run import Run, find_run
 from rlgym.run_config import load_config
 from rlgym.ssl.config import AdditionsData, DataConfig, StdlibData
 from rlgym.ssl.data.corpus import build_corpus
@@ -69,9 +70,10 @@ def read_prompts(folder: Path) -> Prompts:
     """Those that a run's folder keeps."""
     try:
         kept = expect(read_json(folder / FILE), Kept)
-        return Prompts(kept["train"], kept["held_out"], kept["source"])
     except (OSError, ValueError) as error:
         raise RequestError(f"{folder / FILE}: not the prompts that the run began with; put the file back") from error
+    Run(folder).check_files(FILE)
+    return Prompts(kept["train"], kept["held_out"], kept["source"])
 
 
 def open_prompts(config: FinetuneConfig, check: Callable[[str], None]) -> Prompts:
@@ -81,6 +83,7 @@ def open_prompts(config: FinetuneConfig, check: Callable[[str], None]) -> Prompt
         return of_table(config, check)
     corpus = _corpus_of(config.init_from)
     if config.reward.name == "arithmetic" or isinstance(corpus, AdditionsData):
+        refuse_given(config, "method", ("held_out",), "the exercises that pretraining held out are held out here, too")
         return of_additions(corpus)
     return of_functions(config, corpus)
 

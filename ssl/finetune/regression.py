@@ -15,6 +15,7 @@ from rlgym.errors import RequestError
 from rlgym.files import read_json, to_json, write_atomic
 from rlgym.learner import Evaluation
 from rlgym.recorded import expect
+from rlgym.run import Run
 from rlgym.ssl.finetune import baselines, examples, figures, library, measures
 from rlgym.ssl.finetune.finetuning import Batch
 from rlgym.ssl.finetune.labelled import Labelled
@@ -44,7 +45,7 @@ class Regression(Labelled):
 
     def check_split(self) -> None:
         """Settles the scale; a run that is there keeps its own."""
-        if self.run is not None and (self.run / SCALE).is_file():
+        if self.run:
             self.mean, self.std = read_scale(self.run)
             return
         targets = self.targets[self.train]
@@ -120,4 +121,5 @@ def read_scale(folder: Path) -> tuple[float, float]:
             raise ValueError("mean and std must be finite, std above 0")
     except (OSError, ValueError) as error:
         raise RequestError(f"{folder / SCALE} cannot be read ({error}): it says what the numbers mean") from error
+    Run(folder).check_files(SCALE)
     return float(known["mean"]), float(known["std"])

@@ -80,6 +80,12 @@ IDLE: dict[str, tuple[str, dict[str, Any], str]] = {
     "method.kl_horizon": ("finetune", {"method": {"name": "ppo"}}, "method.kl_target is empty"),
     "data.packing": ("finetune", {"data": {"name": "csv"}}, "fine-tuning takes each row as an example"),
     "data.column": ("finetune", {"data": {"name": "jsonl"}}, "fine-tuning takes each row as an example"),
+    "data.normalize": ("finetune", {"data": {"name": "hub"}}, "fine-tuning takes each row as an example"),
+    "data.min_length": ("finetune", {}, "fine-tuning takes each row as an example"),
+    "data.deduplicate": ("finetune", {"method": {"name": "dpo"}}, "fine-tuning takes each row as an example"),
+    "data.bad": ("finetune", {}, "the method's own examples can all be read"),
+    "method.rejected": ("finetune", {"method": {"name": "dpo"}}, "data=default"),
+    "method.margin": ("finetune", {"method": {"name": "reward_model"}}, "data=default"),
 }
 
 

@@ -180,6 +180,14 @@ def test_evaluations_are_the_same_each_time_and_leave_no_trace(parent: Path) -> 
             "reward=my_rewards:fails raised ZeroDivisionError",
         ),
         (["method=grpo", "reward=arithmetic", "method.kl_estimator=k1"], "method.kl_estimator=k1"),
+        (
+            ["method=grpo", "reward=arithmetic", "method.held_out=0.5"],
+            "method.held_out=0.5 has no effect because the exercises that pretraining held out",
+        ),
+        (
+            ["method=dpo", "reward=length", "method.samples=0"],
+            "reward=length has no effect because method.samples=0",
+        ),
     ],
 )
 def test_requests_that_are_refused(
