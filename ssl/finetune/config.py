@@ -9,6 +9,10 @@ from rlgym.config import knob
 
 TABLE = "/data.name!=default"
 """What knobs need that say how a table of a person's own is read."""
+CHAT = (
+    "prompts are a user's words, framed by the model's chat template; empty: where it has learnt chats (or a folder "
+    "comes with a template) and the prompts are one's own"
+)
 
 
 @dataclass
@@ -135,6 +139,7 @@ class DPOMethod(PreferenceMethod):
         "(Pang et al. 2024, arXiv:2404.19733); empty: 0, and 1 on the default pairs",
         ge=0,
     )
+    chat: bool | None = knob(None, CHAT)
     samples: int = knob(32, "held-out prompts that are answered at each evaluation (0: none)", ge=0)
     sample_tokens: int = knob(64, "new tokens of such an answer at most", gt=0, needs="samples!=0")
 
@@ -228,6 +233,7 @@ class RewardedMethod:
         "column of the prompt, with data=jsonl, csv, ...; empty: found by its name or content",
         needs=TABLE,
     )
+    chat: bool | None = knob(None, CHAT)
     held_out: float = knob(0.1, "share of the prompts that evaluations use, duplicates on one side", gt=0, lt=1)
     evaluate_prompts: int = knob(256, "held-out prompts of one evaluation at most, the same ones each time", gt=0)
     min_distinct: float = knob(

@@ -19,11 +19,12 @@ from rlgym.effect import no_effect
 from rlgym.errors import RequestError, TrainingError
 from rlgym.learner import Evaluation, Metrics, Section
 from rlgym.ssl.data.tokenizer import Tokenizer
-from rlgym.ssl.finetune import rewards
+from rlgym.ssl.finetune import rewards, template
+from rlgym.ssl.finetune.chat import language_model, settle_chat
 from rlgym.ssl.finetune.config import PythonSyntaxReward
 from rlgym.ssl.finetune.finetuning import Batch
 from rlgym.ssl.finetune.paired import Paired
-from rlgym.ssl.finetune.preferences import by_kind, joined, kind_table
+from rlgym.ssl.finetune.preferences import by_kind, kind_table
 from rlgym.ssl.finetune.rollouts import Sampling, roll_out
 from rlgym.ssl.finetune.start import language_part
 from rlgym.ssl.language_model import LanguageModel
@@ -61,6 +62,8 @@ class DPO(Paired):
             )
         if self.run is None and config.reward.name != "default" and not config.method.samples:
             raise no_effect("reward", config.reward.name, "method.samples=0: it judges the answers that are sampled")
+        if told := settle_chat(config, self.start):
+            self.notices.append(told)
         super().prepare()
         if config.reward.name == "default" and config.data.name == "default":
             config.reward = PythonSyntaxReward()
@@ -155,7 +158,7 @@ class DPO(Paired):
         method: DPOMethod = self.config.method
         asked = list(dict.fromkeys(self.pairs[i].prompt for i in self.held))[: method.samples]
         generator = torch.Generator(self.device).manual_seed(self.config.seed)
-        rows = [joined(text, "", self.tokenizer, self.start.model.block_size, False)[0] for text in asked]
+        rows = [template.asked(self.tokenizer, text, bool(method.chat)) for text in asked]
         self.model.eval()
         with self.autocast():
             found = roll_out(self.start.model, self.tokenizer, rows, Sampling(method.sample_tokens), generator)
@@ -204,7 +207,7 @@ class DPO(Paired):
         """The language model of the finished run in `folder`, low-rank additions merged."""
         tokenizer = Tokenizer.of_run(folder)
         model = language_part(config, state["model"], tokenizer)
-        return LanguageModel(model.to(device).eval(), tokenizer)
+        return language_model(model.to(device).eval(), tokenizer, bool(config.method.chat))
 
 
 # ---- the mathematics

@@ -24,6 +24,7 @@ from rlgym.run_config import load_config
 from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.export import write_model
 from rlgym.ssl.finetune.adapt import take_lora
+from rlgym.ssl.finetune.chat import Chat
 from rlgym.ssl.finetune.labeller import Classifier, Headed, Regressor
 from rlgym.ssl.finetune.reward_model import RewardModel
 from rlgym.ssl.finetune.start import language_part
@@ -224,6 +225,11 @@ def how_to_use(model: LanguageModel | Headed, auto: str) -> list[str]:
         'tokenizer = AutoTokenizer.from_pretrained(".")',
         f'model = {auto}.from_pretrained(".")',
     ]
+    if isinstance(model, Chat):
+        use += [
+            'chat = [{"role": "user", "content": "a question"}]',
+            'inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt")',
+        ]
     if isinstance(model, LanguageModel):
         return use
     rewards = isinstance(model, RewardModel)

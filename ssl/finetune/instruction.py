@@ -18,6 +18,7 @@ from rlgym.learner import Evaluation
 from rlgym.ssl.data.documents import Row, unknown_column
 from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.finetune import examples, library, template
+from rlgym.ssl.finetune.chat import language_model
 from rlgym.ssl.finetune.finetuning import Batch, Supervised, chosen
 from rlgym.ssl.finetune.labelled import TIMES, by_length, passes, settle_length
 from rlgym.ssl.finetune.start import language_part
@@ -264,14 +265,7 @@ class Instruction(Supervised):
         """The language model of the finished run in `folder`; of one that learnt chats, prompts are a user's words."""
         tokenizer = Tokenizer.of_run(folder)
         model = language_part(config, state["model"], tokenizer).to(device).eval()
-        return Chat(model, tokenizer) if config.method.messages else LanguageModel(model, tokenizer)
-
-
-class Chat(LanguageModel):
-    """A language model that answers what a user says."""
-
-    def prompt_ids(self, text: str) -> list[int]:
-        return template.chat_prompt_ids(self.tokenizer, [{"role": "user", "content": text}])
+        return language_model(model, tokenizer, chat=bool(config.method.messages))
 
 
 def as_answer(value: object) -> str:

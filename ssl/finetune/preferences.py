@@ -11,7 +11,7 @@ import numpy as np
 
 from rlgym.errors import RequestError
 from rlgym.ssl.data.documents import Row, unknown_column
-from rlgym.ssl.finetune import corruptions, examples
+from rlgym.ssl.finetune import corruptions, examples, template
 
 if TYPE_CHECKING:
     from rlgym.ssl.data.tokenizer import Tokenizer
@@ -76,9 +76,11 @@ def open_pairs(data: Any, method: Any, seed: int, tokenizer: Tokenizer, longest:
         if name not in table.columns:
             raise unknown_column(name, table.columns, table.name, f"method.{key}")
 
+    chat = bool(getattr(method, "chat", False))
+
     def read(row: Row) -> tuple[Pair, Tokens]:
         pair = read_pair({key: row.values.get(getattr(method, key)) for key in keys}, row.where)
-        return pair, tokenized(pair, tokenizer, longest)
+        return pair, tokenized(pair, tokenizer, longest, chat)
 
     _, found = examples.usable(table, read, data.bad)
     pairs, tokens = [pair for pair, _ in found], [tokens for _, tokens in found]
@@ -94,7 +96,7 @@ def _default(method: Any, seed: int, tokenizer: Tokenizer, longest: int) -> Pair
         function = each.function
         pair = Pair(function.header, function.body, each.body, function.where, kind=each.kind)
         try:
-            found = tokenized(pair, tokenizer, longest)
+            found = tokenized(pair, tokenizer, longest, bool(getattr(method, "chat", False)))
         except ValueError as error:
             first = first or f"{pair.where}: {error}"
             continue
@@ -116,10 +118,10 @@ def read_pair(values: dict[str, Any], where: str) -> Pair:
     return Pair(prompt, chosen, rejected, where, margin)
 
 
-def tokenized(pair: Pair, tokenizer: Tokenizer, longest: int) -> Tokens:
+def tokenized(pair: Pair, tokenizer: Tokenizer, longest: int, chat: bool = False) -> Tokens:
     """ValueError where nothing is left to tell the answers apart by."""
     (chosen, start, cut), (rejected, _, also) = (
-        joined(pair.prompt, answer, tokenizer, longest) for answer in (pair.chosen, pair.rejected)
+        joined(pair.prompt, answer, tokenizer, longest, chat=chat) for answer in (pair.chosen, pair.rejected)
     )
     if chosen == rejected:
         raise ValueError(f"chosen and rejected are equal in the {longest:,} tokens that are read of them")
@@ -127,20 +129,24 @@ def tokenized(pair: Pair, tokenizer: Tokenizer, longest: int) -> Tokens:
 
 
 def joined(
-    prompt: str, answer: str, tokenizer: Tokenizer, longest: int, ended: bool = True
+    prompt: str, answer: str, tokenizer: Tokenizer, longest: int, ended: bool = True, chat: bool = False
 ) -> tuple[list[int], int, bool]:
     """(tokens of prompt and answer, how many of them are the prompt's, whether the answer was cut), at most `longest`.
 
     Both are encoded apart, so that the prompt's tokens are those that the same prompt has when it is continued. What
     begins a document comes first, and the end of text last where the answer `ended` and was not cut. ValueError where
-    the prompt leaves no room.
+    the prompt leaves no room. `chat`: both are framed by the model's template, up to the end of the answer.
     """
-    start = tokenizer.begin(prompt)
+    start = template.asked(tokenizer, prompt, chat)
     if len(start) >= longest:
         raise ValueError(
             f"the prompt has {len(start):,} tokens, which leave nothing to score of the {longest:,} that are read"
         )
-    whole = start + tokenizer.encode(answer) + [tokenizer.eos_id] * ended
+    if chat:
+        turns = [{"role": "user", "content": prompt}, {"role": template.ANSWERS, "content": answer}]
+        whole = template.chat(tokenizer, turns).ids
+    else:
+        whole = start + tokenizer.encode(answer) + [tokenizer.eos_id] * ended
     return whole[:longest], len(start), len(whole) > longest
 
 

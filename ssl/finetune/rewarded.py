@@ -24,7 +24,8 @@ from rlgym.files import write_atomic
 from rlgym.learner import NON_FINITE, Evaluation, Metrics, Section, Shared
 from rlgym.ssl.data.documents import left_out
 from rlgym.ssl.data.tokenizer import Tokenizer
-from rlgym.ssl.finetune import kl, prompts, rewards
+from rlgym.ssl.finetune import kl, prompts, rewards, template
+from rlgym.ssl.finetune.chat import language_model, settle_chat
 from rlgym.ssl.finetune.config import PythonSyntaxReward, RewardedMethod
 from rlgym.ssl.finetune.finetuning import Batch, Finetuning, chosen
 from rlgym.ssl.finetune.rollouts import Rollouts, Sampling, diversity, roll_out
@@ -85,6 +86,8 @@ class Rewarded(Finetuning):
         if config.reward.name == "default":
             config.reward = PythonSyntaxReward()
         self.reward = rewards.build_reward(config.reward)
+        if told := settle_chat(config, self.start):
+            self.notices.append(told)
         self.prompts = prompts.read_prompts(self.run) if self.run else prompts.open_prompts(config, self.check_prompt)
         if skipped := left_out(self.prompts.bad, self.prompts.first_bad):
             self.notices.append(f"data       {self.prompts.source}{skipped}")
@@ -102,12 +105,16 @@ class Rewarded(Finetuning):
         """ValueError where a person's own prompt leaves no room for a completion, or is none for the reward."""
         if self.config.reward.name == "arithmetic":
             rewards.answer(text)
-        size, method = len(self.tokenizer.begin(text)), self.config.method
+        method: RewardedMethod = self.config.method
+        size = len(self.prompt_ids(text))
         if size > self.room:
             raise ValueError(
                 f"the prompt has {size:,} tokens; with method.max_new_tokens={method.max_new_tokens} a block of "
                 f"{self.start.model.block_size:,} has room for {max(self.room, 0):,}"
             )
+
+    def prompt_ids(self, text: str) -> list[int]:
+        return template.asked(self.tokenizer, text, bool(self.config.method.chat))
 
     @property
     def room(self) -> int:
@@ -116,7 +123,10 @@ class Rewarded(Finetuning):
 
     def encoded(self, texts: list[str]) -> list[tuple[str, list[int]]]:
         """Prompts with their tokens; without those that leave no room for a completion."""
-        found = [(text, ids) for text in texts if len(ids := self.tokenizer.begin(text)) <= self.room]
+        try:
+            found = [(text, ids) for text in texts if len(ids := self.prompt_ids(text)) <= self.room]
+        except ValueError as error:
+            raise RequestError(f"method.chat=true: {error}") from None
         if not found:
             raise RequestError(
                 f"method.max_new_tokens={self.config.method.max_new_tokens} leaves no room for a prompt in a block of "
@@ -325,7 +335,7 @@ class Rewarded(Finetuning):
         """The language model of the finished run in `folder`, low-rank additions merged."""
         tokenizer = Tokenizer.of_run(folder)
         model = language_part(config, state["model"], tokenizer)
-        return LanguageModel(model.to(device).eval(), tokenizer)
+        return language_model(model.to(device).eval(), tokenizer, bool(config.method.chat))
 
 
 def rollouts_batch(rollouts: Rollouts) -> Batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Start:
     parent: dict[str, Any]
     """Lineage for the manifest: {"run" or "folder", "dir", "root", "step", "data": the parent's data facts, "parent":
     its own}."""
+    chat: bool = False
+    """Whether it has learnt to answer chats, or comes with a template for them."""
 
 
 def open_start(init_from: str, seed: int, trust: bool = False) -> Start:
@@ -46,7 +48,8 @@ def open_start(init_from: str, seed: int, trust: bool = False) -> Start:
     path = Path(init_from).expanduser()
     if (path / CONFIG).is_file() and not is_run(path):
         model, tokenizer, knobs = open_folder(path)
-        return Start(model, tokenizer, knobs, {"folder": str(path.resolve()), "root": "folder"})
+        parent = {"folder": str(path.resolve()), "root": "folder"}
+        return Start(model, tokenizer, knobs, parent, tokenizer.chat_template is not None)
     return _of_run(find_run(init_from), trust)
 
 
@@ -60,6 +63,7 @@ def _of_run(run: Run, trust: bool) -> Start:
     step, _ = position(state, run.dir)
     tokenizer = Tokenizer.of_run(run.dir)
     knobs: dict[str, Any]
+    chat = False
     with fitting(run.dir):
         if isinstance(config, PretrainConfig):
             knobs = to_dict(config.model)
@@ -68,16 +72,17 @@ def _of_run(run: Run, trust: bool) -> Start:
         else:
             knobs = config.model
             model = language_part(config, state["model"], tokenizer)
+            chat = any(getattr(config.method, key, None) for key in ("messages", "chat"))
     manifest = run.manifest
     parent = {"run": run.name, "dir": str(run.dir.resolve()), "root": config.root, "step": step}
     parent |= {name: manifest[name] for name in ("data", "parent") if name in manifest}
-    return Start(model, tokenizer, knobs, parent)
+    return Start(model, tokenizer, knobs, parent, chat)
 
 
 def fresh(start: Start, seed: int) -> Start:
     """The same shape and tokenizer with weights that have learnt nothing."""
     model = rebuild(start.knobs, start.model.causal, start.tokenizer, seed)
-    return Start(model, start.tokenizer, start.knobs, start.parent | {"weights": "random"})
+    return replace(start, model=model, parent=start.parent | {"weights": "random"})
 
 
 def language_part(config: FinetuneConfig, weights: Any, tokenizer: Tokenizer, merged: bool = True) -> Backbone:

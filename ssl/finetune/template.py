@@ -94,6 +94,12 @@ def _behind(tokenizer: Tokenizer, ids: list[int], before: str, text: str) -> lis
     return whole[len(ids) :] if whole[: len(ids)] == ids else tokenizer.encode_prompt(text[len(before) :])
 
 
+def asked(tokenizer: Tokenizer, prompt: str, chat: bool) -> list[int]:
+    """The tokens of a prompt: of a document that begins with it, or of a user who says it and what begins the answer.
+    ValueError where the chat template refuses it."""
+    return chat_prompt_ids(tokenizer, [{"role": "user", "content": prompt}]) if chat else tokenizer.begin(prompt)
+
+
 def chat_prompt_ids(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> list[int]:
     """Messages, and what begins the answer to them."""
     return tokenizer.encode_prompt(render(tokenizer, messages, ask=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,17 @@ import torch
 import rlgym
 from rlgym import loading
 from rlgym.cli import main
+from rlgym.compose import compose
 from rlgym.errors import RequestError
+from rlgym.registry import learner_class
+from rlgym.run import Run
 from rlgym.run_config import load_config
 from rlgym.ssl.config import MaskedConfig
 from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.evaluate import judge
 from rlgym.ssl.finetune import template
+from rlgym.ssl.finetune.chat import Chat
+from rlgym.ssl.finetune.dpo import DPO
 from rlgym.ssl.finetune.start import open_start
 from rlgym.ssl.language_model import LanguageModel
 from rlgym.ssl.masked import Masked
@@ -77,13 +83,15 @@ def made(tmp_path_factory: pytest.TempPathFactory, text: Path, cache: Path) -> C
             "llama": ("instruction", "llama folder", "pairs"),
             "chat": ("instruction", "chat folder", "chats"),
             "own chat": ("instruction", "own", "chats"),
-            "dpo": ("dpo", "chat folder", "preferences"),
+            "dpo chat": ("dpo", "chat folder", "preferences"),
+            "dpo as it stands": ("dpo", "chat folder", "preferences"),
             "grpo": ("grpo", "own", "pairs"),
+            "grpo chat": ("grpo", "own chat", "pairs"),
         }[kind]
         more = ["tokens=800", f"method={method}", f"init_from='{make(start)}'"]
         if method == "grpo":
             more += ["reward=length", "reward.target=9", "method.max_new_tokens=8", "method.prompts=4"]
-        more += ["method.samples=1"] * (method != "grpo")
+        more += ["method.samples=1"] * (method != "grpo") + ["method.chat=false"] * (kind == "dpo as it stands")
         rlgym.finetune(*QUICK, *more, "data=jsonl", examples(place / f"{data}.jsonl", data), into)
         return run
 
@@ -116,13 +124,15 @@ LONG = pytest.param(60, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("count", [6, LONG])
-@pytest.mark.parametrize("kind", ["own", "llama", "chat", "grpo", "own chat", "dpo"])
+@pytest.mark.parametrize(
+    "kind", ["own", "llama", "chat", "grpo", "own chat", "dpo chat", "dpo as it stands", "grpo chat"]
+)
 def test_an_export_writes_what_generate_writes(kind: str, count: int, made: Callable[[str], Path]) -> None:
     run, asked = made(kind), prompts(count)
     ours = rlgym.load(run).generate(asked, NEW, temperature=0)
     chats = [[{"role": "user", "content": prompt}] for prompt in asked]
     assert written(run, chats if kind.endswith("chat") else asked) == ours
-    assert len(set(ours)) > 2 or kind == "own chat", "the prompt matters"
+    assert len(set(ours)) > 2 or kind in ("own chat", "grpo chat"), "the prompt matters"
 
 
 def test_a_folder_is_read_as_its_tokenizer_reads(made: Callable[[str], Path]) -> None:
@@ -181,7 +191,7 @@ def test_a_chat_model_keeps_its_template_and_its_ends(made: Callable[[str], Path
 
     theirs: Any = AutoTokenizer.from_pretrained(made("chat folder"))
     end = theirs.convert_tokens_to_ids("<|im_end|>")
-    for kind in ("chat", "dpo"):
+    for kind in ("chat", "dpo chat", "dpo as it stands"):
         target = exported(made(kind))
         assert AutoTokenizer.from_pretrained(target).chat_template == folders.CHATML
         ends: Any = GenerationConfig.from_pretrained(target)
@@ -195,6 +205,78 @@ def test_a_chat_model_keeps_its_template_and_its_ends(made: Callable[[str], Path
     learnt = [token for token, mine in zip(whole.ids, whole.answer, strict=True) if mine]
     assert own.decode(learnt, skip_special=False) == "the assistant<|im_end|>" * 2
     assert whole.ids[: len(asked)] == asked
+
+
+def test_a_chat_model_is_taught_on_in_its_own_words(
+    made: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Prompts and answers of every method are transformers' tokens of a chat, from a folder and from a run."""
+    from transformers import AutoTokenizer
+
+    data = examples(tmp_path / "preferences.jsonl", "preferences")
+    words = ["data=jsonl", data, "threads=1"]
+    rewarded = ["reward=length", "method.max_new_tokens=8"]
+    for start in ("chat folder", "own chat"):
+        theirs: Any = AutoTokenizer.from_pretrained(made(start) if "folder" in start else exported(made(start)))
+
+        def framed(*contents: str, theirs: Any = theirs) -> list[int]:
+            turns = [{"role": r, "content": c} for r, c in zip(("user", "assistant"), contents, strict=False)]
+            ids: list[int] = theirs.apply_chat_template(turns, add_generation_prompt=len(turns) == 1)["input_ids"]
+            return ids
+
+        chosen = [f"init_from='{made(start)}'", *words]
+        dpo = DPO(compose([*chosen, "method=dpo"], "finetune"))
+        assert dpo.config.method.chat is True and "framed by the model's chat template" in dpo.notices[0]
+        for pair, tokens in zip(dpo.pairs, dpo.tokens, strict=True):
+            assert tokens.chosen[: tokens.prompt] == tokens.rejected[: tokens.prompt] == framed(pair.prompt)
+            for ids, answer in ((tokens.chosen, pair.chosen), (tokens.rejected, pair.rejected)):
+                assert theirs.decode(ids[tokens.prompt :]).strip().startswith(answer.strip())
+                assert ids[-1] in dpo.tokenizer.stop_ids
+                assert ids == framed(pair.prompt, answer)[: len(ids)]
+        for method in ("grpo", "rloo", "ppo", "best_of_n"):
+            config = compose([*chosen, *rewarded, f"method={method}"], "finetune")
+            one: Any = learner_class(config)(config)
+            assert all(ids == framed(text) for text, ids in (*one.train, *one.held))
+            plain = type(one)(compose([*chosen, *rewarded, f"method={method}", "method.chat=false"], "finetune"))
+            assert all(ids == plain.tokenizer.begin(text) for text, ids in (*plain.train, *plain.held))
+            assert plain.notices == [
+                "prompts    as they stand; method.chat=true frames them by the model's chat template"
+            ]
+    own = ["finetune", f"init_from='{made('own')}'", "method=dpo", "method.chat=true", *words]
+    assert main([*own, f"run.dir='{tmp_path / 'no'}'"]) == 2
+    assert "method.chat=true: the model has no chat template" in capsys.readouterr().err
+
+
+def test_a_run_that_began_with_plain_prompts_goes_on_with_them(made: Callable[[str], Path], tmp_path: Path) -> None:
+    """Of a version without the key, which took every prompt as it stands."""
+    run = tmp_path / "old"
+    shutil.copytree(made("dpo as it stands"), run)
+    lines = (run / "config.yaml").read_text().splitlines(keepends=True)
+    (run / "config.yaml").write_text("".join(line for line in lines if line.strip() != "chat: false"))
+    config = load_config(run)
+    assert config.method.chat is None
+    old: Any = DPO.resumed(config, run)
+    new: Any = DPO.resumed(load_config(made("dpo as it stands")), run)
+    assert old.tokens == new.tokens and type(rlgym.load(run)) is LanguageModel
+    assert type(rlgym.load(made("dpo chat"))) is Chat
+
+
+def test_a_prompt_that_the_template_refuses_is_one_line(
+    made: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(made("own chat"), run)
+    path = run / "tokenizer" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": "{{ raise_exception('not so') }}"}))
+    Run(run).update_manifest(files={})
+    assert main(["generate", str(run), "prompt=the tree"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "prompt='the tree': the model's chat template refuses it" in line
+    words = ["reward=length", "method=grpo", "method.max_new_tokens=8", "data=jsonl", "data.bad=skip"]
+    words += [f"init_from='{run}'", examples(tmp_path / "pairs.jsonl", "pairs")]
+    assert main(["finetune", *words, f"run.dir='{tmp_path / 'no'}'"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no row of" in line and "the model's chat template refuses it" in line
 
 
 TEMPLATES = {  # what is learnt of two turns

@@ -15,7 +15,8 @@ from rlgym.cli import main
 from rlgym.compose import compose
 from rlgym.errors import RequestError
 from rlgym.ssl.finetune import template
-from rlgym.ssl.finetune.instruction import IGNORED, Chat, Instruction, packed
+from rlgym.ssl.finetune.chat import Chat
+from rlgym.ssl.finetune.instruction import IGNORED, Instruction, packed
 from tests.ssl.finetune.starts import Starts
 
 pytestmark = pytest.mark.usefixtures("cache")
