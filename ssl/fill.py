@@ -22,8 +22,5 @@ def fill(folder: Path, words: dict[str, Any]) -> list[list[tuple[str, float]]]:
     for number, found in enumerate(guesses, 1):
         shown = "  ".join(f"{token!r} {share:.1%}" for token, share in found)
         print(f"[MASK] {number}: {shown}")
-    text = words["text"]
-    for found in guesses:
-        text = text.replace("[MASK]", found[0][0], 1)
-    print(text)
+    print(model.filled(words["text"]))
     return guesses

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rlgym.config import PretrainConfig
     from rlgym.ssl.models.backbone import Backbone
 
+MASK = "[MASK]"
+
 
 class LanguageModel:
     """A model with its tokenizer. `model(tokens)` gives hidden states, `model.logits(hidden)` its predictions."""
@@ -79,13 +81,30 @@ class LanguageModel:
         )
         return [continued(self.tokenizer, row, tokens) for row, tokens in zip(rows, new, strict=True)]
 
-    @torch.inference_mode()
     def fill(self, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
         """For each [MASK] in `text` the `top` likeliest tokens and their probabilities, likeliest first."""
+        _, _, tokens, shares = self._guesses(text, top)
+        return [
+            [(self.tokenizer.decode([token]), share) for token, share in zip(*each, strict=True)]
+            for each in zip(tokens, shares, strict=True)
+        ]
+
+    def filled(self, text: str) -> str:
+        """`text` as the tokenizer writes it, with the likeliest token in the place of each [MASK]."""
+        ids, places, tokens, _ = self._guesses(text, 1)
+        for place, (best,) in zip(places, tokens, strict=True):
+            ids[place] = best
+        return self.tokenizer.decode(ids)
+
+    @torch.inference_mode()
+    def _guesses(self, text: str, top: int) -> tuple[list[int], list[int], list[list[int]], list[list[float]]]:
+        """(tokens of `text`, places of the masks in them, and for each of these the likeliest tokens and their
+        probabilities). [MASK] stands for the tokenizer's own mask token, whatever that is called."""
         tokenizer = self.tokenizer
         if self.causal or tokenizer.mask_id is None:
             raise RequestError("a next-token model has no [MASK]: generate continues a prompt")
-        ids = [tokenizer.bos_id, *tokenizer.encode_prompt(text), tokenizer.eos_id]
+        typed = text.replace(MASK, tokenizer.roles["mask_token"])
+        ids = [tokenizer.bos_id, *tokenizer.encode_prompt(typed), tokenizer.eos_id]
         places = [at for at, token in enumerate(ids) if token == tokenizer.mask_id]
         if not places:
             raise RequestError(f"text={text!r} has no [MASK] to fill")
@@ -97,10 +116,7 @@ class LanguageModel:
         logits = self.model.logits(self.model(tokens)[0, places])[:, : tokenizer.vocab_size].float()
         logits[:, tokenizer.special_ids] = -torch.inf
         best = logits.softmax(-1).topk(min(top, logits.shape[-1] - len(tokenizer.special_ids)), dim=-1)
-        return [
-            [(tokenizer.decode([token]), share) for token, share in zip(row, shares, strict=True)]
-            for row, shares in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
+        return ids, places, best.indices.tolist(), best.values.tolist()
 
     @torch.inference_mode()
     def embed(self, texts: list[str]) -> Tensor:

@@ -2,12 +2,13 @@
 language model.
 
 Where a head has a class of its own there (`AutoModelForSequenceClassification`: ModernBERT with pooling mean or cls,
-BERT with cls, decoders with last), the logits are equal. Other heads are written beside the model, with the few lines
-that apply them.
+BERT with cls, decoders with last, those on modules of transformers too), the logits are equal. Other heads are written
+beside the model, with the few lines that apply them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,17 +30,11 @@ from rlgym.ssl.finetune.labeller import Classifier, Headed, Regressor
 from rlgym.ssl.finetune.reward_model import RewardModel
 from rlgym.ssl.finetune.start import language_part
 from rlgym.ssl.language_model import LanguageModel
+from rlgym.ssl.models.transformers_model import TransformersBackbone
 
 if TYPE_CHECKING:
     from rlgym.ssl.models.backbone import Backbone
 
-CLASSES = {
-    "bert": "BertForSequenceClassification",
-    "modernbert": "ModernBertForSequenceClassification",
-    "gpt2": "GPT2ForSequenceClassification",
-    "llama": "LlamaForSequenceClassification",
-    "qwen3": "Qwen3ForSequenceClassification",
-}
 LANGUAGE_HEADS = ("cls.", "head.", "decoder.", "lm_head.")
 """What names of a language model's own head begin with there."""
 
@@ -92,14 +87,42 @@ def write(model: LanguageModel | Headed, made: Path) -> str:
 
 def fits_a_class(model: Headed) -> bool:
     """Whether transformers has a class with the same head."""
-    kind, architecture = model.head.kind, model.model.configuration().get("model_type")
-    if architecture not in CLASSES or not hasattr(model.model.config, "architecture"):
-        return False
-    if model.model.config.architecture == "transformers":
-        return False
+    kind = model.head.kind
     if kind == "score" and isinstance(model, RewardModel) and model.tokenizer.pad_id == model.tokenizer.eos_id:
         return False  # theirs takes the last token that is no padding: it would miss the end of an answer
+    if isinstance(model.model, TransformersBackbone):
+        return kind == "score" and _scores(model.model)
     return kind in ("pooler", "score") or (kind == "prediction" and model.pooling in ("mean", "cls"))
+
+
+def sequence_classes() -> Mapping[str, str]:
+    """Architecture -> its class for labels."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+    found: Mapping[str, str] = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    return found
+
+
+def _scores(backbone: TransformersBackbone) -> bool:
+    """Whether its architecture has a class that is the base and one matrix `score` for the last token."""
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    auto: Any = AutoModelForSequenceClassification
+    try:
+        with torch.device("meta"):
+            names = auto.from_config(AutoConfig.for_model(**backbone.configuration())).state_dict().keys()
+    except Exception:  # there is no such class, or it cannot be built, in as many ways as there are architectures
+        return False
+    return set(names) == {*_without_head(backbone), "score.weight"}
+
+
+def _without_head(backbone: Backbone) -> dict[str, Tensor]:
+    """The weights under transformers' names, without those of the language model's own head."""
+    _, state = backbone.to_transformers()
+    if isinstance(backbone, TransformersBackbone):
+        inside = f"{backbone.inner.base_model_prefix}."
+        return {name: tensor for name, tensor in state.items() if name.startswith(inside)}
+    return {name: tensor for name, tensor in state.items() if not name.startswith(LANGUAGE_HEADS)}
 
 
 def write_headed(model: Headed, folder: Path) -> None:
@@ -109,16 +132,14 @@ def write_headed(model: Headed, folder: Path) -> None:
 
     backbone, tokenizer = model.model, model.tokenizer
     values = backbone.configuration()
-    values["architectures"] = [CLASSES[values["model_type"]]]
+    values["architectures"] = [sequence_classes()[values["model_type"]]]
     values |= {"pad_token_id": tokenizer.pad_id, **labels_of(model)}
     if model.head.kind == "prediction":
         values["classifier_pooling"] = model.pooling
     configuration = AutoConfig.for_model(**values)
     configuration.dtype = "float32"
     configuration.save_pretrained(folder)
-    _, state = backbone.to_transformers()
-    state = {name: tensor for name, tensor in state.items() if not name.startswith(LANGUAGE_HEADS)}
-    state |= head_there(model)
+    state = _without_head(backbone) | head_there(model)
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
     serving(model).save(folder, model.max_length)

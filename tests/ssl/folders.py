@@ -76,6 +76,34 @@ def chat(folder: Path) -> Path:
     return folder
 
 
+def bert(folder: Path) -> Path:
+    """BERT as published, with pieces of words that go on in ##."""
+    from transformers import BertConfig
+
+    words = pieces()
+    shape = {**SHAPE, "initializer_range": 0.2}
+    return save(folder, BertConfig(vocab_size=len(words), pad_token_id=words.pad_token_id, **shape), words, masked=True)
+
+
+def pieces() -> Any:
+    """A WordPiece tokenizer in lower case."""
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    roles = {role: f"[{role.removesuffix('_token').upper()}]" for role in ("pad_token", "unk_token", "cls_token")}
+    roles |= {"sep_token": "[SEP]", "mask_token": "[MASK]"}
+    trainer = trainers.WordPieceTrainer(vocab_size=120, special_tokens=[*roles.values()], show_progress=False)
+    backend.train_from_iterator(tiny.sentences(60, seed=3).splitlines(), trainer)
+    ends = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    fast: Any = transformers.PreTrainedTokenizerFast
+    return fast(tokenizer_object=backend, **roles)
+
+
 def other(folder: Path, kind: str) -> Path:
     """An architecture that has no layout here: GPT-2 with another activation, OPT, or RoBERTa."""
     from transformers import AutoConfig
