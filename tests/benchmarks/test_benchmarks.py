@@ -12,8 +12,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from rlgym import checkpoint
 from rlgym.compose import compose
+from rlgym.learner import Shared
 from tests.benchmarks.forked import inside, popen
 from tests.ssl import tiny
 
@@ -314,3 +317,32 @@ def test_gpu_learning_from_text(
     assert [row["recipe"] for row in rows] == list(gpu.RECIPES)
     assert all(1 < number(row["best validation loss"]) < 6 for row in rows)
     assert all(number(row["at tokens"]) in (0, 128, 256) for row in rows)
+
+
+# ---- equal to the bit
+
+
+@pytest.mark.skipif(not (BENCHMARKS.parent / ".git").exists(), reason="revisions are those of a git checkout")
+def test_bits(monkeypatch: pytest.MonkeyPatch, table: Table) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    bits = import_module("bits")  # its programs are no forks: each has code of its own
+    (row,) = table(bits.main, ["HEAD", "HEAD", "--only", "ppo"])
+    assert row["found"] == "equal" and number(row["updates"]) >= bits.UPDATES and number(row["tensors compared"]) > 30
+
+
+def test_what_bits_calls_a_difference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    bits = import_module("bits")
+    zero, nan = torch.zeros(2, 3), torch.full((2,), torch.nan, dtype=torch.bfloat16)
+    whole = {"model: a": zero, "model: b": nan, "rng: c": torch.tensor(7)}
+    assert bits.difference(whole, {name: tensor.clone() for name, tensor in whole.items()}) == ""
+    for other in (-zero, zero.double(), zero.reshape(3, 2)):
+        assert bits.difference(whole, {**whole, "model: a": other}) == "1 of 3 differ, the first is model: a"
+    renamed = {"model: z": zero, "model: b": nan, "rng: c": torch.tensor(8)}
+    text = "only in OLD: model: a; only in NEW: model: z; 1 of 2 differ, the first is rng: c"
+    assert bits.difference(whole, renamed) == text
+
+    checkpoint.save(tmp_path, 90, {"model": {"a": zero}}, {}, {})
+    checkpoint.save(tmp_path, 100, {"model": {"a": zero + 1}, "data": {"kept": Shared(lambda: {"b": nan})}}, {}, {})
+    found = bits.tensors(tmp_path)
+    assert bits.difference(found, {"model: a": zero + 1, "shared data-kept: b": nan}) == ""
