@@ -199,7 +199,8 @@ def _runs(line: CommandLine, command: list[str]) -> int:
     folder, words = positional(help.all_words("runs"), line.words)
     wanted = read(help.WORDS["runs"], words)
     from rlgym.run import list_runs
-    from rlgym.table import fitting, ordered, print_table
+    from rlgym.runs import matching_rows, sorted_rows
+    from rlgym.table import print_table
 
     root = Path(folder or "runs")
     if folder is not None and not root.is_dir():
@@ -210,8 +211,8 @@ def _runs(line: CommandLine, command: list[str]) -> int:
         return 0
     columns = [column for column in rows[0] if column not in ("dir", "lower", "parent")]
     if wanted["sort"]:
-        rows = ordered(rows, wanted["sort"])
-    chosen = fitting(rows, wanted)
+        rows = sorted_rows(rows, wanted["sort"])
+    chosen = matching_rows(rows, wanted)
     if not chosen:
         print(f"none of {len(rows)} runs under {root}/ fits")
         return 0
