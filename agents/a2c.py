@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rlgym.agents.flat_adam import FlatAdam
-from rlgym.agents.flat_rmsprop import FlatRMSprop
-from rlgym.agents.losses import policy_gradient, standardized, value_loss
-from rlgym.agents.on_policy import OnPolicy, Optimizer
+from rlgym.agents.common.losses import policy_gradient, standardized, value_loss
+from rlgym.agents.on_policy.base import OnPolicy, Optimizer
 from rlgym.learner import NON_FINITE, Metrics
+from rlgym.optim.adam import FlatAdam
+from rlgym.optim.rmsprop import FlatRMSprop
 
 if TYPE_CHECKING:
-    from rlgym.agents.rollout import Batch
+    from rlgym.agents.on_policy.rollout import Batch
 
 STATISTICS = ("train/policy_gradient_loss", "train/value_loss", "train/entropy_loss", "train/loss")
 

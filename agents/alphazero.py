@@ -24,32 +24,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlgym.agents import saved_replay
-from rlgym.agents.agent import seeded
-from rlgym.agents.board_networks import BoardNetwork
-from rlgym.agents.flat_adam import FlatAdam
-from rlgym.agents.game_replay import GameReplay, Positions
-from rlgym.agents.mcts import ILLEGAL, Found, Settings
-from rlgym.agents.plays_itself import game_named
-from rlgym.agents.search_player import Evaluator, NetworkPlayer, SearchPlayer
-from rlgym.agents.tree_search import search
-from rlgym.device import pick_device, settle
+from rlgym.agents.common.base import seeded
+from rlgym.agents.off_policy import saved_replay
+from rlgym.agents.selfplay.board_networks import BoardNetwork
+from rlgym.agents.selfplay.game_config import game_named
+from rlgym.agents.selfplay.game_replay import GameReplay, Positions
+from rlgym.agents.selfplay.mcts import ILLEGAL, Found, Settings
+from rlgym.agents.selfplay.search import search
+from rlgym.agents.selfplay.search_player import Evaluator, NetworkPlayer, SearchPlayer
+from rlgym.common.rng import generator_state, load_generator_state
+from rlgym.config.device import pick_device, settle
 from rlgym.envs.episodes import fresh_seed
 from rlgym.errors import RequestError
+from rlgym.games.evaluation import judge
 from rlgym.games.film import against_itself
 from rlgym.games.game import DONE, TURN, rewards
-from rlgym.games.judging import judge
 from rlgym.games.match import versus
 from rlgym.games.opponents import make_players
 from rlgym.games.ratings import Ladder
 from rlgym.learner import NON_FINITE, REPLAY, Evaluation, Metrics, Progress, Section, weights_and_gradients
-from rlgym.random_state import generator_state, load_generator_state
-from rlgym.schedules import factor
-from rlgym.state import load_module
+from rlgym.optim.adam import FlatAdam
+from rlgym.training.load_module import load_module
+from rlgym.training.schedules import factor
 
 if TYPE_CHECKING:
-    from rlgym.agents.alphazero_config import AlphaZeroConfig
-    from rlgym.config import TrainConfig
+    from rlgym.agents.configs.alphazero import AlphaZeroConfig
+    from rlgym.config.schema import TrainConfig
     from rlgym.games.game import Game
 
 RECENT = 1_000
@@ -307,7 +307,7 @@ class AlphaZero:
 
     def exact_errors(self, player: SearchPlayer, alone: NetworkPlayer) -> dict[str, float]:
         """How often the network errs by itself and with search, in positions whose value is known."""
-        from rlgym.games.positions import drawn_positions, exact_errors
+        from rlgym.games.connect_four.positions import drawn_positions, exact_errors
 
         positions = drawn_positions(say=self.notices.append)
         found = {}

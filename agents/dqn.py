@@ -24,28 +24,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlgym.agents.action_spaces import refused
-from rlgym.agents.agent import seeded
-from rlgym.agents.distributions import mask_logits
-from rlgym.agents.epsilon_greedy import EpsilonGreedy, annealed_epsilon
-from rlgym.agents.flat_adam import FlatAdam
-from rlgym.agents.off_policy import OffPolicy
-from rlgym.agents.prioritized import Priorities, annealed
-from rlgym.agents.q_gradient import Autograd, ByHand, Passes
-from rlgym.agents.q_networks import QNetwork, QPolicy
-from rlgym.agents.q_targets import LOSSES, discounted, of_actions, project
-from rlgym.agents.replay import Batch
-from rlgym.agents.rollout import ROWS_AT_ONCE
+from rlgym.agents.common.action_spaces import refused
+from rlgym.agents.common.base import seeded
+from rlgym.agents.common.distributions import mask_logits
+from rlgym.agents.off_policy.base import OffPolicy
+from rlgym.agents.off_policy.prioritized import Priorities, annealed
+from rlgym.agents.off_policy.replay import Batch
+from rlgym.agents.on_policy.rollout import ROWS_AT_ONCE
+from rlgym.agents.q_learning.epsilon_greedy import EpsilonGreedy, annealed_epsilon
+from rlgym.agents.q_learning.gradient import Autograd, ByHand, Passes
+from rlgym.agents.q_learning.networks import QNetwork, QPolicy
+from rlgym.agents.q_learning.targets import LOSSES, discounted, of_actions, project
+from rlgym.common.rng import generator_state, load_generator_state
 from rlgym.errors import RequestError
-from rlgym.flat import Flat
 from rlgym.learner import NON_FINITE, Metrics, Section
-from rlgym.random_state import generator_state, load_generator_state
-from rlgym.schedules import factor
-from rlgym.state import load_module
+from rlgym.optim.adam import FlatAdam
+from rlgym.optim.flat_params import Flat
+from rlgym.training.load_module import load_module
+from rlgym.training.schedules import factor
 
 if TYPE_CHECKING:
-    from rlgym.agents.q_config import DQNConfig
-    from rlgym.config import TrainConfig
+    from rlgym.agents.configs.q_learning import DQNConfig
+    from rlgym.config.schema import TrainConfig
     from rlgym.envs.batch import BatchEnv
     from rlgym.envs.spaces import Array, Obs
 

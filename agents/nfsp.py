@@ -26,31 +26,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlgym.agents import saved_replay
-from rlgym.agents.agent import seeded
-from rlgym.agents.distributions import mask_logits
-from rlgym.agents.epsilon_greedy import annealed_epsilon
-from rlgym.agents.flat_adam import FlatAdam
-from rlgym.agents.game_replay import GameReplay
-from rlgym.agents.networks import mlp
-from rlgym.agents.plays_itself import game_named
-from rlgym.agents.reservoir import Reservoir
-from rlgym.device import pick_device, settle
+from rlgym.agents.common.base import seeded
+from rlgym.agents.common.distributions import mask_logits
+from rlgym.agents.common.networks import mlp
+from rlgym.agents.off_policy import saved_replay
+from rlgym.agents.q_learning.epsilon_greedy import annealed_epsilon
+from rlgym.agents.selfplay.game_config import game_named
+from rlgym.agents.selfplay.game_replay import GameReplay
+from rlgym.agents.selfplay.reservoir import Reservoir
+from rlgym.common.rng import generator_state, load_generator_state
+from rlgym.config.device import pick_device, settle
 from rlgym.envs.episodes import fresh_seed
 from rlgym.errors import RequestError
+from rlgym.games.evaluation import judge
 from rlgym.games.exploitability import nash_conv
 from rlgym.games.film import against_itself
 from rlgym.games.game import DONE, TURN, random_moves, rewards
-from rlgym.games.judging import judge
 from rlgym.games.opponents import usual
 from rlgym.games.tree import levels
 from rlgym.learner import NON_FINITE, REPLAY, Evaluation, Metrics, Progress, Section, weights_and_gradients
-from rlgym.random_state import generator_state, load_generator_state
-from rlgym.state import load_module
+from rlgym.optim.adam import FlatAdam
+from rlgym.training.load_module import load_module
 
 if TYPE_CHECKING:
-    from rlgym.agents.nfsp_config import NFSPConfig
-    from rlgym.config import TrainConfig
+    from rlgym.agents.configs.nfsp import NFSPConfig
+    from rlgym.config.schema import TrainConfig
     from rlgym.games.game import Game
 
 RECENT = 1_000

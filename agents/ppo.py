@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rlgym.agents.flat_adam import FlatAdam
-from rlgym.agents.losses import approximate_kl, clipped_surrogate, standardized, value_loss
-from rlgym.agents.on_policy import OnPolicy, Optimizer
+from rlgym.agents.common.losses import approximate_kl, clipped_surrogate, standardized, value_loss
+from rlgym.agents.on_policy.base import OnPolicy, Optimizer
 from rlgym.errors import RequestError
 from rlgym.learner import NON_FINITE, Metrics
+from rlgym.optim.adam import FlatAdam
 
 if TYPE_CHECKING:
-    from rlgym.agents.config import PPOConfig
-    from rlgym.agents.rollout import Batch
-    from rlgym.config import TrainConfig
+    from rlgym.agents.configs.on_policy import PPOConfig
+    from rlgym.agents.on_policy.rollout import Batch
+    from rlgym.config.schema import TrainConfig
 
 STATISTICS = (
     "train/policy_gradient_loss",

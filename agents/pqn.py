@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from rlgym.agents.distributions import mask_logits
+from rlgym.agents.common.distributions import mask_logits
 from rlgym.agents.dqn import q_policy
-from rlgym.agents.epsilon_greedy import EpsilonGreedy, annealed_epsilon
-from rlgym.agents.flat_adam import FlatAdam
-from rlgym.agents.on_policy import OnPolicy, Optimizer
-from rlgym.agents.q_networks import QNetwork, QPolicy
-from rlgym.agents.q_targets import of_actions
-from rlgym.agents.rollout import ROWS_AT_ONCE, Batch
+from rlgym.agents.on_policy.base import OnPolicy, Optimizer
+from rlgym.agents.on_policy.rollout import ROWS_AT_ONCE, Batch
+from rlgym.agents.q_learning.epsilon_greedy import EpsilonGreedy, annealed_epsilon
+from rlgym.agents.q_learning.networks import QNetwork, QPolicy
+from rlgym.agents.q_learning.targets import of_actions
 from rlgym.errors import RequestError
 from rlgym.learner import NON_FINITE, Metrics
+from rlgym.optim.adam import FlatAdam
 
 if TYPE_CHECKING:
-    from rlgym.agents.q_config import PQNConfig
-    from rlgym.config import TrainConfig
+    from rlgym.agents.configs.q_learning import PQNConfig
+    from rlgym.config.schema import TrainConfig
     from rlgym.envs.batch import BatchEnv
 
 STATISTICS = ("train/loss", "train/q_value_mean")

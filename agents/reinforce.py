@@ -15,10 +15,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rlgym.agents.a2c import A2C
-from rlgym.agents.flat_adam import FlatAdam
+from rlgym.optim.adam import FlatAdam
 
 if TYPE_CHECKING:
-    from rlgym.agents.on_policy import Optimizer
+    from rlgym.agents.on_policy.base import Optimizer
 
 
 class Reinforce(A2C):

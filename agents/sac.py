@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from rlgym.agents.continuous import Continuous
-from rlgym.agents.distributions import ClampedGaussian
-from rlgym.agents.replay import Batch
-from rlgym.agents.squashed_kernels import SquashedByHand
+from rlgym.agents.common.distributions import ClampedGaussian
+from rlgym.agents.common.squashed_compiled import SquashedByHand
+from rlgym.agents.off_policy.continuous import Continuous
+from rlgym.agents.off_policy.replay import Batch
 from rlgym.learner import Section
 
 if TYPE_CHECKING:
-    from rlgym.agents.config import SACConfig
-    from rlgym.agents.policy import Policy
+    from rlgym.agents.common.policy import Policy
+    from rlgym.agents.configs.continuous import SACConfig
 
 
 class SAC(Continuous):

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rlgym.agents.continuous import Continuous
-from rlgym.agents.critics import mirror
-from rlgym.agents.distributions import NoisyTanh
-from rlgym.agents.replay import Batch
+from rlgym.agents.common.distributions import NoisyTanh
+from rlgym.agents.off_policy.continuous import Continuous
+from rlgym.agents.off_policy.critics import mirror
+from rlgym.agents.off_policy.replay import Batch
 
 if TYPE_CHECKING:
-    from rlgym.agents.config import TD3Config
-    from rlgym.agents.policy import Policy
+    from rlgym.agents.common.policy import Policy
+    from rlgym.agents.configs.continuous import TD3Config
 
 
 class TD3(Continuous):

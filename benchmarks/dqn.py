@@ -106,8 +106,8 @@ def extensions(given: argparse.Namespace) -> None:
 
 def parts(given: argparse.Namespace) -> None:
     """One process, as the loop drives the learner; medians over updates, in microseconds an environment step."""
-    from rlgym.compose import compose
-    from rlgym.training import build_learner
+    from rlgym.config.compose import compose
+    from rlgym.training.train import build_learner
 
     torch.set_num_threads(1)
     learner: Any = build_learner(compose([*WORDS, "threads=1", "device=cpu", "display=quiet"], "train"))

@@ -28,10 +28,10 @@ import numpy as np
 import torch
 
 import rlgym
-from rlgym.agents.config import PPOConfig
+from rlgym.agents.configs.on_policy import PPOConfig
 from rlgym.agents.ppo import PPO
-from rlgym.compose import compose
-from rlgym.config import EnvConfig, TrainConfig
+from rlgym.config.compose import compose
+from rlgym.config.schema import EnvConfig, TrainConfig
 from rlgym.ssl.pretraining import Pretraining
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from turns import timed  # type: ignore[import-not-found]  # beside this
 
-from rlgym.agents.config import PPOConfig
+from rlgym.agents.configs.on_policy import PPOConfig
 from rlgym.agents.ppo import PPO
-from rlgym.config import EnvConfig, TrainConfig
+from rlgym.config.schema import EnvConfig, TrainConfig
 
 
 def main(words: Sequence[str]) -> None:

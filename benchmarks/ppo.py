@@ -84,7 +84,7 @@ class Judge:
     """Plays 100 greedy episodes every 1,024 steps, and knows how long that took in all."""
 
     def __init__(self) -> None:
-        from rlgym.config import EnvConfig
+        from rlgym.config.schema import EnvConfig
         from rlgym.envs.make import make_env
 
         self.env = make_env(EnvConfig("CartPole-v1", EPISODES))
@@ -124,8 +124,8 @@ class Greedy:
 def measure_rlgym(settings: dict[str, Any], seed: int, threads: int, judge: Judge | None) -> list[Point]:
     """The real command's own code, every update's log point stamped with the clock."""
     from rlgym.agents.ppo import PPO
-    from rlgym.cli import main
-    from rlgym.tracking import Tracker
+    from rlgym.cli.main import main
+    from rlgym.training.tracker import Tracker
 
     points: list[Point] = []
     log, update = Tracker.log, PPO.update

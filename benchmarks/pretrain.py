@@ -40,9 +40,9 @@ import torch
 from nanogpt import PlainGPT  # type: ignore[import-not-found]  # beside this script
 from torch import Tensor, nn
 
-from rlgym.compose import compose
+from rlgym.config.compose import compose
+from rlgym.ssl.models.precision import matrix_rate
 from rlgym.ssl.models.transformers_model import TransformersBackbone
-from rlgym.ssl.precision import matrix_rate
 from rlgym.ssl.pretraining import Pretraining
 
 CPU = torch.device("cpu")

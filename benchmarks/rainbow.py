@@ -21,7 +21,7 @@ import numpy as np
 from kept_runs import summary  # type: ignore[import-not-found]  # beside this
 from turns import ONE_THREAD, machine  # type: ignore[import-not-found]
 
-from rlgym.statistics import improvement_interval, interval, iqm, probability_of_improvement
+from rlgym.analysis.statistics import improvement_interval, interval, iqm, probability_of_improvement
 
 COMMON = [
     *("env.num_envs=1", "tuned=off", "threads=1", "display=quiet", "checkpoint.every=0"),

@@ -23,9 +23,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.turns import machine
-from rlgym import checkpoint
-from rlgym.agents.replay import Replay
+from rlgym.agents.off_policy.replay import Replay
 from rlgym.envs.batch import Step
+from rlgym.run_folder import checkpoint
 
 ENVS = 8
 

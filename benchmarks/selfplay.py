@@ -27,11 +27,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.turns import machine
-from rlgym.agents.board_networks import BoardNetwork
-from rlgym.agents.mcts import Settings
-from rlgym.agents.search_player import Evaluator
-from rlgym.agents.tree_search import search
-from rlgym.device import keep_freed_memory
+from rlgym.agents.selfplay.board_networks import BoardNetwork
+from rlgym.agents.selfplay.mcts import Settings
+from rlgym.agents.selfplay.search import search
+from rlgym.agents.selfplay.search_player import Evaluator
+from rlgym.config.device import keep_freed_memory
 from rlgym.games import make_game
 from rlgym.games.game import random_moves
 
@@ -104,7 +104,7 @@ class Bench:
 
     def memory(self) -> None:
         """From the shapes: nothing else grows with the games."""
-        from rlgym.agents.tree_search import kind_of_search
+        from rlgym.agents.selfplay.search import kind_of_search
 
         positions, settings = self.positions(64), Settings(self.simulations)
         trees = kind_of_search(self.device)(self.game, positions, self.evaluate, settings, self.generator)

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlgym.compose import compose
+from rlgym.config.compose import compose
 from rlgym.ssl.data.corpus import Corpus, build_corpus
 from rlgym.ssl.data.progress import silent
 from rlgym.ssl.data.stdlib_source import library_files

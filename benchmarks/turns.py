@@ -60,8 +60,8 @@ class Held:
 
 def run_rlgym(words: list[str], held: Held, folder: str) -> None:
     """The real command with its loop and logging, held after each update; evaluations and checkpoints are left out."""
-    from rlgym.cli import main
-    from rlgym.registry import entry, resolve
+    from rlgym.cli.main import main
+    from rlgym.config.registry import entry, resolve
 
     (agent,) = (word.removeprefix("agent=") for word in words if word.startswith("agent="))
     cls = resolve(entry("agent", agent).target)

@@ -22,17 +22,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from rlgym.loading import load
-    from rlgym.training import finetune, pretrain, train
+    from rlgym.api import finetune, load, pretrain, train
 
 
 def __getattr__(name: str) -> Any:  # lazily: `import rlgym` stays free of torch
-    if name in ("train", "pretrain", "finetune"):
-        from rlgym import training
+    if name in ("train", "pretrain", "finetune", "load"):
+        from rlgym import api
 
-        return getattr(training, name)
-    if name == "load":
-        from rlgym.loading import load
-
-        return load
+        return getattr(api, name)
     raise AttributeError(f"module 'rlgym' has no attribute {name!r}")

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 def main() -> int:
     """The command of `sys.argv`. Ctrl-C is one line from the first moment on, whatever is being imported."""
     before = signal.signal(signal.SIGINT, _interrupted)
-    from rlgym import cli
+    from rlgym.cli.main import main as command
 
     signal.signal(signal.SIGINT, before)
     try:
-        return cli.main()
+        return command()
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the exit code stands
 

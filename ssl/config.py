@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlgym.config import knob
+from rlgym.config.schema import knob
 
 CORPUS = "/root=pretrain: fine-tuning takes each row as an example, by the keys of its method"
 """What knobs of a corpus need that a table of examples has not."""

@@ -18,20 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlgym import registry
-from rlgym.device import ends_soon, pick_device, seed, settle
+from rlgym.common.atomic_io import write_atomic
+from rlgym.config import registry
+from rlgym.config.device import ends_soon, pick_device, seed, settle
+from rlgym.config.memory import require_memory
 from rlgym.errors import RequestError
-from rlgym.files import write_atomic
 from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section, weights_and_gradients
-from rlgym.memory import require_memory
-from rlgym.schedules import factor
-from rlgym.ssl import samples
+from rlgym.optim.ema import Ema
 from rlgym.ssl.data.blocks import Batches, Blocks
 from rlgym.ssl.data.documents import left_out
 from rlgym.ssl.data.prepare import prepare
 from rlgym.ssl.data.progress import bar, silent
-from rlgym.ssl.ema import Ema
-from rlgym.ssl.language_model import LanguageModel, load_weights
+from rlgym.ssl.inference import samples
+from rlgym.ssl.inference.language_model import LanguageModel, load_weights
 from rlgym.ssl.models import machine_layer
 from rlgym.ssl.models.build import (
     batch_size_for,
@@ -41,12 +40,13 @@ from rlgym.ssl.models.build import (
     learning_rate_for,
     settle_model,
 )
-from rlgym.ssl.objective import Batch, Objective, parts, token_counts
-from rlgym.ssl.precision import choose, matrix_rate
-from rlgym.state import load_module
+from rlgym.ssl.models.precision import choose, matrix_rate
+from rlgym.ssl.objectives.base import Batch, Objective, parts, token_counts
+from rlgym.training.load_module import load_module
+from rlgym.training.schedules import factor
 
 if TYPE_CHECKING:
-    from rlgym.config import PretrainConfig
+    from rlgym.config.schema import PretrainConfig
 
 TOKENIZER = "tokenizer"
 """Folder of a run that holds its tokenizer, as transformers reads it."""

@@ -44,7 +44,7 @@ def blank_plots() -> Iterator[None]:
         return path
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rlgym.plots._figure", blank)
+        patch.setattr("rlgym.training.curves._figure", blank)
         yield
 
 

@@ -19,8 +19,8 @@ from rlgym.agents.sb3.env import View
 from rlgym.agents.sb3.learner import algorithm_of, check_actions
 from rlgym.agents.sb3.policy import SB3Policy
 from rlgym.agents.sb3.state import GlobalRandom
-from rlgym.compose import compose
-from rlgym.device import pick_device
+from rlgym.config.compose import compose
+from rlgym.config.device import pick_device
 from rlgym.envs.episodes import fresh_seed
 from rlgym.envs.evaluation import evaluate_in
 from rlgym.envs.make import episode_limit, make_env
@@ -28,7 +28,7 @@ from rlgym.envs.show import show
 from rlgym.errors import RequestError
 
 if TYPE_CHECKING:
-    from rlgym.config import EnvConfig
+    from rlgym.config.schema import EnvConfig
     from rlgym.envs.batch import BatchEnv
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rlgym.config import knob
+from rlgym.config.schema import knob
 
 # What several of them say in the same words; a field of its own in each, with that algorithm's default.
 SCHEDULE = "to zero over the budget, or constant"

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from rlgym.agents.networks import module_names
+from rlgym.agents.common.networks import module_names
 from rlgym.envs.batch import BatchEnv, Episode
 from rlgym.envs.spaces import Array, Leaf, Obs
 

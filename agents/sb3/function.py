@@ -14,9 +14,9 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from stable_baselines3.sac.policies import SACPolicy
 from torch import Tensor, nn
 
-from rlgym.agents.distributions import ClampedGaussian, Distribution, NoisyTanh, distribution_for
-from rlgym.agents.epsilon_greedy import EpsilonGreedy
-from rlgym.agents.policy import Observations, Policy
+from rlgym.agents.common.distributions import ClampedGaussian, Distribution, NoisyTanh, distribution_for
+from rlgym.agents.common.policy import Observations, Policy
+from rlgym.agents.q_learning.epsilon_greedy import EpsilonGreedy
 from rlgym.agents.sb3.env import image_planes, spread
 from rlgym.envs.spaces import Array
 

@@ -28,10 +28,10 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeImage
 from torch import nn
 
-from rlgym.agents import saved_replay
-from rlgym.agents.action_spaces import agents_for, refused
-from rlgym.agents.agent import Agent, as_trained, seeded
-from rlgym.agents.replay import require_memory
+from rlgym.agents.common.action_spaces import agents_for, refused
+from rlgym.agents.common.base import Agent, as_trained, seeded
+from rlgym.agents.off_policy import saved_replay
+from rlgym.agents.off_policy.replay import require_memory
 from rlgym.agents.sb3.env import BatchVecEnv, View
 from rlgym.agents.sb3.policy import SB3Policy
 from rlgym.agents.sb3.state import (
@@ -46,15 +46,15 @@ from rlgym.agents.sb3.state import (
     optimizers_state,
     variables_state,
 )
-from rlgym.effect import refuse_given
+from rlgym.common.rng import load_numpy_state, numpy_state
+from rlgym.config.effect import refuse_given
 from rlgym.envs.make import make_env
 from rlgym.errors import RequestError, TrainingError
 from rlgym.learner import REPLAY, Metrics, Section
-from rlgym.random_state import load_numpy_state, numpy_state
-from rlgym.state import load_module
+from rlgym.training.load_module import load_module
 
 if TYPE_CHECKING:
-    from rlgym.config import EnvConfig, TrainConfig
+    from rlgym.config.schema import EnvConfig, TrainConfig
     from rlgym.envs.batch import BatchEnv
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"ppo": PPO, "a2c": A2C, "dqn": DQN, "sac": SAC, "td3": TD3}

@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import AtariPreprocessing
 
-from rlgym.config import AtariConfig, EnvConfig
+from rlgym.config.schema import AtariConfig, EnvConfig
 from rlgym.envs.batch import GOES_ON
 from rlgym.envs.spaces import Array
 from rlgym.errors import RequestError

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from rlgym.envs import masked
+from rlgym.envs import partially_observable
 from rlgym.envs.native import NativeEnv
 from rlgym.envs.spaces import Array
 
@@ -352,7 +352,7 @@ class Acrobot(NativeEnv):
 NATIVE: dict[str, type[NativeEnv]] = {
     "CartPole-v0": CartPole,
     "CartPole-v1": CartPole,
-    masked.CARTPOLE: CartPoleNoVelocity,
+    partially_observable.CARTPOLE: CartPoleNoVelocity,
     "Acrobot-v1": Acrobot,
     "MountainCar-v0": MountainCar,
     "MountainCarContinuous-v0": MountainCarContinuous,
@@ -363,7 +363,9 @@ NATIVE: dict[str, type[NativeEnv]] = {
 def knows(id: str, kwargs: dict[str, Any]) -> bool:
     """Whether array code exists for this id, as Gymnasium (or rlgym) registered it, with these arguments."""
     spec = gymnasium.registry.get(id)
-    own = spec is not None and str(spec.entry_point).startswith(("gymnasium.envs.classic_control.", masked.__name__))
+    own = spec is not None and str(spec.entry_point).startswith(
+        ("gymnasium.envs.classic_control.", partially_observable.__name__)
+    )
     limit = kwargs.get("max_episode_steps", 1)
     return id in NATIVE and own and set(kwargs) <= {"max_episode_steps"} and type(limit) is int and limit != 0
 

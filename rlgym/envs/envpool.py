@@ -14,11 +14,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from rlgym.config import EnvConfig
+from rlgym.config.schema import EnvConfig
 from rlgym.envs import atari
-from rlgym.envs.quiet import quiet
 from rlgym.envs.spaces import Leaf, leaves
 from rlgym.envs.vector import VectorEnv
+from rlgym.envs.warnings import quiet
 from rlgym.errors import RequestError
 
 ATARI_TAKES = {"repeat_action_probability", "full_action_space", "max_num_frames_per_episode", "obs_type"}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rlgym.config import EnvConfig
+from rlgym.config.schema import EnvConfig
 from rlgym.envs.episodes import Acts, evaluate_policy
 from rlgym.envs.make import make_env
 from rlgym.learner import Evaluation
-from rlgym.run import Run
+from rlgym.run_folder.folder import Run
 
 
 def evaluate_in(

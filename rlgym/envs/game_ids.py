@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from gymnasium.envs.registration import register as register_id
 from gymnasium.envs.registration import registry
 
-from rlgym.config import SelfPlayConfig
+from rlgym.config.registry import import_own
+from rlgym.config.schema import SelfPlayConfig
 from rlgym.errors import RequestError
 from rlgym.games import GAMES, make_game
-from rlgym.registry import import_own
 
 if TYPE_CHECKING:
-    from rlgym.config import EnvConfig
+    from rlgym.config.schema import EnvConfig
 
 POOL = "pool"
 """As opponent: past selves of the agent that learns. No player by itself."""
@@ -62,7 +62,7 @@ def check(config: EnvConfig) -> None:
             "one_ply, mcts_K or a RUN would do"
         )
     if not re.fullmatch(BUILT_IN, wanted):
-        from rlgym.run import find_run
+        from rlgym.run_folder.folder import find_run
 
         with contextlib.suppress(RequestError):  # who plays against it is told; a finished policy can do without
             config.self_play.opponent = str(find_run(wanted).dir.resolve())

@@ -17,18 +17,18 @@ import gymnasium as gym
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.wrappers import FrameStackObservation
 
-from rlgym.config import EnvConfig, TrainConfig
+from rlgym.config.registry import see_current_folder
+from rlgym.config.schema import EnvConfig, TrainConfig
 from rlgym.envs import atari, classic, game_ids
 from rlgym.envs.batch import BatchEnv
+from rlgym.envs.box2d_reset import FreshWorld, keeps_its_world
 from rlgym.envs.episodes import ENDLESS
-from rlgym.envs.fresh_world import FreshWorld, keeps_its_world
-from rlgym.envs.grid import GridObservation, is_grid
-from rlgym.envs.quiet import quiet, quiet_mujoco
+from rlgym.envs.minigrid import GridObservation, is_grid
 from rlgym.envs.sync import MakeEnv, SyncEnv
 from rlgym.envs.vector import VectorEnv
+from rlgym.envs.warnings import quiet, quiet_mujoco
 from rlgym.envs.workers import AsyncEnv
 from rlgym.errors import RequestError
-from rlgym.registry import see_current_folder
 
 FAMILIES = {  # the package an environment's code lives in -> what installs it
     "gymnasium.envs.box2d": "rlgym-ssl[box2d]",

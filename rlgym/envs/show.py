@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rlgym.config import EnvConfig
+from rlgym.config.schema import EnvConfig
 from rlgym.envs.episodes import ENDLESS, Acts, evaluate_policy
 from rlgym.envs.video import drawn, record
 from rlgym.errors import RequestError

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlgym.config import EnvConfig
+from rlgym.config.schema import EnvConfig
 from rlgym.envs.batch import Episode
 from rlgym.envs.episodes import Acts
 from rlgym.envs.make import make_one

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from gymnasium.vector.utils import CloudpickleWrapper
 
+from rlgym.common.pool import heeded
 from rlgym.envs.batch import BatchEnv, Step, mask_size
 from rlgym.envs.buffers import Buffers, allocate
 from rlgym.envs.snapshot import pack, unpack
@@ -30,7 +31,6 @@ from rlgym.envs.spaces import Array, Leaf, Obs
 from rlgym.envs.sync import MakeEnv, SyncEnv, lost_words
 from rlgym.errors import RequestError, TrainingError
 from rlgym.learner import Section
-from rlgym.processes import heeded
 
 
 class WorkerTraceback(Exception):

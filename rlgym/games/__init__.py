@@ -6,16 +6,16 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from rlgym.common.suggest import did_you_mean
+from rlgym.config.registry import import_own
 from rlgym.errors import RequestError
-from rlgym.nearest import did_you_mean
-from rlgym.registry import import_own
 
 if TYPE_CHECKING:
     from rlgym.games.game import Game
 
 GAMES = {
     "tic_tac_toe": "rlgym.games.tic_tac_toe:TicTacToe",
-    "connect_four": "rlgym.games.connect_four:ConnectFour",
+    "connect_four": "rlgym.games.connect_four.rules:ConnectFour",
     "othello": "rlgym.games.othello:Othello",
     "othello_6x6": "rlgym.games.othello:Othello6x6",
     "kuhn_poker": "rlgym.games.kuhn_poker:KuhnPoker",

@@ -5,21 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rlgym.common.table import print_table
 from rlgym.envs.evaluation import report
 from rlgym.errors import RequestError
 from rlgym.games import make_game
+from rlgym.games.evaluation import SEATS, judge
 from rlgym.games.game import Game
-from rlgym.games.judging import SEATS, judge
 from rlgym.games.opponents import as_player, make_players, usual
 from rlgym.games.players import Player
-from rlgym.table import print_table
 
 
 def contest(
     loaded: Any, id: str, folder: Path, words: dict[str, Any], seed: int, subject: dict[str, Any]
 ) -> dict[str, Any]:
     """`words["episodes"]` games of what was `loaded` against each of `words["opponents"]`; writes and returns what
-    `rlgym.evaluate.evaluate` does, prints a table by opponent and seat."""
+    `rlgym.cli.evaluate.evaluate` does, prints a table by opponent and seat."""
     game, games = make_game(id), words["episodes"]
     given = words["opponents"]
     opponents = make_players(given, game, trust=words["trust"]) if given else usual(game)
@@ -44,7 +44,7 @@ def exact(game: Game, player: Player, positions: str, seed: int) -> list[dict[st
     """How often the player errs in positions of a known value: a row for it and, where it searches, for its network."""
     if game.name != "connect_four":
         raise RequestError(f"positions={positions}: only connect_four is solved, and this is a run of {game.name}")
-    from rlgym.games.positions import drawn_positions, exact_errors, file_positions
+    from rlgym.games.connect_four.positions import drawn_positions, exact_errors, file_positions
 
     stages = drawn_positions() if positions == "drawn" else {"file": file_positions(positions)}
     players = [player, *([player.alone] if hasattr(player, "alone") else [])]

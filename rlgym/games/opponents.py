@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlgym.common.suggest import did_you_mean
+from rlgym.config.registry import resolve
 from rlgym.envs.game_ids import POOL
 from rlgym.errors import RequestError
 from rlgym.games.game import Game
 from rlgym.games.players import OnePlyPlayer, Player, RandomPlayer
-from rlgym.nearest import did_you_mean
-from rlgym.registry import resolve
 
 if TYPE_CHECKING:
     from rlgym.envs.spaces import Obs
 
-MCTS = "rlgym.agents.uct:MCTSPlayer"
+MCTS = "rlgym.agents.selfplay.uct_player:MCTSPlayer"
 """Built on the search of agents/, which games do not import."""
 WORDS = "random, one_ply, mcts_K (K playouts a move) or a RUN of this game"
 
@@ -59,10 +59,10 @@ def usual(game: Game) -> list[Player]:
 
 
 def _of_run(word: str, game: Game, device: torch.device | str, trust: bool) -> Player:
-    from rlgym.config import TrainConfig
-    from rlgym.loading import load
-    from rlgym.run import find_run
-    from rlgym.run_config import load_config
+    from rlgym.config.schema import TrainConfig
+    from rlgym.run_folder.config_file import load_config
+    from rlgym.run_folder.folder import find_run
+    from rlgym.run_folder.loading import load
 
     try:
         run = find_run(word)

@@ -17,8 +17,8 @@ from rlgym.games.match import play_games
 from rlgym.games.opponents import as_player, make_player
 from rlgym.games.players import Player
 from rlgym.games.terminal import SEATS, amount, play_in_terminal
-from rlgym.loading import load
-from rlgym.run import Run
+from rlgym.run_folder.folder import Run
+from rlgym.run_folder.loading import load
 
 
 def play(config: Any, folder: Path, words: dict[str, Any]) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from uuid import uuid4
 
 import numpy as np
 
+from rlgym.common.atomic_io import fsync_folder
 from rlgym.errors import RequestError
-from rlgym.files import fsync_folder
-from rlgym.manifest import alive
+from rlgym.run_folder.manifest import alive
 
 FOREIGN_LEFTOVERS = 7 * 24 * 3600
 """Seconds after which what another machine left unfinished counts as dead: its processes cannot be asked."""

@@ -25,8 +25,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlgym.common.atomic_io import read_json, to_json, write_atomic
 from rlgym.errors import RequestError
-from rlgym.files import read_json, to_json, write_atomic
 from rlgym.ssl.config import DataConfig, TextData
 from rlgym.ssl.data.cache import cache_folder, move_in, save_array, working
 from rlgym.ssl.data.cleaning import Filter, normalized

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlgym.common.suggest import did_you_mean
 from rlgym.errors import RequestError
-from rlgym.nearest import did_you_mean
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlgym.files import read_json, to_json, write_atomic
+from rlgym.common.atomic_io import read_json, to_json, write_atomic
 from rlgym.ssl.data.card import card
 from rlgym.ssl.data.corpus import Corpus, build_corpus, check_separator
 from rlgym.ssl.data.overlap import overlap
@@ -16,7 +16,7 @@ from rlgym.ssl.data.tokenizer import Tokenizer, build_tokenizer
 from rlgym.ssl.data.tokens import Tokens, tokenize
 
 if TYPE_CHECKING:
-    from rlgym.config import PretrainConfig
+    from rlgym.config.schema import PretrainConfig
     from rlgym.ssl.data.progress import Report
 
 

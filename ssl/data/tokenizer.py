@@ -22,9 +22,9 @@ from unicodedata import category
 
 import numpy as np
 
+from rlgym.common.atomic_io import JSON_BYTES, read_bounded, read_json, to_json, write_atomic
 from rlgym.errors import RequestError
-from rlgym.files import JSON_BYTES, read_bounded, read_json, to_json, write_atomic
-from rlgym.run import Run
+from rlgym.run_folder.folder import Run
 from rlgym.ssl.data.cache import staged
 from rlgym.ssl.data.pieces import pieces, reading
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from rlgym.files import read_json, to_json
+from rlgym.common.atomic_io import read_json, to_json
 from rlgym.ssl.data.cache import save_array, staged
 from rlgym.ssl.data.pieces import pieces, reading
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rlgym.errors import RequestError
 
 if TYPE_CHECKING:
-    from rlgym.config import AdaptConfig
+    from rlgym.config.schema import AdaptConfig
     from rlgym.ssl.models.backbone import Backbone
 
 

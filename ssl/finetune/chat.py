@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from rlgym.errors import RequestError
 from rlgym.ssl.finetune import template
-from rlgym.ssl.language_model import LanguageModel
+from rlgym.ssl.inference.language_model import LanguageModel
 
 if TYPE_CHECKING:
-    from rlgym.config import FinetuneConfig
+    from rlgym.config.schema import FinetuneConfig
     from rlgym.ssl.data.tokenizer import Tokenizer
     from rlgym.ssl.finetune.start import Start
     from rlgym.ssl.models.backbone import Backbone

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rlgym.config import knob
+from rlgym.config.schema import knob
 
 TABLE = "/data.name!=default"
 """What knobs need that say how a table of a person's own is read."""

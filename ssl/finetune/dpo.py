@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlgym.effect import no_effect
+from rlgym.config.effect import no_effect
 from rlgym.errors import RequestError, TrainingError
 from rlgym.learner import Evaluation, Metrics, Section
 from rlgym.ssl.data.tokenizer import Tokenizer
@@ -27,11 +27,11 @@ from rlgym.ssl.finetune.paired import Paired
 from rlgym.ssl.finetune.preferences import by_kind, kind_table
 from rlgym.ssl.finetune.rollouts import Sampling, roll_out
 from rlgym.ssl.finetune.start import language_part
-from rlgym.ssl.language_model import LanguageModel
+from rlgym.ssl.inference.language_model import LanguageModel
 from rlgym.ssl.models.build import learning_rate_for
 
 if TYPE_CHECKING:
-    from rlgym.config import FinetuneConfig
+    from rlgym.config.schema import FinetuneConfig
     from rlgym.ssl.finetune.config import DPOMethod
     from rlgym.ssl.models.backbone import Backbone
 

@@ -16,20 +16,20 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from rlgym.common.atomic_io import to_json, write_atomic
 from rlgym.errors import RequestError
-from rlgym.export_folder import export_folder, replacing
-from rlgym.files import to_json, write_atomic
-from rlgym.loading import load, open_checkpoint
-from rlgym.run import Run
-from rlgym.run_config import load_config
+from rlgym.run_folder.config_file import load_config
+from rlgym.run_folder.export_folder import export_folder, replacing
+from rlgym.run_folder.folder import Run
+from rlgym.run_folder.loading import load, open_checkpoint
 from rlgym.ssl.data.tokenizer import Tokenizer
-from rlgym.ssl.export import write_model
 from rlgym.ssl.finetune.adapt import take_lora
 from rlgym.ssl.finetune.chat import Chat
 from rlgym.ssl.finetune.labeller import Classifier, Headed, Regressor
 from rlgym.ssl.finetune.reward_model import RewardModel
 from rlgym.ssl.finetune.start import language_part
-from rlgym.ssl.language_model import LanguageModel
+from rlgym.ssl.inference.export import write_model
+from rlgym.ssl.inference.language_model import LanguageModel
 from rlgym.ssl.models.transformers_model import TransformersBackbone
 
 if TYPE_CHECKING:

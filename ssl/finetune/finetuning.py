@@ -18,22 +18,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlgym import registry
-from rlgym.device import pick_device, seed, settle
+from rlgym.common.atomic_io import to_json, write_atomic
+from rlgym.config import registry
+from rlgym.config.device import pick_device, seed, settle
 from rlgym.errors import RequestError
-from rlgym.files import to_json, write_atomic
 from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section, weights_and_gradients
-from rlgym.schedules import factor
 from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.finetune.adapt import adapt
 from rlgym.ssl.finetune.start import BACKBONE, Start, fresh, open_start, rebuild
 from rlgym.ssl.models.backbone import Backbone
 from rlgym.ssl.models.build import learning_rate_for
-from rlgym.ssl.precision import choose
-from rlgym.state import load_module
+from rlgym.ssl.models.precision import choose
+from rlgym.training.load_module import load_module
+from rlgym.training.schedules import factor
 
 if TYPE_CHECKING:
-    from rlgym.config import FinetuneConfig
+    from rlgym.config.schema import FinetuneConfig
 
 FLOPS_A_THREAD = 1e9
 """Of one update, from which on another CPU thread is worth waiting for."""
@@ -116,7 +116,7 @@ class Finetuning(ABC):
         if run is None:
             start = open_start(config.init_from, config.seed)
             return start if config.adapt.init == "pretrained" else fresh(start, config.seed)
-        from rlgym.run import Run
+        from rlgym.run_folder.folder import Run
 
         tokenizer = Tokenizer.of_run(run)
         assert config.causal is not None

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rlgym.common.atomic_io import read_json
 from rlgym.errors import RequestError
-from rlgym.files import read_json
 from rlgym.ssl import config as knobs
 from rlgym.ssl.data.tokenizer import Tokenizer, existing
 from rlgym.ssl.models.build import build_model, model_class

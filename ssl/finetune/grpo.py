@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rlgym.agents.losses import clipped_surrogate
+from rlgym.agents.common.losses import clipped_surrogate
 from rlgym.learner import Metrics
 from rlgym.ssl.finetune import kl
 from rlgym.ssl.finetune.finetuning import Batch

@@ -22,11 +22,11 @@ from rlgym.ssl.finetune.chat import language_model
 from rlgym.ssl.finetune.finetuning import Batch, Supervised, chosen
 from rlgym.ssl.finetune.labelled import TIMES, by_length, passes, settle_length
 from rlgym.ssl.finetune.start import language_part
-from rlgym.ssl.language_model import LanguageModel, continued
-from rlgym.ssl.sampling import sample
+from rlgym.ssl.inference.language_model import LanguageModel, continued
+from rlgym.ssl.inference.sampling import sample
 
 if TYPE_CHECKING:
-    from rlgym.config import FinetuneConfig
+    from rlgym.config.schema import FinetuneConfig
     from rlgym.ssl.finetune.config import InstructionMethod
 
 IGNORED = -100

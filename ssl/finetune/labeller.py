@@ -17,10 +17,10 @@ from rlgym.ssl.finetune.heads import Head
 from rlgym.ssl.finetune.labelled import ROWS, forward, weights_of
 from rlgym.ssl.finetune.start import language_part
 from rlgym.ssl.models.backbone import Backbone
-from rlgym.state import load_finite
+from rlgym.training.load_module import load_finite
 
 if TYPE_CHECKING:
-    from rlgym.config import FinetuneConfig
+    from rlgym.config.schema import FinetuneConfig
 
 
 class Headed:

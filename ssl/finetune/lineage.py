@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlgym.errors import RequestError
-from rlgym.run_config import load_config
+from rlgym.run_folder.config_file import load_config
 from rlgym.ssl.data.corpus import Corpus, build_corpus
 from rlgym.ssl.data.overlap import between
 from rlgym.ssl.data.progress import silent

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from rlgym.agents.losses import clipped_surrogate, explained_variance, standardized, value_loss
-from rlgym.agents.returns import gae
+from rlgym.agents.common.losses import clipped_surrogate, explained_variance, standardized, value_loss
+from rlgym.agents.common.returns import gae
 from rlgym.learner import Metrics, Section
 from rlgym.ssl.finetune import kl
 from rlgym.ssl.finetune.finetuning import Batch

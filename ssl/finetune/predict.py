@@ -8,16 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlgym.effect import refuse_without_effect
+from rlgym.common.atomic_io import to_json, write_atomic
+from rlgym.config.effect import refuse_without_effect
 from rlgym.errors import RequestError
-from rlgym.files import to_json, write_atomic
-from rlgym.loading import load
-from rlgym.run import Run
-from rlgym.run_config import load_config
+from rlgym.run_folder.config_file import load_config
+from rlgym.run_folder.folder import Run
+from rlgym.run_folder.loading import load
 from rlgym.ssl.data.documents import Row, no_text
-from rlgym.ssl.evaluate import data_config
 from rlgym.ssl.finetune import examples
 from rlgym.ssl.finetune.scoring import scored
+from rlgym.ssl.inference.evaluate import data_config
 
 FORMS = (".csv", ".tsv", ".jsonl")
 SHOWN = 10

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from rlgym.config import PretrainConfig
-from rlgym.effect import refuse_given
+from rlgym.common.atomic_io import read_json, to_json
+from rlgym.config.effect import refuse_given
+from rlgym.config.schema import PretrainConfig
 from rlgym.errors import RequestError
-from rlgym.files import read_json, to_json
-from rlgym.recorded import expect
-from rlgym.run import Run, find_run
-from rlgym.run_config import load_config
+from rlgym.run_folder.config_file import load_config
+from rlgym.run_folder.folder import Run, find_run
+from rlgym.run_folder.records import expect
 from rlgym.ssl.config import AdditionsData, DataConfig, StdlibData
 from rlgym.ssl.data.corpus import build_corpus
 from rlgym.ssl.data.documents import Row
@@ -31,7 +31,7 @@ from rlgym.ssl.data.stdlib_source import functions
 from rlgym.ssl.finetune import examples
 
 if TYPE_CHECKING:
-    from rlgym.config import FinetuneConfig
+    from rlgym.config.schema import FinetuneConfig
 
 FILE = "prompts.json"
 """Of a run's folder: its prompts, so that resume and evaluate need neither the parent nor the data."""

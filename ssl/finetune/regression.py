@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlgym.common.atomic_io import read_json, to_json, write_atomic
 from rlgym.errors import RequestError
-from rlgym.files import read_json, to_json, write_atomic
 from rlgym.learner import Evaluation
-from rlgym.recorded import expect
-from rlgym.run import Run
+from rlgym.run_folder.folder import Run
+from rlgym.run_folder.records import expect
 from rlgym.ssl.finetune import baselines, examples, figures, library, measures
 from rlgym.ssl.finetune.finetuning import Batch
 from rlgym.ssl.finetune.labelled import Labelled
 from rlgym.ssl.finetune.labeller import Regressor, headed_parts
 
 if TYPE_CHECKING:
-    from rlgym.config import FinetuneConfig
+    from rlgym.config.schema import FinetuneConfig
 
 SCALE = "target.json"
 """File of a run's folder: mean and deviation of the training targets."""

@@ -25,7 +25,7 @@ from rlgym.ssl.finetune.preferences import by_kind, calibration, joined, kind_ta
 from rlgym.ssl.models.build import learning_rate_for
 
 if TYPE_CHECKING:
-    from rlgym.config import FinetuneConfig
+    from rlgym.config.schema import FinetuneConfig
     from rlgym.ssl.finetune.config import RewardModelMethod
 
 LAST = "last"

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlgym.agents.losses import approximate_kl
+from rlgym.agents.common.losses import approximate_kl
+from rlgym.common.atomic_io import write_atomic
 from rlgym.errors import RequestError, TrainingError
-from rlgym.files import write_atomic
 from rlgym.learner import NON_FINITE, Evaluation, Metrics, Section, Shared
 from rlgym.ssl.data.documents import left_out
 from rlgym.ssl.data.tokenizer import Tokenizer
@@ -30,13 +30,13 @@ from rlgym.ssl.finetune.config import PythonSyntaxReward, RewardedMethod
 from rlgym.ssl.finetune.finetuning import Batch, Finetuning, chosen
 from rlgym.ssl.finetune.rollouts import Rollouts, Sampling, diversity, roll_out
 from rlgym.ssl.finetune.start import language_part
-from rlgym.ssl.language_model import LanguageModel
+from rlgym.ssl.inference.language_model import LanguageModel
+from rlgym.ssl.inference.sampling import log_probabilities
 from rlgym.ssl.models.build import learning_rate_for
-from rlgym.ssl.sampling import log_probabilities
-from rlgym.state import load_module
+from rlgym.training.load_module import load_module
 
 if TYPE_CHECKING:
-    from rlgym.config import FinetuneConfig
+    from rlgym.config.schema import FinetuneConfig
     from rlgym.ssl.models.backbone import Backbone
 
 SHARE_OF_PRETRAINING = 0.35

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from rlgym import registry
-from rlgym.config_file import config_class
+from rlgym.config import registry
+from rlgym.config.io import config_class
+from rlgym.config.parser import build
 from rlgym.errors import RequestError
-from rlgym.typed import build
 
 if TYPE_CHECKING:
     from rlgym.ssl.finetune.config import LengthReward, ModelReward, RegexReward, SumReward
@@ -168,7 +168,7 @@ class Model:
     """What a run of method=reward_model says."""
 
     def __init__(self, config: ModelReward) -> None:
-        from rlgym.loading import load
+        from rlgym.run_folder.loading import load
 
         if not config.run:
             raise RequestError("reward.run is empty: name a run of finetune method=reward_model")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rlgym.agents.losses import clipped_surrogate, standardized
+from rlgym.agents.common.losses import clipped_surrogate, standardized
 from rlgym.errors import RequestError
 from rlgym.learner import Metrics
 from rlgym.ssl.finetune import kl

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rlgym.ssl.language_model import continued
-from rlgym.ssl.sampling import sample
+from rlgym.ssl.inference.language_model import continued
+from rlgym.ssl.inference.sampling import sample
 
 if TYPE_CHECKING:
     from rlgym.ssl.data.tokenizer import Tokenizer

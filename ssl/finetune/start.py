@@ -8,21 +8,21 @@ from typing import Any
 
 import torch
 
-from rlgym.checkpoint import fitting, position
-from rlgym.config import FinetuneConfig, PretrainConfig
-from rlgym.config_file import config_class
+from rlgym.config.io import config_class
+from rlgym.config.parser import build, to_dict
+from rlgym.config.schema import FinetuneConfig, PretrainConfig
 from rlgym.errors import RequestError
-from rlgym.loading import open_checkpoint
-from rlgym.run import Run, find_run, is_run
-from rlgym.run_config import load_config
+from rlgym.run_folder.checkpoint import fitting, position
+from rlgym.run_folder.config_file import load_config
+from rlgym.run_folder.folder import Run, find_run, is_run
+from rlgym.run_folder.loading import open_checkpoint
 from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.finetune.adapt import add_lora, merge_lora
 from rlgym.ssl.finetune.folder import CONFIG, open_folder
-from rlgym.ssl.language_model import load_weights
+from rlgym.ssl.inference.language_model import load_weights
 from rlgym.ssl.models.backbone import Backbone
 from rlgym.ssl.models.build import build_model
-from rlgym.state import load_finite
-from rlgym.typed import build, to_dict
+from rlgym.training.load_module import load_finite
 
 BACKBONE = "backbone."
 """What the names of the language model's parameters begin with in a fine-tuned model."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlgym import registry
+from rlgym.config import registry
 from rlgym.errors import RequestError
 from rlgym.ssl.models.sizes import (
     Estimate,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg.cython_blas  # noqa: F401 - numba's np.dot: here, so that its threads can be limited
 
+from rlgym.common.jit import compiled, within
 from rlgym.envs.spaces import Array
-from rlgym.machine_code import compiled, within
 
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 GELU, SWIGLU, GEGLU = range(3)

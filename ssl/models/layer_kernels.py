@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange
 
+from rlgym.common.jit import compiled, parallel, within
 from rlgym.envs.spaces import Array
-from rlgym.machine_code import compiled, parallel, within
 from rlgym.ssl.models.kernels import (
     GELU,
     SWIGLU,

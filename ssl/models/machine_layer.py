@@ -66,7 +66,7 @@ def weights_of(part: Part) -> tuple[Tensor | None, ...]:
 
 def news() -> list[str]:
     """A line for the person who will wait, where the first pass compiles the code before it runs it."""
-    from rlgym.machine_code import is_compiled
+    from rlgym.common.jit import is_compiled
 
     if is_compiled(machine_code().layer):
         return []

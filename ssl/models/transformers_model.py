@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from rlgym.common.suggest import did_you_mean
 from rlgym.errors import RequestError
-from rlgym.nearest import did_you_mean
 from rlgym.ssl.models.attention import Cache, pattern
 from rlgym.ssl.models.backbone import Backbone
 from rlgym.ssl.models.sizes import Estimate

@@ -12,12 +12,12 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from rlgym.agents.config import SACConfig, TD3Config
-from rlgym.agents.continuous import Continuous
-from rlgym.agents.critics import Critics
+from rlgym.agents.configs.continuous import SACConfig, TD3Config
+from rlgym.agents.off_policy.continuous import Continuous
+from rlgym.agents.off_policy.critics import Critics
 from rlgym.agents.sac import SAC
 from rlgym.agents.td3 import TD3
-from rlgym.config import EnvConfig, TrainConfig
+from rlgym.config.schema import EnvConfig, TrainConfig
 from tests.agents import worlds
 
 AGENTS: dict[str, tuple[type[Any], type[Continuous]]] = {"sac": (SACConfig, SAC), "td3": (TD3Config, TD3)}

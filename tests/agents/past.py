@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from rlgym.agents.replay import Replay
+from rlgym.agents.off_policy.replay import Replay
 from rlgym.envs.batch import Step
 from rlgym.envs.spaces import Array, Obs, leaves
 

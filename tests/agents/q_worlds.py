@@ -9,10 +9,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from rlgym.agents.configs.q_learning import DQNConfig, PQNConfig, RainbowConfig
 from rlgym.agents.dqn import DQN
 from rlgym.agents.pqn import PQN
-from rlgym.agents.q_config import DQNConfig, PQNConfig, RainbowConfig
-from rlgym.config import EnvConfig, TrainConfig
+from rlgym.config.schema import EnvConfig, TrainConfig
 from tests.agents import worlds
 
 STATES = 4

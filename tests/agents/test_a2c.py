@@ -11,8 +11,8 @@ import torch
 from stable_baselines3 import A2C as Theirs
 from stable_baselines3.common.logger import Logger
 
-from rlgym.agents.flat_rmsprop import FlatRMSprop
 from rlgym.learner import NON_FINITE
+from rlgym.optim.rmsprop import FlatRMSprop
 from tests.agents.worlds import copied, on_policy, same
 
 

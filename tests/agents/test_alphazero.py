@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 import torch
 
-from rlgym import checkpoint
 from rlgym.agents.alphazero import AlphaZero, turned
-from rlgym.agents.alphazero_config import AlphaZeroConfig
-from rlgym.agents.board_networks import BoardNetwork
-from rlgym.agents.game_replay import SEGMENTS, GameReplay
-from rlgym.agents.mcts import Found, Settings
-from rlgym.agents.search_player import Evaluator
-from rlgym.agents.tree_search import search
-from rlgym.cli import main
-from rlgym.config import EnvConfig, EvaluateConfig, TrainConfig
+from rlgym.agents.configs.alphazero import AlphaZeroConfig
+from rlgym.agents.selfplay.board_networks import BoardNetwork
+from rlgym.agents.selfplay.game_replay import SEGMENTS, GameReplay
+from rlgym.agents.selfplay.mcts import Found, Settings
+from rlgym.agents.selfplay.search import search
+from rlgym.agents.selfplay.search_player import Evaluator
+from rlgym.cli.main import main
+from rlgym.config.schema import EnvConfig, EvaluateConfig, TrainConfig
 from rlgym.errors import RequestError
 from rlgym.games import make_game
 from rlgym.games.game import DONE, TURN, random_moves, rewards
 from rlgym.learner import REPLAY, Shared
-from rlgym.loading import load
-from tests.agents.test_search import hashed, played, positions, seeded
+from rlgym.run_folder import checkpoint
+from rlgym.run_folder.loading import load
+from tests.agents.selfplay.test_mcts import hashed, played, positions, seeded
 from tests.agents.worlds import copied, same
 
 SMALL: dict[str, Any] = {

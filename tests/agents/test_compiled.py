@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from rlgym.agents.on_policy.rollout import Batch, take
 from rlgym.agents.ppo import PPO
-from rlgym.agents.rollout import Batch, take
-from rlgym.device import can_compile
+from rlgym.config.device import can_compile
 from rlgym.learner import NON_FINITE
 from tests.agents.worlds import copied, learner
 

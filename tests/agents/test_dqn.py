@@ -14,16 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlgym import checkpoint
 from rlgym.agents.dqn import DQN
-from rlgym.agents.q_gradient import Autograd, ByHand
-from rlgym.agents.q_networks import NumpyQ
-from rlgym.config import TrainConfig
-from rlgym.device import can_compile
+from rlgym.agents.q_learning.gradient import Autograd, ByHand
+from rlgym.agents.q_learning.networks import NumpyQ
+from rlgym.config.device import can_compile
+from rlgym.config.schema import TrainConfig
 from rlgym.errors import RequestError
 from rlgym.learner import NON_FINITE, Shared
+from rlgym.run_folder import checkpoint
+from tests.agents.q_learning.test_targets import projected_by_hand
 from tests.agents.q_worlds import AGENTS, STATES, known_values, q_learner
-from tests.agents.test_q_targets import projected_by_hand
 from tests.agents.worlds import OBSERVATIONS, copied, same
 
 PARTS: dict[str, dict[str, Any]] = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlgym.agents.config import PPOConfig
+from rlgym.agents.configs.on_policy import PPOConfig
 from rlgym.agents.ppo import PPO
-from rlgym.config import EnvConfig, TrainConfig
+from rlgym.config.schema import EnvConfig, TrainConfig
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 

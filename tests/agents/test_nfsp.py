@@ -9,15 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rlgym import checkpoint
 from rlgym.agents.nfsp import NFSP, NetworkPlayer, draw
-from rlgym.agents.reservoir import Reservoir
-from rlgym.compose import compose
+from rlgym.agents.selfplay.reservoir import Reservoir
+from rlgym.config.compose import compose
 from rlgym.errors import RequestError
 from rlgym.games import make_game
 from rlgym.games.exploitability import nash_conv
 from rlgym.games.game import DONE, TURN, rewards
 from rlgym.learner import REPLAY, Shared
+from rlgym.run_folder import checkpoint
 
 SMALL = (
     "agent.games=16", "agent.n_steps=4", "agent.train_freq=16", "agent.batch_size=16", "agent.average_batch_size=16",

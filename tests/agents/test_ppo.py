@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, Normal
 
-from rlgym.agents import distributions
+from rlgym.agents.common import distributions
 from rlgym.agents.ppo import PPO
 from rlgym.envs.spaces import Array
 from rlgym.learner import NON_FINITE

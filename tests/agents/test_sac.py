@@ -15,12 +15,12 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
-from rlgym.agents.config import SACConfig
-from rlgym.agents.critics import Critics
-from rlgym.agents.distributions import ClampedGaussian
-from rlgym.agents.flat_adam import FlatAdam
-from rlgym.agents.squashed_kernels import SquashedByHand
+from rlgym.agents.common.distributions import ClampedGaussian
+from rlgym.agents.common.squashed_compiled import SquashedByHand
+from rlgym.agents.configs.continuous import SACConfig
+from rlgym.agents.off_policy.critics import Critics
 from rlgym.envs.spaces import leaves
+from rlgym.optim.adam import FlatAdam
 from tests.agents.levers import alone, learner, random_batch
 from tests.agents.worlds import BOX
 

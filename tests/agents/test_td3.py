@@ -13,7 +13,7 @@ from stable_baselines3.common.logger import Logger
 from torch import nn
 from torch.distributions import Normal
 
-from rlgym.agents.distributions import NoisyTanh
+from rlgym.agents.common.distributions import NoisyTanh
 from tests.agents.levers import alone, learner, random_batch
 from tests.agents.test_sac import as_samples, check_critics, give_critics
 

@@ -13,12 +13,12 @@ import torch
 from gymnasium import spaces
 
 from rlgym.agents.a2c import A2C
-from rlgym.agents.config import A2CConfig, PPOConfig, ReinforceConfig
-from rlgym.agents.on_policy import OnPolicy
+from rlgym.agents.configs.on_policy import A2CConfig, PPOConfig, ReinforceConfig
+from rlgym.agents.on_policy.base import OnPolicy
+from rlgym.agents.on_policy.rollout import Batch
 from rlgym.agents.ppo import PPO, STATISTICS
 from rlgym.agents.reinforce import Reinforce
-from rlgym.agents.rollout import Batch
-from rlgym.config import EnvConfig, TrainConfig
+from rlgym.config.schema import EnvConfig, TrainConfig
 from rlgym.learner import Shared
 
 BOX = spaces.Box(-2.0, 5.0, (3,), np.float32)

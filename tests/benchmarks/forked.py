@@ -14,7 +14,7 @@ from pathlib import Path
 from subprocess import DEVNULL, CompletedProcess, Popen
 from typing import Any, ClassVar, TextIO
 
-from rlgym.cli import main as rlgym
+from rlgym.cli.main import main as rlgym
 
 
 def popen(command: Sequence[str], **options: Any) -> Any:

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from rlgym import checkpoint
-from rlgym.compose import compose
+from rlgym.config.compose import compose
 from rlgym.learner import Shared
+from rlgym.run_folder import checkpoint
 from tests.benchmarks.forked import inside, popen
 from tests.ssl import tiny
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rlgym.cli import main
+from rlgym.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 

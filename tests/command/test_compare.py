@@ -35,8 +35,8 @@ def record(answer: Answer, tmp_path: Path) -> dict[str, Any]:
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes seconds, and one test looks at it."""
-    monkeypatch.setattr("rlgym.comparison_plots.curves", lambda judged, metric, path: path)
-    monkeypatch.setattr("rlgym.comparison_plots.summary", lambda rows, path: path)
+    monkeypatch.setattr("rlgym.analysis.plots.curves", lambda judged, metric, path: path)
+    monkeypatch.setattr("rlgym.analysis.plots.summary", lambda rows, path: path)
 
 
 numbers_only = pytest.mark.usefixtures("no_pictures")
@@ -253,7 +253,7 @@ def test_nothing_to_compare(command: Callable[..., Answer], tmp_path: Path) -> N
 
 def test_comparing_imports_neither_torch_nor_hydra(tmp_path: Path) -> None:
     seeds(tmp_path / "runs", "ppo", GOOD)
-    code = "import sys; from rlgym.cli import main; main(['compare']); print(*sys.modules, file=sys.stderr)"
+    code = "import sys; from rlgym.cli.main import main; main(['compare']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )

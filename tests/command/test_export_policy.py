@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import rlgym
-from rlgym.cli import main
+from rlgym.cli.main import main
 from rlgym.errors import RequestError
 from tests.command.conftest import Answer
 
@@ -127,7 +127,7 @@ def test_the_checkpoint_that_is_asked_for(exported: dict[str, Exported]) -> None
 def test_what_cannot_be_exported_is_one_line_and_writes_nothing(
     exported: dict[str, Exported], command: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rlgym.agents import export
+    from rlgym.agents.export import policy
 
     run = str(exported["CartPole-v1"].run)
     (tmp_path / "mine").mkdir()
@@ -150,8 +150,8 @@ def test_what_cannot_be_exported_is_one_line_and_writes_nothing(
         raise RequestError("export: policy.onnx is not the policy of this run")
 
     with monkeypatch.context() as patch:
-        patch.setattr(export, "write_policy", fails)
+        patch.setattr(policy, "write_policy", fails)
         assert "policy.onnx is not the policy of this run" in refused(f"path={tmp_path / 'new'}")
     with monkeypatch.context() as patch:
-        patch.setattr(export, "find_spec", lambda name: None)
+        patch.setattr(policy, "find_spec", lambda name: None)
         assert 'export needs onnx and onnxscript, not installed: pip install "rlgym-ssl[export]"' in refused()

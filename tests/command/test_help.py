@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from rlgym import __version__, help
-from rlgym.agents.config import PPOConfig
-from rlgym.config import TrainConfig
-from rlgym.groups import GROUPS, SUMMARIES, choices
-from rlgym.typed import keys
+from rlgym import __version__
+from rlgym.agents.configs.on_policy import PPOConfig
+from rlgym.cli import help
+from rlgym.config.groups import GROUPS, SUMMARIES, choices
+from rlgym.config.parser import keys
+from rlgym.config.schema import TrainConfig
 from tests.command.conftest import ROOT, Answer
 
 
@@ -40,7 +41,7 @@ def test_help_is_instant_and_imports_nothing_heavy(shell: Callable[..., Answer])
     ],
 )
 def test_what_it_does_not_import(words: str, heavy: str, tmp_path: Path) -> None:
-    code = f"import sys; from rlgym.cli import main; main({words.split()}); print(*sys.modules, file=sys.stderr)"
+    code = f"import sys; from rlgym.cli.main import main; main({words.split()}); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
     loaded = {name.split(".")[0] for name in done.stderr.split()}

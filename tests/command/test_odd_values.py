@@ -12,12 +12,12 @@ import psutil
 import pytest
 import torch
 
-from rlgym.compose import compose
+from rlgym.config.compose import compose
+from rlgym.config.memory import require_memory, sizes_named
+from rlgym.config.options import GenerateWords, read
 from rlgym.envs.classic import make_native
 from rlgym.errors import RequestError
-from rlgym.memory import require_memory, sizes_named
-from rlgym.training import check_request
-from rlgym.words import GenerateWords, read
+from rlgym.training.train import check_request
 from tests.command.conftest import Answer
 
 DIGITS = "9" * 5_000

@@ -14,7 +14,7 @@ import pytest
 from gymnasium import spaces
 
 import rlgym
-from rlgym.config import EnvConfig
+from rlgym.config.schema import EnvConfig
 from rlgym.envs import show as showing
 from rlgym.envs.episodes import Stateless, evaluate_policy
 from rlgym.envs.make import make_env

@@ -16,8 +16,8 @@ import torch
 import yaml
 
 import rlgym
-from rlgym import checkpoint
 from rlgym.errors import RequestError
+from rlgym.run_folder import checkpoint
 from tests.command.conftest import Answer
 from tests.faults.helpers import command as shell
 from tests.faults.helpers import rows, tensors

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-import rlgym.plots
-from rlgym.cli import main
-from rlgym.config import FinetuneConfig, PretrainConfig, RootConfig, TrainConfig
-from rlgym.products import PRODUCTS
+import rlgym.training.curves
+from rlgym.cli.commands import PRODUCTS
+from rlgym.cli.main import main
+from rlgym.config.options import read
+from rlgym.config.schema import FinetuneConfig, PretrainConfig, RootConfig, TrainConfig
 from rlgym.ssl.config import MaskedConfig, NextTokenConfig
 from rlgym.ssl.finetune.config import ClassificationMethod, GRPOMethod, RewardModelMethod
-from rlgym.words import read
 
 WORDS = ["env=CartPole-v1", "tuned=off", "agent.n_steps=32", "agent.batch_size=128", "display=quiet"]
 
@@ -55,7 +55,7 @@ def test_the_command_to_go_on_goes_on_whatever_ended_the_run(
     ends: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what would do nothing is refused, and leaves every file as it was."""
-    monkeypatch.setattr(rlgym.plots, "curves", lambda folder: [])
+    monkeypatch.setattr(rlgym.training.curves, "curves", lambda folder: [])
     run = tmp_path / "a run"
     assert main([*TINY, *ends.split(), f"run.dir='{run}'"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("go on"))

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 import yaml
 
-from rlgym import search
-from rlgym.compose import compose, revise
+from rlgym.common.atomic_io import to_json
+from rlgym.config.compose import compose, revise
+from rlgym.config.groups import roots
+from rlgym.config.registry import BUILT_IN
 from rlgym.errors import RequestError
-from rlgym.files import to_json
-from rlgym.groups import roots
-from rlgym.registry import BUILT_IN
-from rlgym.search_space import Axis, axis, default_space, hint_of, split
+from rlgym.sweeps import tune
+from rlgym.sweeps.search_space import Axis, axis, default_space, hint_of, split
 from tests.command.conftest import ROOT, Answer
 
 optuna = pytest.importorskip("optuna")
@@ -180,8 +180,8 @@ def fake_answers(monkeypatch: pytest.MonkeyPatch, value: Callable[[Any, int], fl
                 return SimpleNamespace(exit_code=0, summary={"status": "stopped", "reason": reason})
         return SimpleNamespace(exit_code=0, summary={"status": "finished"})
 
-    monkeypatch.setattr("rlgym.training.run_training", run_training)
-    monkeypatch.setattr("rlgym.training.check_request", lambda config: None)
+    monkeypatch.setattr("rlgym.training.train.run_training", run_training)
+    monkeypatch.setattr("rlgym.training.train.check_request", lambda config: None)
     return configs
 
 
@@ -236,26 +236,26 @@ def test_nothing_better_writes_no_file(
 
 def test_a_persons_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of an installation the file goes into the person's config folder, which every command reads."""
-    from rlgym import tuned_file
+    from rlgym.config import tuned
 
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert tuned_file.target(None) == ROOT / "conf/tuned"
-    monkeypatch.setattr(tuned_file, "CHECKOUT", tmp_path / "site-packages")
-    assert tuned_file.target(None) == tmp_path / "rlgym/tuned"
-    lines = tuned_file.write_tuned("ppo", "Taxi-v4", ["env=Taxi-v4", "agent.gamma=0.9"], None, False, "a test")
+    assert tuned.target(None) == ROOT / "conf/tuned"
+    monkeypatch.setattr(tuned, "CHECKOUT", tmp_path / "site-packages")
+    assert tuned.target(None) == tmp_path / "rlgym/tuned"
+    lines = tuned.write_tuned("ppo", "Taxi-v4", ["env=Taxi-v4", "agent.gamma=0.9"], None, False, "a test")
     assert lines[-1] == "it is picked up by: agent=ppo env=Taxi-v4"
     assert compose(["env=Taxi-v4"]).agent.gamma == 0.9
     assert compose(["env=Taxi-v4"], config_dir=str(tmp_path)).agent.gamma == 0.99  # --config-dir stands in its place
     monkeypatch.undo()
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    monkeypatch.setattr(tuned_file, "target", lambda config_dir: tmp_path / "checkout/conf/tuned")
-    kept, use = tuned_file.write_tuned("ppo", "Taxi-v4", ["env=Taxi-v4", "agent.gamma=0.8"], None, False, "a test")
+    monkeypatch.setattr(tuned, "target", lambda config_dir: tmp_path / "checkout/conf/tuned")
+    kept, use = tuned.write_tuned("ppo", "Taxi-v4", ["env=Taxi-v4", "agent.gamma=0.8"], None, False, "a test")
     assert f"{tmp_path / 'rlgym/tuned/ppo/Taxi-v4.yaml'} stays in force" in kept and " tuned=ppo/Taxi-v4_" in use
 
 
 def test_after_a_power_cut(command: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial that the record says is running has no process any more; while it has one, nobody else may go on."""
-    from rlgym.search import axes_of, open_study
+    from rlgym.sweeps.tune import axes_of, open_study
 
     fake_answers(monkeypatch, lambda c, i: -abs(c.agent.gamma - 0.5))
     words = ["agent.gamma=interval(0.1,0.9)", "trials=2", "seeds=1", "--config-dir", ".", "run.dir=found"]
@@ -264,10 +264,10 @@ def test_after_a_power_cut(command: Callable[..., Answer], tmp_path: Path, monke
     cut = open_study(found).ask({axis.key: axis.distribution() for axis in axes_of(found)})
     request = json.loads((found / "sweep.json").read_text())
     (found / "sweep.json").write_text(json.dumps(request | {"process": request["process"] | {"pid": 1}}))
-    monkeypatch.setattr("rlgym.search.alive", lambda pid, start: True)
+    monkeypatch.setattr("rlgym.sweeps.tune.alive", lambda pid, start: True)
     busy = command("sweep", "found", "trials=3")
     assert busy.code == 2 and "found is being worked on by process 1" in busy.err
-    monkeypatch.setattr("rlgym.search.alive", lambda pid, start: False)
+    monkeypatch.setattr("rlgym.sweeps.tune.alive", lambda pid, start: False)
     answer = command("sweep", "found", "trials=3")
     assert answer.code == 0 and "2 of 3 trials done" in answer.err, answer.err
     trials = {row["trial"]: row for row in json.loads((found / "trials.json").read_text())["trials"]}
@@ -313,7 +313,7 @@ def test_the_record_of_a_foreign_sweep_runs_no_code(
     """The words of its best trial, which become a tuned file, are its own record's."""
     from optuna.trial import create_trial
 
-    from rlgym.search import axes_of, open_study
+    from rlgym.sweeps.tune import axes_of, open_study
 
     foreign_sweep(tmp_path / "found", space={"agent.gamma": "choice(0.9,0.99)"})
     (axis,) = axes_of(tmp_path / "found")
@@ -400,9 +400,9 @@ def test_an_interrupted_search_repeats_what_was_cut_short(
 
 def test_less_is_better_where_the_agent_is_monitored_so(tmp_path: Path) -> None:
     """NFSP's metric is how far it is from an equilibrium."""
-    request = search.Request([], [], [], {}, "nfsp", "kuhn_poker", 1, 1, "last", True, 3, None, 1, None, better="min")
+    request = tune.Request([], [], [], {}, "nfsp", "kuhn_poker", 1, 1, "last", True, 3, None, 1, None, better="min")
     (tmp_path / "sweep.json").write_text(to_json(asdict(request)))
-    study = search.open_study(tmp_path)
+    study = tune.open_study(tmp_path)
     for value in (0.5, 0.1, 0.3):
         study.add_trial(optuna.trial.create_trial(value=value))
-    assert [row["score"] for row in search.table(study, request)] == [0.1, 0.3, 0.5] and study.best_value == 0.1
+    assert [row["score"] for row in tune.table(study, request)] == [0.1, 0.3, 0.5] and study.best_value == 0.1

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from rlgym.config import TrainConfig
+from rlgym.config.schema import TrainConfig
 from rlgym.errors import RequestError, TrainingError
 from tests.command.conftest import Answer
 
 
 class FakeTrain(ModuleType):
-    """Stands for rlgym.training: what each seed does is said by `ends`."""
+    """Stands for rlgym.training.train: what each seed does is said by `ends`."""
 
     def __init__(self) -> None:
-        super().__init__("rlgym.training")
+        super().__init__("rlgym.training.train")
         self.ends: dict[int, int | Exception] = {}
         self.wrong: set[int] = set()
         self.checked: list[int] = []
@@ -47,7 +47,7 @@ class FakeTrain(ModuleType):
 @pytest.fixture
 def train(monkeypatch: pytest.MonkeyPatch) -> FakeTrain:
     fake = FakeTrain()
-    monkeypatch.setitem(sys.modules, "rlgym.training", fake)
+    monkeypatch.setitem(sys.modules, "rlgym.training.train", fake)
     return fake
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import rlgym
-from rlgym.ssl.language_model import LanguageModel
+from rlgym.ssl.inference.language_model import LanguageModel
 from tests.command.conftest import Answer
 from tests.ssl import tiny
 
@@ -310,7 +310,7 @@ def exported(run: Path) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
     if not (run / "export").exists():
-        from rlgym.ssl.export import export
+        from rlgym.ssl.inference.export import export
 
         export(run, {"path": "", "checkpoint": "best", "trust": False})
     auto = AutoModelForCausalLM if run.name in CAUSAL else AutoModelForMaskedLM

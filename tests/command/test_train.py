@@ -18,11 +18,11 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
 import rlgym
-from rlgym import checkpoint
-from rlgym.config import EnvConfig
+from rlgym.config.schema import EnvConfig
 from rlgym.envs.episodes import evaluate_policy
 from rlgym.envs.make import make_env
 from rlgym.errors import RequestError
+from rlgym.run_folder import checkpoint
 from tests.command.conftest import Answer
 from tests.faults.helpers import command as shell
 from tests.faults.helpers import rows

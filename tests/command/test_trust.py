@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 import rlgym
-from rlgym.cli import main
-from rlgym.compose import compose
+from rlgym.cli.main import main
+from rlgym.common.atomic_io import JSON_BYTES, YAML_BYTES, read_json, read_rows, read_yaml
+from rlgym.common.table import shown
+from rlgym.config.compose import compose
 from rlgym.errors import RequestError
-from rlgym.files import JSON_BYTES, YAML_BYTES, read_json, read_rows, read_yaml
-from rlgym.table import shown
 from tests.command.conftest import Answer
 from tests.fake_runs import fake_run
 
@@ -55,7 +55,7 @@ def named(player: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     config["agent"]["name"] = "own_agent:Own"
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "own_agent.py").write_text(
-        "from rlgym.agents.config import PPOConfig\nfrom rlgym.agents.ppo import PPO\n"
+        "from rlgym.agents.configs.on_policy import PPOConfig\nfrom rlgym.agents.ppo import PPO\n"
         "class Own(PPO):\n    Config = PPOConfig\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from rlgym.compose import compose
-from rlgym.config import TrainConfig
-from rlgym.run_config import load_config, save_config
-from rlgym.words import positional, split
+from rlgym.config.compose import compose
+from rlgym.config.options import positional, split
+from rlgym.config.schema import TrainConfig
+from rlgym.run_folder.config_file import load_config, save_config
 from tests.command.conftest import Answer
 
 CALLS: list[tuple[Any, ...]] = []
@@ -21,15 +21,15 @@ CALLS: list[tuple[Any, ...]] = []
 
 @pytest.fixture(autouse=True)
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """rlgym.resume, .evaluate, .play and .train, which only note what they were called with."""
+    """rlgym.training.resume, .evaluate, .play and .train, which only note what they were called with."""
     CALLS.clear()
     for name in ("resume", "evaluate", "play"):
         fake = ModuleType(f"rlgym.{name}")
         setattr(fake, name, lambda run, words, name=name: note(name, run, words))
         monkeypatch.setitem(sys.modules, f"rlgym.{name}", fake)
-    train = ModuleType("rlgym.training")
+    train = ModuleType("rlgym.training.train")
     train.run_training = lambda config, command: note("train", config, command)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "rlgym.training", train)
+    monkeypatch.setitem(sys.modules, "rlgym.training.train", train)
 
 
 def note(*call: Any) -> Any:

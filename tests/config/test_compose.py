@@ -13,11 +13,11 @@ import gymnasium
 import pytest
 import yaml
 
-from rlgym.agents.config import PPOConfig
-from rlgym.compose import compose, expand, revise
-from rlgym.config import EnvConfig, TrainConfig, knob
+from rlgym.agents.configs.on_policy import PPOConfig
+from rlgym.config.compose import compose, expand, revise
+from rlgym.config.groups import choices
+from rlgym.config.schema import EnvConfig, TrainConfig, knob
 from rlgym.errors import RequestError
-from rlgym.groups import choices
 
 CONF = Path(__file__).parents[2] / "conf"
 TUNED = sorted(name for name in choices("train", "tuned") if name != "off")
@@ -117,7 +117,7 @@ def test_every_choice_has_a_summary() -> None:
 @pytest.mark.parametrize("other", ["agent=own", "env=Acrobot-v1"])
 def test_experiment_with_another_agent_or_env_is_refused(other: str, monkeypatch: pytest.MonkeyPatch) -> None:
     own = type("EntryPoint", (), {"name": "own", "value": f"{__name__}:Own"})
-    monkeypatch.setattr("rlgym.registry.entry_points", lambda group: [own])
+    monkeypatch.setattr("rlgym.config.registry.entry_points", lambda group: [own])
     with pytest.raises(RequestError, match=f"^{re.escape(other)}: experiment=cartpole_fast is a recipe for agent=ppo"):
         compose(["experiment=cartpole_fast", other])
 
@@ -148,7 +148,7 @@ def test_agent_of_ones_own_module() -> None:
 
 def test_agent_of_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     own = type("EntryPoint", (), {"name": "own", "value": f"{__name__}:Own"})
-    monkeypatch.setattr("rlgym.registry.entry_points", lambda group: [own])
+    monkeypatch.setattr("rlgym.config.registry.entry_points", lambda group: [own])
     assert compose(["agent=own", "agent.depth=3"]).agent == OwnConfig("own", 3)
 
 

@@ -9,18 +9,18 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from rlgym.agents.on_policy import GAUSSIAN
-from rlgym.cli import main
-from rlgym.compose import compose, revise
-from rlgym.config import ROOTS, knob
-from rlgym.config_file import from_plain
-from rlgym.effect import refuse_without_effect
+from rlgym.agents.on_policy.base import GAUSSIAN
+from rlgym.cli.commands import PRODUCTS
+from rlgym.cli.main import main
+from rlgym.config.compose import compose, revise
+from rlgym.config.effect import refuse_without_effect
+from rlgym.config.io import from_plain
+from rlgym.config.options import read
+from rlgym.config.registry import BUILT_IN, resolve
+from rlgym.config.schema import ROOTS, knob
 from rlgym.errors import RequestError
-from rlgym.products import PRODUCTS
-from rlgym.registry import BUILT_IN, resolve
-from rlgym.run_config import load_config, save_config
-from rlgym.training import check_request
-from rlgym.words import read
+from rlgym.run_folder.config_file import load_config, save_config
+from rlgym.training.train import check_request
 
 SECTIONS: dict[str, dict[str, Any]] = {
     "train": {"agent": {"name": "ppo"}, "env": {"id": "CartPole-v1"}},

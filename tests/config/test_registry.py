@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlgym import registry
+from rlgym.config import registry
 from rlgym.errors import RequestError
 
 

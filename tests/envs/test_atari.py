@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from rlgym.config import AtariConfig, EnvConfig
+from rlgym.config.schema import AtariConfig, EnvConfig
 from rlgym.envs.batch import BatchEnv, Episode
 from rlgym.envs.make import make_env
 from rlgym.envs.spaces import Array

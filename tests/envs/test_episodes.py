@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from rlgym.config import EnvConfig
+from rlgym.config.schema import EnvConfig
 from rlgym.envs.batch import BatchEnv
 from rlgym.envs.episodes import ENDLESS, Stateless, evaluate_policy
 from rlgym.envs.make import episode_limit

@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from rlgym.config import EnvConfig
+from rlgym.config.schema import EnvConfig
 from rlgym.envs import make
 from rlgym.envs.make import check_id, make_env
 from rlgym.errors import RequestError

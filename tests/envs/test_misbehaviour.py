@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from rlgym.config import EnvConfig
+from rlgym.config.schema import EnvConfig
 from rlgym.envs.batch import BatchEnv
 from rlgym.envs.make import make_env
 from rlgym.envs.sync import SyncEnv

@@ -11,7 +11,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 from torch import Tensor
 
-from rlgym.config import EnvConfig, PoolConfig, SelfPlayConfig
+from rlgym.config.schema import EnvConfig, PoolConfig, SelfPlayConfig
 from rlgym.envs import game_ids
 from rlgym.envs.batch import BatchEnv
 from rlgym.envs.make import make_env

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlgym.config import EnvConfig
+from rlgym.config.schema import EnvConfig
 from rlgym.envs.batch import BatchEnv
 from rlgym.envs.make import make_env
 from rlgym.envs.snapshot import History

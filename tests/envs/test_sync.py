@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from rlgym.config import EnvConfig
+from rlgym.config.schema import EnvConfig
 from rlgym.envs.make import make_env
 from rlgym.envs.spaces import flatten
 from rlgym.envs.sync import SyncEnv

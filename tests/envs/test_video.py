@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from rlgym.config import EnvConfig
+from rlgym.config.schema import EnvConfig
 from rlgym.envs.episodes import Stateless
 from rlgym.envs.spaces import Array, Obs
 from rlgym.envs.video import record

@@ -30,7 +30,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from rlgym.cli import main
+from rlgym.cli.main import main
 from tests.ssl import tiny
 from tests.ssl.finetune.starts import write_table
 

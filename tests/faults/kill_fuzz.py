@@ -22,8 +22,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlgym import checkpoint
-from rlgym.table import print_table
+from rlgym.common.table import print_table
+from rlgym.run_folder import checkpoint
 from tests.faults.helpers import ENVIRONMENT
 from tests.ssl.finetune.starts import write_table
 

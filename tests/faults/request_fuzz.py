@@ -27,11 +27,11 @@ from unittest.mock import patch
 
 import torch
 
-from rlgym.cli import main
-from rlgym.config import ROOTS
-from rlgym.help import COMMANDS, all_words
-from rlgym.registry import BUILT_IN, resolve
-from rlgym.typed import keys
+from rlgym.cli.help import COMMANDS, all_words
+from rlgym.cli.main import main
+from rlgym.config.parser import keys
+from rlgym.config.registry import BUILT_IN, resolve
+from rlgym.config.schema import ROOTS
 from tests.faults.folder_fuzz import DQN, EVIL, PPO, Folders, contents
 from tests.ssl import tiny
 
@@ -149,12 +149,12 @@ def understood(deep: bool) -> Iterator[None]:
         raise Runs
 
     places = [
-        "rlgym.training.create_run" if deep else "rlgym.training.build_learner",
-        "rlgym.resume.drive",
-        "rlgym.search.go_on",
+        "rlgym.training.train.create_run" if deep else "rlgym.training.train.build_learner",
+        "rlgym.training.resume.drive",
+        "rlgym.sweeps.tune.go_on",
         "rlgym.envs.evaluation.evaluate_policy",
     ]
-    places += ["rlgym.play.show", "rlgym.sweep._side_by_side"]
+    places += ["rlgym.cli.play.show", "rlgym.sweeps.multirun._side_by_side"]
     with contextlib.ExitStack() as stack:
         for place in places:
             stack.enter_context(patch(place, begins))

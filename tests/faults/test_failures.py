@@ -18,8 +18,8 @@ import psutil
 import pytest
 import yaml
 
-from rlgym import checkpoint
-from rlgym.cli import main
+from rlgym.cli.main import main
+from rlgym.run_folder import checkpoint
 from tests.command.conftest import Answer
 from tests.faults.helpers import start, wait_for
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rlgym.cli import main
-from rlgym.registry import learner_class
-from rlgym.run_config import load_config
+from rlgym.cli.main import main
+from rlgym.config.registry import learner_class
+from rlgym.run_folder.config_file import load_config
 from tests.faults.test_text_resume import kill, same_run
 from tests.ssl.finetune.starts import Starts, write_table
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlgym import checkpoint
-from rlgym.cli import main
+from rlgym.cli.main import main
+from rlgym.run_folder import checkpoint
 from tests.command.conftest import Answer
 from tests.faults.helpers import rows, start, states, tensors, wait_for
 

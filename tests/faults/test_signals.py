@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rlgym import checkpoint
+from rlgym.run_folder import checkpoint
 from tests.faults.helpers import command, start, wait_for
 
 LONG = [

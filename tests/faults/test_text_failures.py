@@ -18,10 +18,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlgym import checkpoint
-from rlgym.cli import main
+from rlgym.cli.main import main
+from rlgym.run_folder import checkpoint
 from rlgym.ssl.data import cache as cache_module
-from rlgym.ssl.next_token import NextToken
+from rlgym.ssl.objectives.next_token import NextToken
 from tests.command.conftest import Answer
 from tests.faults.helpers import ENVIRONMENT, command, rows, start, tensors, wait_for
 from tests.ssl import tiny
@@ -442,7 +442,7 @@ def test_a_disk_that_is_full_from_the_first_byte(
 DYING = """
 import os, signal, sys
 from rlgym.ssl.data import cache, corpus
-import rlgym.cli
+import rlgym.cli.main
 
 real, deaths = cache.move_in, int(sys.argv[1])
 
@@ -457,7 +457,7 @@ def deadly(work, folder):
     real(work, folder)
 
 cache.move_in = corpus.move_in = deadly
-sys.exit(rlgym.cli.main(sys.argv[2:]))
+sys.exit(rlgym.cli.main.main(sys.argv[2:]))
 """
 """Dies with its n-th folder half-written, just before it would take its place."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlgym.cli import main
+from rlgym.cli.main import main
 from tests.faults.helpers import rows, start, states, tensors, wait_for
 from tests.ssl import tiny
 

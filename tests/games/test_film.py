@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlgym.cli import main
+from rlgym.cli.main import main
 from rlgym.games import make_game
 from rlgym.games.film import FPS, against_itself
 from rlgym.games.players import RandomPlayer

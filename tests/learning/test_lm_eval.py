@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 import rlgym
-from rlgym.run_config import load_config
+from rlgym.run_folder.config_file import load_config
 from rlgym.ssl.data.corpus import build_corpus
 from rlgym.ssl.data.progress import silent
-from rlgym.ssl.evaluate import evaluate
-from rlgym.ssl.export import export
+from rlgym.ssl.inference.evaluate import evaluate
+from rlgym.ssl.inference.export import export
 from tests.ssl import tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

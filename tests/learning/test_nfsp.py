@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rlgym.files import read_rows
-from rlgym.training import train
+from rlgym.api import train
+from rlgym.common.atomic_io import read_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

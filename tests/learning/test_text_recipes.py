@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import rlgym
-from rlgym.run_config import load_config
+from rlgym.run_folder.config_file import load_config
 from rlgym.ssl.data.corpus import build_corpus
 from rlgym.ssl.data.progress import silent
 from tests.learning.python_lines import is_python, is_python_or_begins_it, lines_of, share

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlgym.agents.losses import clipped_surrogate
+from rlgym.agents.common.losses import clipped_surrogate
 from rlgym.ssl.finetune import kl
 from rlgym.ssl.finetune.grpo import group_advantages, normalizer, summed
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rlgym.evaluate import evaluate
-from rlgym.training import train
+from rlgym.api import train
+from rlgym.cli.evaluate import evaluate
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

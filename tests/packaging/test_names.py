@@ -70,13 +70,15 @@ def test_imports_without_the_links(tmp_path: Path) -> None:
             (tmp_path / path).write_bytes((ROOT / path).read_bytes())
     for name in ("agents", "ssl", "conf"):
         (tmp_path / "rlgym" / name).write_text(f"../{name}")
-    program = "import rlgym.agents.config, rlgym.conf, rlgym.ssl; print(rlgym.agents.config.__file__)"
-    assert python("-c", program, cwd=tmp_path) == str(tmp_path / "agents" / "config.py")
+    program = (
+        "import rlgym.agents.configs.on_policy, rlgym.conf, rlgym.ssl; print(rlgym.agents.configs.on_policy.__file__)"
+    )
+    assert python("-c", program, cwd=tmp_path) == str(tmp_path / "agents" / "configs" / "on_policy.py")
 
 
 def test_starting_stays_light() -> None:
     heavy = ("torch", "transformers", "datasets", "stable_baselines3", "tensorboard", "matplotlib", "moviepy", "scipy")
-    program = f"import sys, rlgym, rlgym.cli; print([name for name in {heavy} if name in sys.modules])"
+    program = f"import sys, rlgym, rlgym.cli.main; print([name for name in {heavy} if name in sys.modules])"
     assert python("-c", program) == "[]"
 
 

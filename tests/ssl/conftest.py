@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlgym.compose import compose
+from rlgym.config.compose import compose
 from rlgym.ssl.pretraining import Pretraining
 from tests.ssl import tiny
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlgym.compose import compose
+from rlgym.config.compose import compose
+from rlgym.optim.muon import orthogonal
 from rlgym.ssl.config import BertModel, GPT2Model, LlamaModel, ModernBertModel, Qwen3Model
 from rlgym.ssl.models.build import build_model
-from rlgym.ssl.muon import orthogonal
-from rlgym.ssl.objective import Batch, parts
+from rlgym.ssl.objectives.base import Batch, parts
 from rlgym.ssl.pretraining import Pretraining
 from tests.ssl import tiny
 

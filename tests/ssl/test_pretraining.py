@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import rlgym
-from rlgym import checkpoint
-from rlgym.compose import compose
-from rlgym.device import can_compile
+from rlgym.config.compose import compose
+from rlgym.config.device import can_compile
 from rlgym.errors import RequestError
-from rlgym.run import Run
+from rlgym.run_folder import checkpoint
+from rlgym.run_folder.folder import Run
 from rlgym.ssl.pretraining import Pretraining
 from tests.faults.helpers import rows
 from tests.ssl import tiny
@@ -232,7 +232,7 @@ def test_a_traced_update_equals_its_eager_twin(
     """What torch.compile makes of the update, run without its code generator; one trace serves every update."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     if not can_compile(torch.device("cpu")):
-        monkeypatch.setattr("rlgym.device.can_compile", lambda device: True)
+        monkeypatch.setattr("rlgym.config.device.can_compile", lambda device: True)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     twins(learner, kind)
@@ -314,7 +314,7 @@ def test_the_averaged_weights_are_what_a_run_is_good_for(text: Path, tmp_path: P
 
 def test_a_compiled_run_saves_plain_names(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    monkeypatch.setattr("rlgym.device.can_compile", lambda device: True)
+    monkeypatch.setattr("rlgym.config.device.can_compile", lambda device: True)
     run = train(text, tmp_path / "run", "tokens=512", "compile=on")
     for file in (run.dir / "checkpoints" / "step_512").iterdir():
         assert b"_orig_mod" not in file.read_bytes()

@@ -6,7 +6,7 @@ import json
 import random
 from pathlib import Path
 
-from rlgym.cli import main
+from rlgym.cli.main import main
 from tests.ssl import tiny
 
 SHAPE = ["model.num_hidden_layers=1", "model.hidden_size=32", "model.num_attention_heads=2", "model.block_size=64"]

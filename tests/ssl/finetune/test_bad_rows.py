@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from rlgym.compose import compose
+from rlgym.config.compose import compose
 from rlgym.errors import RequestError
-from rlgym.training import build_learner
+from rlgym.training.train import build_learner
 from tests.ssl.finetune.starts import Starts
 
 pytestmark = pytest.mark.usefixtures("cache")

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import rlgym
-from rlgym.compose import compose
+from rlgym.config.compose import compose
 from rlgym.errors import RequestError
 from rlgym.ssl.config import ParquetData
 from rlgym.ssl.finetune import examples, library

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 import rlgym
-from rlgym.cli import main
-from rlgym.compose import compose
+from rlgym.cli.main import main
+from rlgym.common.atomic_io import read_rows
+from rlgym.config.compose import compose
 from rlgym.errors import RequestError
-from rlgym.files import read_rows
 from rlgym.ssl.config import Qwen3Model
 from rlgym.ssl.finetune.dpo import DPO, answer_log_probs, dpo_loss, ipo_loss, mean_nll
 from rlgym.ssl.models.backbone import Backbone

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import rlgym
-from rlgym.cli import main
+from rlgym.cli.main import main
 from tests.ssl import folders, tiny
 from tests.ssl.finetune.starts import QUICK, Starts, words
 from tests.ssl.finetune.test_export_text import exported, pipeline

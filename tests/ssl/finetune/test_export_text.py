@@ -14,22 +14,22 @@ import pytest
 import torch
 
 import rlgym
-from rlgym import loading
-from rlgym.cli import main
-from rlgym.compose import compose
+from rlgym.cli.main import main
+from rlgym.config.compose import compose
+from rlgym.config.registry import learner_class
 from rlgym.errors import RequestError
-from rlgym.registry import learner_class
-from rlgym.run import Run
-from rlgym.run_config import load_config
+from rlgym.run_folder import loading
+from rlgym.run_folder.config_file import load_config
+from rlgym.run_folder.folder import Run
 from rlgym.ssl.config import MaskedConfig
 from rlgym.ssl.data.tokenizer import Tokenizer
-from rlgym.ssl.evaluate import judge
 from rlgym.ssl.finetune import template
 from rlgym.ssl.finetune.chat import Chat
 from rlgym.ssl.finetune.dpo import DPO
 from rlgym.ssl.finetune.start import open_start
-from rlgym.ssl.language_model import LanguageModel
-from rlgym.ssl.masked import Masked
+from rlgym.ssl.inference.evaluate import judge
+from rlgym.ssl.inference.language_model import LanguageModel
+from rlgym.ssl.objectives.masked import Masked
 from tests.ssl import folders, tiny
 
 pytestmark = pytest.mark.usefixtures("cache")

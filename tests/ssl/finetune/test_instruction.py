@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 import rlgym
-from rlgym.cli import main
-from rlgym.compose import compose
+from rlgym.cli.main import main
+from rlgym.config.compose import compose
 from rlgym.errors import RequestError
 from rlgym.ssl.finetune import template
 from rlgym.ssl.finetune.chat import Chat

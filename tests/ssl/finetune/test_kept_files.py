@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import rlgym
-from rlgym.cli import main
+from rlgym.cli.main import main
 from rlgym.errors import RequestError
-from rlgym.run import Run
+from rlgym.run_folder.folder import Run
 from rlgym.ssl.config import ExistingTokenizer
 from rlgym.ssl.data.tokenizer import JINJA_BYTES, existing
 from tests.ssl import folders, tiny

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlgym.agents.losses import policy_gradient
+from rlgym.agents.common.losses import policy_gradient
 from rlgym.ssl.finetune import kl
 
 ACTIONS = 8

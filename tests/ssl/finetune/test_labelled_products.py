@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import rlgym
-from rlgym.cli import main
-from rlgym.compose import compose
-from rlgym.config import FinetuneConfig
+from rlgym.cli.main import main
+from rlgym.config.compose import compose
+from rlgym.config.schema import FinetuneConfig
 from rlgym.errors import RequestError
 from rlgym.ssl.config import CsvData, JsonlData
 from rlgym.ssl.finetune.examples import read_table

@@ -12,7 +12,7 @@ import rlgym.agents.ppo
 import rlgym.ssl.finetune.grpo
 import rlgym.ssl.finetune.ppo
 import rlgym.ssl.finetune.rloo
-from rlgym.agents.losses import clipped_surrogate
+from rlgym.agents.common.losses import clipped_surrogate
 from rlgym.ssl.finetune.best_of_n import best
 from rlgym.ssl.finetune.grpo import group_advantages, normalizer, summed
 from rlgym.ssl.finetune.ppo import adapted, last, token_advantages, token_rewards
@@ -22,13 +22,14 @@ from rlgym.ssl.finetune.rloo import leave_one_out
 
 def test_one_clipped_surrogate_and_one_gae() -> None:
     """Games and language models are trained by the very same functions."""
-    import rlgym.agents.losses as losses
-    from rlgym.agents import on_policy, returns
+    import rlgym.agents.common.losses as losses
+    from rlgym.agents.common import returns
+    from rlgym.agents.on_policy import base
 
     for user in (rlgym.agents.ppo, rlgym.ssl.finetune.ppo, rlgym.ssl.finetune.grpo, rlgym.ssl.finetune.rloo):
         assert vars(user)["clipped_surrogate"] is losses.clipped_surrogate
     assert vars(rlgym.ssl.finetune.ppo)["value_loss"] is vars(rlgym.agents.ppo)["value_loss"] is losses.value_loss
-    assert vars(rlgym.ssl.finetune.ppo)["gae"] is vars(on_policy)["gae"] is returns.gae
+    assert vars(rlgym.ssl.finetune.ppo)["gae"] is vars(base)["gae"] is returns.gae
 
 
 def test_the_ratio_may_rise_further_than_it_falls() -> None:

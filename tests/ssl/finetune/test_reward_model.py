@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import rlgym
-from rlgym.cli import main
-from rlgym.compose import compose
+from rlgym.cli.main import main
+from rlgym.config.compose import compose
 from rlgym.errors import RequestError
-from rlgym.loading import open_checkpoint
-from rlgym.run import Run
-from rlgym.run_config import load_config
+from rlgym.run_folder.config_file import load_config
+from rlgym.run_folder.folder import Run
+from rlgym.run_folder.loading import open_checkpoint
 from rlgym.ssl.finetune.reward_model import RewardModelling, bradley_terry
 from tests.ssl.finetune import pairs
 from tests.ssl.finetune.starts import Starts

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 import rlgym
-from rlgym.cli import main
-from rlgym.compose import compose
+from rlgym.cli.main import main
+from rlgym.config.compose import compose
 from rlgym.ssl.finetune.grpo import GRPO
 from rlgym.ssl.finetune.prompts import header
-from rlgym.training import build_learner
+from rlgym.training.train import build_learner
 from tests.ssl import tiny
 
 pytestmark = pytest.mark.usefixtures("cache")

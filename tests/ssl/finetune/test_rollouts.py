@@ -10,9 +10,9 @@ import torch
 from rlgym.ssl.config import Qwen3Model
 from rlgym.ssl.data.tokenizer import CAUSAL, Tokenizer, _byte_backend
 from rlgym.ssl.finetune.rollouts import Sampling, behind, distinct, diversity, repetition, roll_out
+from rlgym.ssl.inference.sampling import log_probabilities, warp
 from rlgym.ssl.models.backbone import Backbone
 from rlgym.ssl.models.build import build_model
-from rlgym.ssl.sampling import log_probabilities, warp
 
 TOKENIZER = Tokenizer(_byte_backend(CAUSAL), CAUSAL)
 EOS, PAD = TOKENIZER.eos_id, TOKENIZER.pad_id

@@ -1,0 +1,253 @@
+"""What every agent of this project has, whatever it learns by: environments, a device, judging, watching, the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rlgym.agents.common.recent_episodes import RecentEpisodes
+from rlgym.config.device import pick_device, settle
+from rlgym.config.registry import resolve
+from rlgym.envs.episodes import evaluate_policy, fresh_seed
+from rlgym.envs.game_ids import is_game
+from rlgym.envs.make import episode_limit, make_env
+from rlgym.envs.video import record, require_frames
+from rlgym.errors import RequestError, TrainingError
+from rlgym.learner import Evaluation, Progress, Section, weights_and_gradients
+from rlgym.training.load_module import load_module
+
+if TYPE_CHECKING:
+    from rlgym.agents.common.policy import Policy
+    from rlgym.config.schema import TrainConfig
+    from rlgym.envs.batch import BatchEnv
+    from rlgym.envs.spaces import Leaf
+
+
+BY_TRAINING: tuple[str, Literal["max", "min"]] = ("rollout/ep_rew_mean", "max")
+"""What is monitored where no second environment can be made for evaluations."""
+
+
+ENCODING = 2
+"""How observations are encoded, in checkpoints; see `as_trained`."""
+
+
+GAME_SIDE = "rlgym.agents.selfplay.elo:opponents_and_ratings"
+"""What an agent in a game has besides. By name: an agent in another environment imports none of it."""
+
+
+class Opponents(Protocol):
+    def metrics(self) -> dict[str, float]: ...
+
+    def state_dict(self) -> Section: ...
+
+    def load_state_dict(self, section: Section) -> None: ...
+
+
+class Ratings(Protocol):
+    def evaluate(self, games: int, seed: int) -> Evaluation: ...
+
+    def state_dict(self) -> Section: ...
+
+    def load_state_dict(self, section: Section) -> None: ...
+
+
+class Agent:
+    """The part of a learner that is no algorithm. A subclass sets `policy` and says which `modules` it trains."""
+
+    unit: Literal["steps", "moves", "tokens"] = "steps"
+    monitor: tuple[str, Literal["max", "min"]] = ("eval/mean_reward", "max")
+    policy: Policy
+    keeps_past_selves = True
+    """Whether copies of its policy can be its opponents in a game."""
+
+    def __init__(self, config: TrainConfig, repays_compiling: bool | Callable[[torch.device], bool]) -> None:
+        """Starts the environments and settles the config's automatic choices (backend, device, threads, compile)."""
+        self.config = config
+        if config.evaluate.video:
+            require_frames(config.env)
+        self._limit = episode_limit(config.env, config.evaluate.max_episode_steps)
+        self.env: BatchEnv = make_env(config.env)
+        config.env.backend = self.env.backend
+        images = any(leaf.kind == "image" for leaf in self.env.leaves)
+        self.device = pick_device(config.device, heavy=images)
+        # Two threads slow a small network down.
+        repays = repays_compiling if isinstance(repays_compiling, bool) else repays_compiling(self.device)
+        settle(config, self.device, repays, threads=(os.cpu_count() or 1) if images else 1)
+        self.pool: Opponents | None = None
+        """Its past selves, where it plays against them."""
+        self.standings: Ratings | None = None
+        """Its ratings, where the environment is a game."""
+        if is_game(config.env.id):
+            self.pool, self.standings = resolve(GAME_SIDE)(self)
+            self.unit = "moves"
+        self.recent = RecentEpisodes(None if self.pool is None else self.pool.metrics)
+        self.progress = Progress()
+        self.notices = self.env.notices
+        self.facts: dict[str, Any] = {}
+        self.arithmetic: tuple[float, float] | None = None
+        on_cpu = self.device.type == "cpu"
+        same = "exact, with the recorded thread count" if on_cpu else "to rounding: GPUs add in any order"
+        self.exactness = {"environment": self.env.restores, "arithmetic": same}
+        self._evaluation_env: BatchEnv | None = None
+        self._evaluated = self._verified = False
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """The networks that are trained, by the prefix of their parameters' names in histograms."""
+        return {"": cast(nn.Module, self.policy.network)}
+
+    def furnish(self, folder: Path) -> dict[str, str]:
+        return {}
+
+    def evaluate(self) -> Evaluation:
+        config = self.config
+        episodes, seed = config.evaluate.episodes, fresh_seed(config.seed, self.progress.step)
+        if self.standings is not None:
+            found = self.standings.evaluate(episodes, seed)
+        elif self.monitor == BY_TRAINING:
+            return Evaluation(self.recent.metrics())
+        else:
+            try:
+                if self._evaluation_env is None:
+                    self._evaluation_env = make_env(config.env, num_envs=min(episodes, config.env.num_envs))
+                found = evaluate_policy(self.policy, self._evaluation_env, episodes, seed, limit=self._limit)
+            except (RequestError, TrainingError) as error:
+                if self._evaluated:
+                    raise
+                return self._evaluate_by_training(error)
+            self.notices += [] if self._evaluated else found.lines  # of later evaluations the last one's are shown
+            self._evaluated = True
+        if config.evaluate.video:
+
+            def film(path: Path) -> tuple[np.ndarray, int]:
+                video = record(config.env, self.policy, 1, seed, path)
+                return video.frames, video.fps
+
+            found.videos["eval/episode"] = film
+        return found
+
+    def _evaluate_by_training(self, error: Exception) -> Evaluation:
+        """One copy only, as of a simulator on a port: from now on the latest episodes of training count."""
+        if self._evaluation_env is not None:
+            self._evaluation_env.close()
+            self._evaluation_env = None
+        self.monitor = BY_TRAINING
+        self.notices.append(
+            f"no second environment to evaluate in ({error}): the mean return of training's latest episodes, "
+            f"{BY_TRAINING[0]}, stands in; once training is over, `evaluate` plays in one of its own"
+        )
+        return Evaluation(self.recent.metrics())
+
+    def histograms(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for prefix, module in self.modules.items():
+            found |= weights_and_gradients(module, prefix)
+        return found
+
+    def standing(self) -> dict[str, Section]:
+        """The checkpoint's sections on where training stands: the environments and the progress."""
+        if not self._verified:  # once, on a real episode: that a fresh environment can be brought to where this one is
+            self._verified = True
+            self.env.verify_restores()
+            self.exactness["environment"] = self.env.restores
+        state: dict[str, Section] = {
+            "environment": self.env.state_dict(),
+            "progress": {
+                "step": self.progress.step,
+                "update": self.progress.update,
+                "num_envs": self.env.num_envs,
+                "encoding": ENCODING,
+                "recent": [list(episode) for episode in self.recent.episodes],
+            },
+        }
+        if self.pool is not None:
+            state["pool"] = self.pool.state_dict()
+        if self.standings is not None:
+            state["standings"] = self.standings.state_dict()
+        return state
+
+    def check_standing(self, state: Mapping[str, Section]) -> None:
+        """Before anything is loaded: that a checkpoint's environments are as many as these, and its observations are
+        encoded as they are here."""
+        if as_trained(self.env.leaves, state) != self.env.leaves:
+            raise RequestError(
+                f"this run of env={self.env.id} began when images were divided by 255 whatever their bounds, and large "
+                "choices were one-hot: it can be evaluated, played and exported, not resumed; train it anew"
+            )
+        running = state["progress"]["num_envs"]
+        if running != self.env.num_envs:
+            raise RequestError(
+                f"env.num_envs={self.env.num_envs}: the checkpoint holds {running} running environments, and a resume "
+                "goes on with those"
+            )
+
+    def stand(self, state: Mapping[str, Section]) -> dict[str, np.ndarray]:
+        """Bring progress and environments to where `standing` was; returns the observations to act on."""
+        progress = state["progress"]
+        self.progress.step, self.progress.update = cast(int, progress["step"]), cast(int, progress["update"])
+        self.recent.restore(cast(list[Any], progress["recent"]))
+        if self.pool is not None:
+            self.pool.load_state_dict(state["pool"])
+        if self.standings is not None:
+            self.standings.load_state_dict(state["standings"])
+        obs = self.env.load_state_dict(state["environment"])
+        if self.env.restore_report:
+            self.notices.append(self.env.restore_report)
+            if self.env.restores == "exact":  # what happened counts for more than what a probe finds
+                self._verified = True
+                self.exactness["environment"] = self.env.restores = f"not exact: {self.env.restore_report}"
+        return obs
+
+    @classmethod
+    def policy_for(cls, config: TrainConfig, env: BatchEnv, device: torch.device) -> Policy:
+        """A freshly initialised policy for `env`, seeded by the run's seed; for `load`."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, config: TrainConfig, state: Mapping[str, Section], device: torch.device, folder: Path) -> Any:
+        """The policy of the finished run in `folder`, from its config and a checkpoint."""
+        env = make_env(config.env, num_envs=1)
+        env.leaves = as_trained(env.leaves, state)
+        try:
+            policy = cls.policy_for(config, env, device)
+        finally:
+            env.close()
+        load_module(cast(nn.Module, policy.network), state["model"])
+        return policy
+
+    def close(self) -> None:
+        self.env.close()
+        if self._evaluation_env is not None:
+            self._evaluation_env.close()
+
+
+def as_trained(leaves: tuple[Leaf, ...], state: Mapping[str, Section]) -> tuple[Leaf, ...]:
+    """The leaves as a checkpoint's network reads them: before checkpoints said how observations are encoded, all images
+    were divided by 255 and all choices one-hot."""
+    if "encoding" in state.get("progress", {"encoding": ENCODING}):
+        return leaves
+
+    def before(leaf: Leaf) -> Leaf:
+        if any(leaf.looked_up):
+            return replace(leaf, one_hot_at_most=max(leaf.nvec))
+        if leaf.kind == "image" and leaf.pixels != (0.0, 255.0):
+            return replace(leaf, low=np.zeros(leaf.shape, leaf.dtype), high=np.full(leaf.shape, 255, leaf.dtype))
+        return leaf
+
+    return tuple(map(before, leaves))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's global generator at `seed`, and afterwards as it was: for initialising networks."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,121 @@
+"""The knobs of Q-learning agents, named as in Stable-Baselines3 where the thing is the same. Free of torch: help reads
+it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlgym.config.schema import knob
+
+NAME = "the agent's name in the registry, or module:Class"
+EXPLORATION = {
+    "initial": "probability of a random action at the start",
+    "final": "probability of a random action once it has come down",
+    "fraction": "share of the budget over which it comes down, along a line",
+}
+
+
+@dataclass
+class DQNConfig:
+    """Deep Q-learning (Mnih et al. 2015, doi:10.1038/nature14236) and what was added to it since, each a choice."""
+
+    name: str = knob("dqn", NAME)
+    learning_rate: float = knob(1e-4, "Adam's step size at the start", gt=0)
+    learning_rate_schedule: str = knob(
+        "constant", "to zero over the budget, or constant", choices=("linear", "constant")
+    )
+    adam_eps: float = knob(1e-8, "Adam's epsilon", gt=0)
+    max_grad_norm: float = knob(10.0, "gradients are scaled down to this norm", gt=0)
+    buffer_size: int = knob(1_000_000, "transitions that the replay holds, of all environments together", gt=0)
+    batch_size: int = knob(32, "transitions of one gradient step", gt=0)
+    learning_starts: int = knob(100, "transitions gathered by random actions before learning begins", ge=0)
+    train_freq: int = knob(4, "transitions between one learning and the next", gt=0)
+    gradient_steps: int = knob(1, "gradient steps for train_freq transitions; -1: one for each transition", ge=-1)
+    gamma: float = knob(0.99, "discount of future reward", ge=0, le=1)
+    target_update_interval: int = knob(10_000, "transitions between updates of the target network", gt=0)
+    tau: float = knob(1.0, "how far such an update moves the target network; 1: all the way", gt=0, le=1)
+    exploration_initial_eps: float = knob(1.0, EXPLORATION["initial"], ge=0, le=1)
+    exploration_final_eps: float = knob(0.05, EXPLORATION["final"], ge=0, le=1)
+    exploration_fraction: float = knob(0.1, EXPLORATION["fraction"], ge=0, le=1)
+    double: bool = knob(False, "the learning network chooses the next action that the target network values")
+    dueling: bool = knob(False, "values as a state's value plus each action's advantage")
+    n_step: int = knob(1, "rewards that a target sums before it trusts the network", gt=0)
+    prioritized: bool = knob(False, "replay transitions in proportion to their error instead of uniformly")
+    priority_alpha: float = knob(
+        0.6, "prioritized: error's exponent; 0: uniformly", ge=0, le=1, needs="prioritized=true"
+    )
+    priority_beta: float = knob(
+        0.4, "prioritized: correction of the bias at the start; at the end: 1", ge=0, le=1, needs="prioritized=true"
+    )
+    noisy: bool = knob(False, "learned noise on the weights explores; exploration_initial_eps=0 leaves it alone to it")
+    noisy_std: float = knob(
+        0.5, "noisy: initial deviation, times the square root of a layer's inputs", ge=0, needs="noisy=true"
+    )
+    distributional: str = knob(
+        "none",
+        "what is learned of a return: its mean, its distribution over fixed values (c51), or its quantiles (qr)",
+        choices=("none", "c51", "qr"),
+    )
+    atoms: int = knob(51, "c51: how many values", gt=1, needs="distributional=c51")
+    v_min: float = knob(-10.0, "c51: the least of them", needs="distributional=c51")
+    v_max: float = knob(10.0, "c51: the greatest of them", needs="distributional=c51")
+    quantiles: int = knob(200, "qr: how many quantiles", gt=0, needs="distributional=qr")
+    net_arch: list[int] = knob([64, 64], "widths of the hidden layers", gt=0)
+    activation: str = knob("relu", "between layers", choices=("tanh", "relu"))
+    save_replay: bool = knob(True, "keep the replay in checkpoints; without it a resume begins with an empty one")
+
+    def __post_init__(self) -> None:
+        if self.gradient_steps == 0:
+            raise ValueError("gradient_steps=0 would learn nothing; give a number of steps, or -1 for one a transition")
+        if self.v_min >= self.v_max:
+            raise ValueError(f"v_min={self.v_min} must be below v_max={self.v_max}")
+        if self.v_max - self.v_min > 1e38:
+            raise ValueError(f"v_min={self.v_min} and v_max={self.v_max} are too far apart")
+
+
+def _changed(name: str, default: Any) -> Any:
+    """DQN's knob of this name with another default."""
+    return field(default=default, metadata=DQNConfig.__dataclass_fields__[name].metadata)
+
+
+@dataclass
+class RainbowConfig(DQNConfig):
+    """DQN with all of its parts, and the values of Hessel et al. 2018 (arXiv:1710.02298, table 1; counts of frames
+    there are counts of transitions, a fourth, here)."""
+
+    name: str = knob("rainbow", NAME)
+    learning_rate: float = _changed("learning_rate", 6.25e-5)
+    adam_eps: float = _changed("adam_eps", 1.5e-4)
+    learning_starts: int = _changed("learning_starts", 20_000)
+    target_update_interval: int = _changed("target_update_interval", 8_000)
+    exploration_initial_eps: float = _changed("exploration_initial_eps", 0.0)
+    exploration_final_eps: float = _changed("exploration_final_eps", 0.0)
+    double: bool = _changed("double", True)
+    dueling: bool = _changed("dueling", True)
+    n_step: int = _changed("n_step", 3)
+    prioritized: bool = _changed("prioritized", True)
+    priority_alpha: float = _changed("priority_alpha", 0.5)
+    noisy: bool = _changed("noisy", True)
+    distributional: str = _changed("distributional", "c51")
+
+
+@dataclass
+class PQNConfig:
+    """Parallel Q-learning (Gallici et al. 2024, arXiv:2407.04811)."""
+
+    name: str = knob("pqn", NAME)
+    n_steps: int = knob(32, "steps of each environment in one rollout", gt=0)
+    batch_size: int = knob(64, "transitions in one minibatch", gt=0)
+    n_epochs: int = knob(2, "passes over a rollout", gt=0)
+    learning_rate: float = knob(2.5e-4, "Adam's step size at the start", gt=0)
+    learning_rate_schedule: str = knob("linear", "to zero over the budget, or constant", choices=("linear", "constant"))
+    adam_eps: float = knob(1e-5, "Adam's epsilon", gt=0)
+    max_grad_norm: float = knob(10.0, "gradients are scaled down to this norm", gt=0)
+    gamma: float = knob(0.99, "discount of future reward", ge=0, le=1)
+    q_lambda: float = knob(0.65, "lambda of the returns; 0: one reward, then the network", ge=0, le=1)
+    exploration_initial_eps: float = knob(1.0, EXPLORATION["initial"], ge=0, le=1)
+    exploration_final_eps: float = knob(0.05, EXPLORATION["final"], ge=0, le=1)
+    exploration_fraction: float = knob(0.5, EXPLORATION["fraction"], ge=0, le=1)
+    net_arch: list[int] = knob([128, 128], "widths of the hidden layers, each with layer normalisation", gt=0)
+    activation: str = knob("relu", "between layers", choices=("tanh", "relu"))

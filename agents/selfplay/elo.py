@@ -1,0 +1,109 @@
+"""How an agent that learns a game stands, evaluation by evaluation: against random and one_ply, and against itself.
+
+Ratings tie the evaluations of a run together: each plays, besides the fixed opponents, the one before it and the best
+so far, so that forgetting shows where everybody beats one_ply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from rlgym.agents.selfplay.opponent_pool import Pool, part_of, past_self, seated, weights_of
+from rlgym.errors import RequestError
+from rlgym.games import make_game
+from rlgym.games.evaluation import judge
+from rlgym.games.game import Game, random_moves
+from rlgym.games.match import play_games
+from rlgym.games.opponents import PolicyPlayer, usual
+from rlgym.games.players import Player
+from rlgym.games.ratings import Ladder
+from rlgym.learner import Evaluation, Section
+
+if TYPE_CHECKING:
+    from rlgym.agents.common.base import Agent
+    from rlgym.agents.common.policy import Policy
+
+OPENING = 2
+"""Random moves before two policies meet that draw none: else they would play one game over and over."""
+
+
+class Standings:
+    """The ladder of a run's evaluations."""
+
+    def __init__(self, game: Game, agent: Agent) -> None:
+        self.game, self.agent = game, agent
+        self.opponents = usual(game)
+        self.ladder = Ladder()
+        self.rivals: dict[str, Policy] = {}
+        """Earlier selves that the next evaluation meets: the one before, and the best."""
+
+    def evaluate(self, games: int, seed: int) -> Evaluation:
+        """`games` against each opponent, by `rlgym.games.evaluation.judge`; adds `eval/rating`, its 95 % interval
+        `eval/rating_low` and `eval/rating_high`, and `eval/rating_behind_best`: how far the best so far is ahead."""
+        name = f"step_{self.agent.progress.step}"
+        player = PolicyPlayer(self.agent.policy, self.game)
+        found = judge(self.game, player, self.opponents, games, seed)
+        if any(name in pair for pair in self.ladder.games):  # a resume judges its last step once more
+            return found
+        for opponent in self.opponents:
+            won = [e["return"] for e in found.records["episodes"] if e["opponent"] == opponent.name]
+            self.ladder.add(name, opponent.name, *outcomes(torch.tensor(won)))
+        generator = torch.Generator().manual_seed(seed)
+        for rival, of_rival in self.rivals.items():
+            won_by = rounds(self.game, player, PolicyPlayer(of_rival, self.game), games, generator)
+            self.ladder.add(name, rival, *outcomes(won_by))
+        ratings = self.ladder.ratings()
+        selves = {each: elo for each, (elo, _, _) in ratings.items() if each.startswith("step_")}
+        best = max(selves, key=lambda each: selves[each])
+        elo, low, high = ratings[name]
+        found.metrics["eval/rating"] = elo
+        found.metrics["eval/rating_low"], found.metrics["eval/rating_high"] = low, high
+        found.metrics["eval/rating_behind_best"] = selves[best] - elo
+        if not self.agent.keeps_past_selves:
+            return found
+        kept = {each: rival for each, rival in self.rivals.items() if each == best}
+        self.rivals = {**kept, name: past_self(self.agent)}
+        return found
+
+    def state_dict(self) -> Section:
+        weights = {f"{name}.{key}": x for name, policy in self.rivals.items() for key, x in weights_of(policy).items()}
+        return {"ladder": self.ladder.state_dict(), "rivals": list(self.rivals), **weights}
+
+    def load_state_dict(self, section: Section) -> None:
+        state = cast(Mapping[str, Any], section)
+        self.ladder.load_state_dict(state["ladder"])
+        self.rivals = {}
+        for name in state["rivals"]:
+            self.rivals[name] = past_self(self.agent, part_of(section, name))
+
+
+def opponents_and_ratings(agent: Agent) -> tuple[Pool | None, Standings]:
+    """Those of an agent whose environment is a game. RequestError where it has a memory."""
+    config = agent.config
+    recurrent = getattr(config.agent, "recurrent", "none")
+    if recurrent != "none":
+        raise RequestError(
+            f"agent.recurrent={recurrent}: an observation of env={config.env.id} tells all that a player has seen; "
+            "agent.recurrent=none would do"
+        )
+    return seated(agent), Standings(make_game(config.env.id), agent)
+
+
+def rounds(game: Game, player: Player, other: Player, games: int, generator: torch.Generator) -> Tensor:
+    """What `player` won in `games` games (one more where that is odd): from random openings, each played from both
+    seats."""
+    opening = game.init(-(-games // 2), generator=generator)
+    if game.perfect_information:
+        for _ in range(OPENING):
+            opening = game.step(opening, random_moves(game.legal(opening), generator))
+    first = play_games(game, [player, other], opening, generator).won
+    return torch.cat([first, -play_games(game, [other, player], opening, generator).won])
+
+
+def outcomes(won: Tensor) -> tuple[int, int, int]:
+    """How many games were won, drawn and lost, by what was won in each `[games]`."""
+    return int((won > 0).sum()), int((won == 0).sum()), int((won < 0).sum())

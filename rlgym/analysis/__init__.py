@@ -1,0 +1,1 @@
+"""Runs compared: scores, statistics, figures."""

@@ -1,0 +1,1 @@
+"""Optimisers that step on all parameters as one vector."""

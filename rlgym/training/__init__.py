@@ -1,0 +1,1 @@
+"""One loop trains every learner: budgets, schedules, resume, progress, metrics."""
