@@ -40,6 +40,7 @@ from rlgym.errors import RequestError
 from rlgym.learner import NON_FINITE, Metrics, Section
 from rlgym.optim.adam import FlatAdam
 from rlgym.optim.flat_params import Flat
+from rlgym.run_folder.records import count
 from rlgym.training.load_module import load_module
 from rlgym.training.schedules import factor
 
@@ -233,7 +234,7 @@ class DQN(OffPolicy):
         load_module(self.network, state["model"])
         load_module(self.target, state["target"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.target_at = cast(int, state["schedules"]["target_at"])
+        self.target_at = count(state["schedules"]["target_at"], cast(int, state["progress"]["step"]))
         load_generator_state(self.noise, state["schedules"]["noise"])
 
     @classmethod

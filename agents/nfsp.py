@@ -46,6 +46,7 @@ from rlgym.games.opponents import usual
 from rlgym.games.tree import levels
 from rlgym.learner import NON_FINITE, REPLAY, Evaluation, Metrics, Progress, Section, weights_and_gradients
 from rlgym.optim.adam import FlatAdam
+from rlgym.run_folder.records import count
 from rlgym.training.load_module import load_module
 
 if TYPE_CHECKING:
@@ -331,8 +332,8 @@ class NFSP:
             getattr(self, name).copy_(state["games"][name])
         progress = state["progress"]
         self.progress.step, self.progress.update = cast(int, progress["step"]), cast(int, progress["update"])
-        self.earned, self.learns_from = cast(float, progress["earned"]), cast(int, progress["learns_from"])
-        self.target_at = cast(int, progress["target_at"])
+        self.earned, self.learns_from = count(progress["earned"], 1), count(progress["learns_from"])
+        self.target_at = count(progress["target_at"], self.progress.step)
         self.recent.extend(tuple(each) for each in cast(list[Any], progress["recent"]))
         if REPLAY in state:
             self.replay.load_state_dict(state[REPLAY])

@@ -22,6 +22,7 @@ from rlgym.agents.off_policy.replay import Batch, Replay
 from rlgym.common.rng import generator_state, load_generator_state
 from rlgym.errors import RequestError
 from rlgym.learner import NON_FINITE, REPLAY, Metrics, Section
+from rlgym.run_folder.records import count
 
 if TYPE_CHECKING:
     from rlgym.agents.common.policy import Policy
@@ -186,7 +187,7 @@ class OffPolicy(Agent):
         self.load_networks(state)
         load_generator_state(self.explorer, state["rng"]["explorer"])
         load_generator_state(self.drawer, state["rng"]["drawer"])
-        self.earned = cast(float, state["pace"]["earned"])
+        self.earned = count(state["pace"]["earned"], 1)
         self.learns_from = cast(int, state["pace"]["learns_from"])
         if REPLAY in state:
             self.replay.load_state_dict(state[REPLAY])

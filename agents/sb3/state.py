@@ -67,6 +67,8 @@ class GlobalRandom:
         numpy = cast(dict[str, Any], section["numpy"])
         key = np.array(numpy["key"], np.uint32)
         on_gpu = section.get("cuda", self.states[2]) if self.device.type == "cuda" else None
+        torch.Generator().set_state(section["torch"])  # these two raise where it is no state
+        np.random.RandomState().set_state((numpy["kind"], key, *numpy["rest"]))
         self.states = section["torch"], (numpy["kind"], key, *numpy["rest"]), on_gpu
 
 

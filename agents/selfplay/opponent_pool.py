@@ -22,6 +22,7 @@ from rlgym.envs.self_play import SelfPlay
 from rlgym.games.opponents import PolicyPlayer, usual
 from rlgym.games.players import Player
 from rlgym.learner import Section
+from rlgym.run_folder.records import count
 from rlgym.training.load_module import load_module
 
 if TYPE_CHECKING:
@@ -169,13 +170,14 @@ class Pool:
 
     def load_state_dict(self, section: Section) -> None:
         state = cast(Mapping[str, Any], section)
-        self.next_key, self.next_step = state["next_key"], state["next_step"]
-        self.records = [Record(games, rate) for games, rate in state["records"]]
+        self.next_key, self.next_step = count(state["next_key"]), count(state["next_step"])
+        self.records = [Record(count(games), count(rate, 1)) for games, rate in state["records"]]
         self.members = {}
         for key, step, games, rate, sitting, retired in state["members"]:
             policy = past_self(self.agent, part_of(section, str(key)))
             player = PolicyPlayer(policy, self.game, samples=True)
-            self.members[key] = Member(player, step, Record(games, rate), sitting, retired)
+            record = Record(count(games), count(rate, 1))
+            self.members[key] = Member(player, count(step), record, count(sitting), bool(retired))
 
 
 def seated(agent: Agent) -> Pool | None:

@@ -10,9 +10,10 @@ from typing import Any, get_type_hints
 
 from rlgym import __version__
 from rlgym.cli.commands import ARCHIVE, PRODUCTS
+from rlgym.config.built_in import BUILT_IN
 from rlgym.config.groups import GROUPS, SET_BY, SUMMARIES, choices
 from rlgym.config.options import CompareWords, RerunWords, ResumeWords, RunsWords, SweepWords
-from rlgym.config.registry import BUILT_IN, OPEN, config_of, entries
+from rlgym.config.registry import config_of, entries
 from rlgym.config.schema import ROOTS
 
 Row = tuple[str, str]
@@ -136,8 +137,6 @@ def _groups(root: str, config_dir: str | None) -> list[str]:
     lines = []
     for group in GROUPS[root]:
         found = choices(root, group, config_dir)
-        if group in OPEN:
-            found |= {name: entry.summary for name, entry in entries(group).items() if name not in found}
         lines += [f"{group}=: {SUMMARIES[group]}"]
         lines += [*_rows([(f"{group}={name}", text) for name, text in found.items()]), ""]
     return lines

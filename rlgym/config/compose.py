@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ from yaml import YAMLError
 from rlgym.common.atomic_io import read_yaml
 from rlgym.common.suggest import did_you_mean
 from rlgym.config import overrides as grammar
+from rlgym.config.built_in import BUILT_IN
 from rlgym.config.effect import refuse_without_effect
 from rlgym.config.groups import GROUPS, choices, config_folder, roots
 from rlgym.config.io import from_plain, vouch
 from rlgym.config.options import RerunWords, read
 from rlgym.config.overrides import Words
 from rlgym.config.parser import flattened, to_dict
-from rlgym.config.registry import BUILT_IN, OPEN, entries, entry, resolve
+from rlgym.config.registry import OPEN, entries, entry, resolve
 from rlgym.config.schema import ROOTS, RootConfig
 from rlgym.config.user_folder import OwnFolder, own_files, refuse_misplaced
 from rlgym.errors import RequestError
@@ -170,12 +172,16 @@ def _store(chosen: dict[str, str]) -> None:
 
 @cache
 def _store_built_in() -> None:
-    """The dataclasses' defaults as plain nodes; once a process, as it takes a third of composing."""
+    """The dataclasses' defaults as plain nodes: under the choice's name where it has no file, and for files that extend
+    them under NAME_schema; once a process, as it takes a third of composing."""
     for root, cls in ROOTS.items():
         ConfigStore.instance().store(name=f"{root}_schema", node=to_dict(cls()))
         for group in cls.sections:
             for known in BUILT_IN[group]:
-                _put(f"{group}/{known.name}_schema", to_dict(resolve(known.config)()))
+                defaults = to_dict(resolve(known.config)())
+                if not files("rlgym.conf").joinpath(group, f"{known.name}.yaml").is_file():
+                    _put(f"{group}/{known.name}", defaults)
+                _put(f"{group}/{known.name}_schema", defaults)
 
 
 def _put(path: str, node: dict[str, Any]) -> None:
@@ -196,10 +202,8 @@ def _check_choice(root: str, group: str, name: str, config_dir: str | None) -> N
     if name in known:
         return
     if group in OPEN:
-        if ":" not in name and name not in entries(group):
-            names = [*known, *entries(group)]
-            listed = ", ".join(dict.fromkeys(names))
-            near = did_you_mean(name, names, f"{group}=") or f": one of {listed}, or module:Class"
+        if ":" not in name:
+            near = did_you_mean(name, known, f"{group}=") or f": one of {', '.join(known)}, or module:Class"
             raise RequestError(f"{group}={name} not found{near}")
         entry(group, name)
         return

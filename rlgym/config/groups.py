@@ -1,4 +1,4 @@
-"""The groups of `conf/` and their choices, read as files: help needs no Hydra for it."""
+"""The groups of a config and their choices, from the registry and the files of `conf/`: help needs no Hydra for it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from rlgym.config.built_in import BUILT_IN
+from rlgym.config.registry import entries
 from rlgym.errors import RequestError
 
 GROUPS = {
@@ -47,9 +49,9 @@ SUMMARIES = {
 
 
 def choices(root: str, group: str, config_dir: str | None = None) -> dict[str, str]:
-    """Choice -> its summary, the file's first comment line; a user's own come after the built-in ones, or replace
-    them."""
-    found: dict[str, str] = {}
+    """Choice -> its summary: of what the registry knows, then of files, by their first comment line; a user's own come
+    last, or replace the others."""
+    found = {name: known.summary for name, known in entries(group).items()} if group in BUILT_IN else {}
     for tree in reversed(roots(config_dir)):
         folder = tree / group
         if folder.is_dir():

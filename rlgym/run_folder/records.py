@@ -6,6 +6,7 @@ declared type is as good as not recorded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -115,6 +116,13 @@ def fits(value: Any, hint: Any) -> bool:
     if hint in (int, float):
         return isinstance(value, hint | int) and not isinstance(value, bool) and _moderate(value)
     return isinstance(value, hint)
+
+
+def count(value: Any, most: float = math.inf) -> Any:
+    """`value`, where it is a number from 0 to `most`; else ValueError."""
+    if not fits(value, float) or not 0 <= value <= most:
+        raise ValueError(f"{value!r:.40} stands where a number from 0 to {most} belongs")
+    return value
 
 
 def _moderate(value: float) -> bool:

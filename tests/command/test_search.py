@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 from rlgym.common.atomic_io import to_json
+from rlgym.config.built_in import BUILT_IN
 from rlgym.config.compose import compose, revise
 from rlgym.config.groups import roots
-from rlgym.config.registry import BUILT_IN
 from rlgym.errors import RequestError
 from rlgym.sweeps import tune
 from rlgym.sweeps.search_space import Axis, axis, default_space, hint_of, split

@@ -21,12 +21,12 @@ CALLS: list[tuple[Any, ...]] = []
 
 @pytest.fixture(autouse=True)
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """rlgym.training.resume, .evaluate, .play and .train, which only note what they were called with."""
+    """The functions of resume, evaluate, play and train, which only note what they were called with."""
     CALLS.clear()
-    for name in ("resume", "evaluate", "play"):
-        fake = ModuleType(f"rlgym.{name}")
+    for place in ("rlgym.training.resume", "rlgym.cli.evaluate", "rlgym.cli.play"):
+        fake, name = ModuleType(place), place.rpartition(".")[2]
         setattr(fake, name, lambda run, words, name=name: note(name, run, words))
-        monkeypatch.setitem(sys.modules, f"rlgym.{name}", fake)
+        monkeypatch.setitem(sys.modules, place, fake)
     train = ModuleType("rlgym.training.train")
     train.run_training = lambda config, command: note("train", config, command)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "rlgym.training.train", train)

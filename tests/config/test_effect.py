@@ -12,11 +12,12 @@ import pytest
 from rlgym.agents.on_policy.base import GAUSSIAN
 from rlgym.cli.commands import PRODUCTS
 from rlgym.cli.main import main
+from rlgym.config.built_in import BUILT_IN
 from rlgym.config.compose import compose, revise
 from rlgym.config.effect import refuse_without_effect
 from rlgym.config.io import from_plain
 from rlgym.config.options import read
-from rlgym.config.registry import BUILT_IN, resolve
+from rlgym.config.registry import resolve
 from rlgym.config.schema import ROOTS, knob
 from rlgym.errors import RequestError
 from rlgym.run_folder.config_file import load_config, save_config

@@ -29,8 +29,9 @@ import torch
 
 from rlgym.cli.help import COMMANDS, all_words
 from rlgym.cli.main import main
+from rlgym.config.built_in import BUILT_IN
 from rlgym.config.parser import keys
-from rlgym.config.registry import BUILT_IN, resolve
+from rlgym.config.registry import resolve
 from rlgym.config.schema import ROOTS
 from tests.faults.folder_fuzz import DQN, EVIL, PPO, Folders, contents
 from tests.ssl import tiny
