@@ -144,11 +144,21 @@ def hydra_at_conf(config_dir: str | None) -> Iterator[None]:
     path = create_config_search_path("pkg://rlgym.conf")
     if config_dir is not None:
         path.prepend("own", f"{OwnFolder.scheme()}://{Path(config_dir).resolve()}", anchor="main")
+    # A stored choice of the same name as a file would be taken for its schema, and merged into it.
+    stored = ConfigStore.instance().repo
+    replaced = {
+        (group, file): stored[group].pop(file)
+        for group in BUILT_IN
+        for file in list(stored.get(group, ()))
+        if config_dir is not None and Path(config_dir, group, file).is_file()
+    }
     try:
         Hydra.create_main_hydra2("rlgym", path)
         yield
     finally:
         GlobalHydra.instance().hydra = outer
+        for (group, file), node in replaced.items():
+            stored[group][file] = node
 
 
 def _quoted(text: str) -> str:
