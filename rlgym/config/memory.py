@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from rlgym.errors import RequestError
 
-TOO_LARGE = re.compile("memory|overflow|too large|too big|Maximum allowed dimension")
+TOO_LARGE = re.compile("memory|overflow|too large|too big|maximum allowed dimension", re.IGNORECASE)
 """What NumPy, torch and Python say of sizes and numbers that nothing can hold."""
 MAKERS = {getattr(torch, name) for name in ("empty", "zeros", "ones", "full", "rand", "randn")} | {
     getattr(torch, f"{name}_like") for name in ("empty", "zeros", "ones", "randn")

@@ -186,7 +186,7 @@ class RootConfig:
     compile: str = knob(
         "auto", "torch.compile of the update: auto only where the budget repays it", choices=("auto", "on", "off")
     )
-    threads: int | None = knob(None, "CPU threads of torch; empty: chosen by the size of the work", gt=0)
+    threads: int | None = knob(None, "CPU threads of torch; empty: chosen by the size of the work", gt=0, le=1_024)
     display: str = knob("auto", "progress on the terminal", choices=("auto", "rich", "plain", "quiet"))
     run: RunConfig = field(default_factory=RunConfig)
     log: LogConfig = field(default_factory=LogConfig)

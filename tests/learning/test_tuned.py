@@ -8,6 +8,7 @@ import pytest
 
 from rlgym.api import train
 from rlgym.cli.evaluate import evaluate
+from rlgym.config.options import EvaluateWords, read
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -34,8 +35,8 @@ NEEDS = {"LunarLander-v3": "Box2D", "MiniGrid-Empty-8x8-v0": "minigrid"}
 
 def mean_reward(words: list[str], folder: Path) -> float:
     run = train(*words, f"run.dir='{folder}'", "display=quiet")
-    judged = {"episodes": 1_000, "seed": None, "checkpoint": "best", "device": "cpu", "trust": False}
-    return float(evaluate(run.dir, judged)["mean_reward"])
+    judged = evaluate(run.dir, read(EvaluateWords, ["episodes=1000", "device=cpu"]))
+    return float(judged["mean_reward"])
 
 
 @pytest.mark.parametrize(
