@@ -9,50 +9,15 @@ from textwrap import wrap
 from typing import Any, get_type_hints
 
 from rlgym import __version__
-from rlgym.cli.commands import ARCHIVE, PRODUCTS
+from rlgym.cli.commands import ARCHIVE, COMMANDS
+from rlgym.cli.handlers import RUN
 from rlgym.config.built_in import BUILT_IN
 from rlgym.config.groups import GROUPS, SET_BY, SUMMARIES, choices
-from rlgym.config.options import CompareWords, RerunWords, ResumeWords, RunsWords, SweepWords
 from rlgym.config.registry import config_of, entries
 from rlgym.config.schema import ROOTS
 
 Row = tuple[str, str]
 
-COMMANDS = {
-    "train": "learn from reward (the default command)",
-    "pretrain": "learn from text: next-token or masked",
-    "finetune": "adapt a pretrained model by labels, demonstrations, preferences or reward",
-    "resume": "continue a run from its last checkpoint",
-    "evaluate": "judge a run: fresh episodes, or held-out and other text",
-    "play": "record or show episodes",
-    "predict": "a fine-tuned model's labels or numbers for texts",
-    "generate": "text from a next-token model",
-    "fill": "a masked model's guesses for [MASK]",
-    "export": "a policy as ONNX and torch.export, a language model as transformers loads it",
-    "runs": "list the runs of a folder",
-    "compare": "agents over seeds, with intervals: is the difference real?",
-    "sweep": "search for better hyper-parameters (Optuna)",
-    "rerun": "train again from a run's config",
-}
-WORDS = {
-    "resume": ResumeWords,
-    "runs": RunsWords,
-    "compare": CompareWords,
-    "sweep": SweepWords,
-    "rerun": RerunWords,
-}
-USAGE = {
-    "train": "rlgym [train] [key=value ...] [-m] [--cfg job] [--config-dir DIR]",
-    "resume": "rlgym resume RUN [key=value ...]",
-    "pretrain": "rlgym pretrain [key=value ...] [-m] [--cfg job] [--config-dir DIR]",
-    "finetune": "rlgym finetune init_from=RUN [key=value ...] [-m] [--cfg job] [--config-dir DIR]",
-    **{name: f"rlgym {name} RUN [key=value ...]" for name in PRODUCTS},
-    "runs": "rlgym runs [FOLDER] [key=value ...]",
-    "compare": "rlgym compare [RUN ...] [key=value ...]",
-    "sweep": "rlgym sweep [FOLDER] [key=value ...] [--config-dir DIR]",
-    "rerun": "rlgym rerun RUN [key=value ...] [--cfg job]",
-}
-RUN = "RUN is a run folder, the short name of one under runs/, or `last`."
 FLAGS = [
     (
         "-m, --multirun",
@@ -63,19 +28,6 @@ FLAGS = [
     ("-h, --help", "this help; COMMAND --help for that of a command"),
     ("--version", "the version"),
 ]
-ABOUT = {
-    "compare": [
-        "RUN is a run folder, a folder of runs, a glob, or part of the names of some under runs/; none: all of runs/.",
-        "Writes comparison.md, comparison.json, curves.png and summary.png. How to read them: docs/statistics.md.",
-    ],
-    "sweep": [
-        "Any other word is as in train. Keys given as ranges are searched, in quotes because of the shell:",
-        "  'agent.learning_rate=tag(log,interval(1e-4,1e-2))'",
-        "  'agent.n_steps=choice(32,64,128)' 'agent.n_epochs=range(1,6)'",
-        "Without any, what conf/search/ says of the agent. FOLDER is a sweep to go on with. More: docs/sweep.md.",
-    ],
-}
-"""Lines of a command's help between its summary and its keys."""
 EXAMPLES = [
     "rlgym                                             PPO on CartPole-v1",
     "rlgym agent=ppo env=LunarLander-v3 seed=3 steps=1e6",
@@ -93,7 +45,8 @@ def overview(config_dir: str | None = None) -> str:
     """`rlgym --help`."""
     lines = [f"rlgym {__version__}: one gym for learning by reward and by predicting one's own data", ""]
     lines += ["usage: rlgym [COMMAND] [key=value ...]     (or: python -m rlgym ...)", ""]
-    lines += ["commands (COMMAND --help for their keys)", *_rows(list(COMMANDS.items())), ""]
+    commands = [(name, command.summary) for name, command in COMMANDS.items()]
+    lines += ["commands (COMMAND --help for their keys)", *_rows(commands), ""]
     lines += _groups("train", config_dir)
     lines += ["options", *_rows(FLAGS), "", "examples", *(f"  {line}" for line in EXAMPLES), ""]
     lines += ["every key with its default: rlgym train --help, rlgym pretrain --help, rlgym finetune --help"]
@@ -102,7 +55,8 @@ def overview(config_dir: str | None = None) -> str:
 
 def command(name: str, config_dir: str | None = None, chosen: Mapping[str, str] | None = None) -> str:
     """`rlgym COMMAND --help`; of a training command, with the knobs of what is `chosen`, or of all built-in choices."""
-    lines = [f"usage: {USAGE[name]}", "", COMMANDS[name], ""]
+    about = COMMANDS[name]
+    lines = [f"usage: {about.usage}", "", about.summary, ""]
     if name in ROOTS:
         lines += _groups(name, config_dir)
         trust = ("trust=false", "import the code that the configs of runs it begins with or plays against name")
@@ -114,23 +68,14 @@ def command(name: str, config_dir: str | None = None, chosen: Mapping[str, str] 
                 lines += [f"keys of {group}={entry.name}", *_rows(rows), ""]
         lines += ["options", *_rows(FLAGS)]
         return "\n".join(lines)
-    lines += [*ABOUT[name], ""] if name in ABOUT else []
-    if name == "rerun":
-        lines[2] += "; any key of its command but the groups replaces the run's"
-    lines += [RUN, ""] if "RUN" in USAGE[name] and name not in ABOUT else []
-    tables = {root: product.words for root, product in PRODUCTS[name].items()} if name in PRODUCTS else {}
-    for root, words in tables.items():
-        kind = "a model.zip that Stable-Baselines3 saved" if root == ARCHIVE else f"a run of {root}"
-        lines += [f"keys for {kind}", *_rows(list(_keys(words))), ""]
-    if not tables:
-        lines += ["keys", *_rows(list(_keys(WORDS[name])))]
+    lines += [*about.about, ""] if about.about else []
+    lines += [RUN, ""] if "RUN" in about.usage and not about.about else []
+    for kind, code in about.code.items():
+        of = "a model.zip that Stable-Baselines3 saved" if kind == ARCHIVE else f"a run of {kind}"
+        lines += [f"keys for {of}", *_rows(list(_keys(code.options))), ""]
+    if about.options is not None:
+        lines += ["keys", *_rows(list(_keys(about.options)))]
     return "\n".join(lines).rstrip()
-
-
-def all_words(name: str) -> set[str]:
-    """Every key that a command on a run takes, for whichever kind of run."""
-    classes = [product.words for product in PRODUCTS[name].values()] if name in PRODUCTS else [WORDS[name]]
-    return {f.name for cls in classes for f in fields(cls)}
 
 
 def _groups(root: str, config_dir: str | None) -> list[str]:

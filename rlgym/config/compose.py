@@ -32,7 +32,7 @@ from rlgym.config.built_in import BUILT_IN
 from rlgym.config.effect import refuse_without_effect
 from rlgym.config.groups import GROUPS, choices, config_folder, roots
 from rlgym.config.io import from_plain, vouch
-from rlgym.config.options import RerunWords, read
+from rlgym.config.options import RerunOptions, read
 from rlgym.config.overrides import Words
 from rlgym.config.parser import flattened, to_dict
 from rlgym.config.registry import OPEN, entries, entry, resolve
@@ -51,7 +51,7 @@ def compose(overrides: list[str], root: str = "train", config_dir: str | None = 
     what was composed may name no code to import and look up nothing on this machine.
     """
     given = [word for word in overrides if word.startswith("trust=")]
-    vouched = read(RerunWords, given)["trust"] and trust
+    vouched = read(RerunOptions, given)["trust"] and trust
     words = grammar.parse([word for word in overrides if word not in given], GROUPS[root])
     _refuse_hydra(words)
     if not trust:

@@ -26,7 +26,7 @@ AGE = "only those begun since then: a day (2026-11-20), or an age (30m, 12h, 2d)
 
 
 @dataclass
-class ResumeWords:
+class ResumeOptions:
     steps: int | None = knob(None, "new budget in environment steps, those already done included", gt=0)
     tokens: int | None = knob(None, "new budget in tokens, those already seen included", gt=0)
     updates: int | None = knob(None, "new budget in updates, those already done included", gt=0)
@@ -41,7 +41,7 @@ class ResumeWords:
 
 
 @dataclass
-class EvaluateWords:
+class EvaluateOptions:
     episodes: int = knob(100, "fresh episodes to play; of a game, against each opponent, half from each seat", gt=0)
     opponents: str = knob("", "of a game: a comma list of random, one_ply, mcts_K and RUNs; empty: the first two")
     positions: str = knob(
@@ -57,7 +57,7 @@ class EvaluateWords:
 
 
 @dataclass
-class PlayWords:
+class PlayOptions:
     episodes: int = knob(1, "episodes to show", gt=0)
     render: str = knob(
         "auto",
@@ -72,7 +72,7 @@ class PlayWords:
 
 
 @dataclass
-class EvaluateArchiveWords:
+class EvaluateArchiveOptions:
     env: str = knob("", "the environment's id, as in train")
     algo: str | None = knob(None, ALGO, choices=ALGOS)
     episodes: int = knob(100, "fresh episodes to play", gt=0)
@@ -86,7 +86,7 @@ class EvaluateArchiveWords:
 
 
 @dataclass
-class PlayArchiveWords:
+class PlayArchiveOptions:
     env: str = knob("", "the environment's id, as in train")
     algo: str | None = knob(None, ALGO, choices=ALGOS)
     episodes: int = knob(1, "episodes to show", gt=0)
@@ -96,7 +96,7 @@ class PlayArchiveWords:
 
 
 @dataclass
-class EvaluateTextWords:
+class EvaluateTextOptions:
     data: str = knob("", "a corpus as in pretrain (data=text data.path=F), or a text file; empty: what was held out")
     tokens: int | None = knob(None, "judge at most so many tokens; empty: all", gt=0)
     batch_size: int = knob(16, "blocks judged at once", gt=0)
@@ -107,7 +107,7 @@ class EvaluateTextWords:
 
 
 @dataclass
-class GenerateWords:
+class GenerateOptions:
     prompt: str = knob("", "what the text begins with, as typed; empty: the beginning of a document")
     samples: int = knob(1, "texts to generate, in one batch", gt=0)
     tokens: int = knob(200, "new tokens at most", gt=0)
@@ -125,7 +125,7 @@ class GenerateWords:
 
 
 @dataclass
-class FillWords:
+class FillOptions:
     text: str = knob("", "text with one or more [MASK], as typed")
     top: int = knob(5, "guesses for each [MASK]", gt=0)
     checkpoint: str = knob("best", CHECKPOINT)
@@ -134,14 +134,14 @@ class FillWords:
 
 
 @dataclass
-class ExportWords:
+class ExportOptions:
     path: str = knob("", "folder to write; empty: the run's export/")
     checkpoint: str = knob("best", CHECKPOINT)
     trust: bool = knob(False, TRUST)
 
 
 @dataclass
-class EvaluateExamplesWords:
+class EvaluateExamplesOptions:
     data: str = knob("", "other examples: a table's file, or data=csv data.path=F; empty: what was held out")
     checkpoint: str = knob("best", CHECKPOINT)
     device: str = knob("auto", DEVICES, pattern=DEVICE)
@@ -150,7 +150,7 @@ class EvaluateExamplesWords:
 
 
 @dataclass
-class PredictWords:
+class PredictOptions:
     text: str = knob("", "one text, as typed")
     data: str = knob("", "texts: a table's file, or data=csv data.path=F")
     column: str = knob("", "column of the text; empty: as in training, or found", needs="data!=")
@@ -162,12 +162,12 @@ class PredictWords:
 
 
 @dataclass
-class ExportAdaptedWords(ExportWords):
+class ExportAdaptedOptions(ExportOptions):
     adapter: bool = knob(False, "of a run with adapt.mode=lora: the additions alone, as peft reads them, not merged")
 
 
 @dataclass
-class RunsWords:
+class RunsOptions:
     agent: str = knob("", "only these: a comma list, in which * stands for anything (agent=ppo,sb3/*)")
     env: str = knob("", "only these, as env=CartPole-v1 or env=ALE/*")
     seed: str = knob("", "only these")
@@ -179,7 +179,7 @@ class RunsWords:
 
 
 @dataclass
-class CompareWords:
+class CompareOptions:
     agent: str = knob("", "only these: a comma list, in which * stands for anything (agent=ppo,sb3/*)")
     env: str = knob("", "only these, as env=CartPole-v1 or env=ALE/*")
     since: str = knob("", AGE)
@@ -197,7 +197,7 @@ class CompareWords:
 
 
 @dataclass
-class SweepWords:
+class SweepOptions:
     trials: int = knob(50, "how many sets of values to try, those of an interrupted sweep included", gt=0)
     minutes: float | None = knob(None, "no trial starts after so many minutes; empty: no limit", gt=0)
     seeds: int = knob(3, "seeds of each trial: seed, seed + 1, ...; a pruned one has fewer", gt=0)
@@ -213,7 +213,7 @@ class SweepWords:
 
 
 @dataclass
-class RerunWords:
+class RerunOptions:
     trust: bool = knob(False, TRUST)
 
 

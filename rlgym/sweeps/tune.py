@@ -24,7 +24,7 @@ from rlgym.config.compose import compose, revise
 from rlgym.config.effect import no_effect, without_effect
 from rlgym.config.groups import GROUPS
 from rlgym.config.io import vouch
-from rlgym.config.options import SweepWords
+from rlgym.config.options import SweepOptions
 from rlgym.config.overrides import parse
 from rlgym.config.parser import build, to_dict
 from rlgym.config.tuned import write_tuned
@@ -444,7 +444,7 @@ def read_request(folder: Path) -> Request:
     """What the sweep in `folder` was asked for. RequestError where sweep.json is not such a request."""
     try:
         request = Request(**expect(read_json(folder / "sweep.json"), Request))
-        build(SweepWords, {key: getattr(request, key) for key in ("trials", "minutes", "seeds", "jobs", "score")})
+        build(SweepOptions, {key: getattr(request, key) for key in ("trials", "minutes", "seeds", "jobs", "score")})
     except (OSError, ValueError, TypeError, RequestError) as error:
         raise RequestError(f"{folder}/sweep.json cannot be read ({error})") from error
     return request

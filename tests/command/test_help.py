@@ -15,6 +15,7 @@ import pytest
 from rlgym import __version__
 from rlgym.agents.configs.on_policy import PPOConfig
 from rlgym.cli import help
+from rlgym.cli.commands import COMMANDS
 from rlgym.config.groups import GROUPS, SUMMARIES, choices
 from rlgym.config.parser import keys
 from rlgym.config.schema import TrainConfig
@@ -51,7 +52,7 @@ def test_what_it_does_not_import(words: str, heavy: str, tmp_path: Path) -> None
 def test_overview_names_every_command_group_and_choice(command: Callable[..., Answer]) -> None:
     text = command("--help").out
     assert command("-h").out == text
-    for name in help.COMMANDS:
+    for name in COMMANDS:
         assert re.search(rf"^  {name} ", text, re.M), name
     for group in GROUPS["train"]:
         assert re.search(rf"^{group}=: ", text, re.M), group
@@ -83,17 +84,20 @@ def test_help_shows_the_chosen_agents_keys_and_ones_own_folder(command: Callable
     assert "keys of agent=ppo" in answer.out
 
 
-@pytest.mark.parametrize("name", help.WORDS)
-def test_help_of_a_command_has_its_words(name: str, command: Callable[..., Answer]) -> None:
+OPTIONS = {name: command.options for name, command in COMMANDS.items() if command.options is not None}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_help_of_a_command_has_its_options(name: str, command: Callable[..., Answer]) -> None:
     answer = command(name, "--help")
     assert answer.code == 0
     assert answer.out.startswith(f"usage: rlgym {name}")
-    for f in fields(help.WORDS[name]):
+    for f in fields(OPTIONS[name]):
         assert re.search(rf"^  {f.name}=", answer.out, re.M), f.name
 
 
 def test_every_key_has_a_help_line() -> None:
-    for cls in (TrainConfig, PPOConfig, *help.WORDS.values()):
+    for cls in (TrainConfig, PPOConfig, *OPTIONS.values()):
         for name, text in help._keys(cls):
             assert len(text) > 5, name
 

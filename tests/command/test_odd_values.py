@@ -14,7 +14,7 @@ import torch
 
 from rlgym.config.compose import compose
 from rlgym.config.memory import require_memory, sizes_named
-from rlgym.config.options import GenerateWords, read
+from rlgym.config.options import GenerateOptions, read
 from rlgym.envs.classic import make_native
 from rlgym.errors import RequestError
 from rlgym.training.train import check_request
@@ -98,6 +98,6 @@ def test_the_largest_number_that_was_given_is_named(monkeypatch: pytest.MonkeyPa
 
 
 def test_words_of_a_device() -> None:
-    assert read(GenerateWords, ["device=cuda:1"])["device"] == "cuda:1"
+    assert read(GenerateOptions, ["device=cuda:1"])["device"] == "cuda:1"
     with pytest.raises(RequestError, match=re.escape("device=cuda:: must be auto, cpu, cuda, cuda:N or mps")):
-        read(GenerateWords, ["device=cuda:"])
+        read(GenerateOptions, ["device=cuda:"])

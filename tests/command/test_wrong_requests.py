@@ -25,7 +25,7 @@ WRONG = {
     # choices
     "agent=ppx": "agent=ppx not found - did you mean agent=ppo?",
     "+agent=ppx": "agent=ppx not found - did you mean agent=ppo?",
-    "agent=zzzzz": "agent=zzzzz not found: one of a2c, alphazero, dqn, nfsp, ppo, ",
+    "agent=zzzzz": "agent=zzzzz not found: one of ppo, a2c, reinforce, dqn, rainbow, pqn, ",
     "agent=": "agent=: must be one name",
     "agent=null": "agent=null: must be one name",
     "agent=[ppo]": "agent=['ppo']: must be one name",

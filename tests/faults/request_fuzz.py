@@ -27,7 +27,8 @@ from unittest.mock import patch
 
 import torch
 
-from rlgym.cli.help import COMMANDS, all_words
+from rlgym.cli.commands import COMMANDS
+from rlgym.cli.handlers import all_options
 from rlgym.cli.main import main
 from rlgym.config.built_in import BUILT_IN
 from rlgym.config.parser import keys
@@ -69,7 +70,7 @@ FLAGS = [
 def known_keys(command: str) -> list[str]:
     """Every dotted key that a command takes, whatever is chosen."""
     if command not in ROOTS:
-        return sorted(all_words(command))
+        return sorted(all_options(command))
     root = ROOTS[command]
     found = keys(root)
     for group in root.sections:

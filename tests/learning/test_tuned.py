@@ -8,7 +8,7 @@ import pytest
 
 from rlgym.api import train
 from rlgym.cli.evaluate import evaluate
-from rlgym.config.options import EvaluateWords, read
+from rlgym.config.options import EvaluateOptions, read
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -35,7 +35,7 @@ NEEDS = {"LunarLander-v3": "Box2D", "MiniGrid-Empty-8x8-v0": "minigrid"}
 
 def mean_reward(words: list[str], folder: Path) -> float:
     run = train(*words, f"run.dir='{folder}'", "display=quiet")
-    judged = evaluate(run.dir, read(EvaluateWords, ["episodes=1000", "device=cpu"]))
+    judged = evaluate(run.dir, read(EvaluateOptions, ["episodes=1000", "device=cpu"]))
     return float(judged["mean_reward"])
 
 
