@@ -41,10 +41,10 @@ class A2C(OnPolicy):
     def learn(self, batch: Batch) -> Metrics:
         learning_rate = self.scheduled("learning_rate")
         loss, statistics = self.loss(self.whole(batch))
-        norm, withheld = self.optimizer.step(loss, learning_rate)
+        norm, skipped = self.optimizer.step(loss, learning_rate)
         return {
             **dict(zip(STATISTICS, statistics, strict=True)),
-            NON_FINITE: withheld,
+            NON_FINITE: skipped,
             "train/grad_norm": norm,
             "train/learning_rate": learning_rate,
         }

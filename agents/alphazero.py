@@ -33,7 +33,7 @@ from rlgym.agents.selfplay.mcts import ILLEGAL, Found, Settings
 from rlgym.agents.selfplay.search import search
 from rlgym.agents.selfplay.search_player import Evaluator, NetworkPlayer, SearchPlayer
 from rlgym.common.rng import generator_state, load_generator_state
-from rlgym.config.device import pick_device, settle
+from rlgym.config.device import pick_device, resolve_auto
 from rlgym.envs.episodes import fresh_seed
 from rlgym.errors import RequestError
 from rlgym.games.evaluation import judge
@@ -71,7 +71,7 @@ class AlphaZero:
         self.game = game_of(config)
         self.device = pick_device(config.device, heavy=True)
         large = knobs.network == "conv" or knobs.width > 256
-        settle(config, self.device, repays=False, threads=(os.cpu_count() or 1) if large else 1)
+        resolve_auto(config, self.device, repays=False, threads=(os.cpu_count() or 1) if large else 1)
         self.opponents = make_players(knobs.opponents, self.game, self.device)
 
         self.network = build_network(config, self.game, self.device)
@@ -82,11 +82,11 @@ class AlphaZero:
             self.loss_of = torch.compile(self.losses, dynamic=False)
 
         self.player_rng = torch.Generator(self.device).manual_seed(config.seed + 1)
-        self.drawer = torch.Generator(self.device).manual_seed(config.seed + 2)
-        self.coin = torch.Generator().manual_seed(config.seed + 3)
+        self.replay_rng = torch.Generator(self.device).manual_seed(config.seed + 2)
+        self.full_search_rng = torch.Generator().manual_seed(config.seed + 3)
         self.replay = GameReplay(self.game, knobs.buffer_size, self.device)
         self.held_out = GameReplay(self.game, HELD_OUT, self.device)
-        self.earned = 0.0
+        self.pending_gradient_steps = 0.0
         self.learns_from = 0
         """Step before which no gradient step is taken; a resume without its replay moves it on."""
 
@@ -120,7 +120,7 @@ class AlphaZero:
             "arithmetic": "exact, with the recorded thread count" if on_cpu else "to rounding: GPUs add in any order",
         }
 
-    def furnish(self, folder: Path) -> dict[str, str]:
+    def write_run_files(self, folder: Path) -> dict[str, str]:
         return {}
 
     # ---- play
@@ -144,7 +144,7 @@ class AlphaZero:
     def move(self) -> int:
         """One move in every game; returns how many simulations it took."""
         knobs, game = self.knobs, self.game
-        full = bool(torch.rand((), generator=self.coin) < knobs.full_share)
+        full = bool(torch.rand((), generator=self.full_search_rng) < knobs.full_share)
         settings = search_settings(knobs, knobs.simulations if full else knobs.fast_simulations)
         found = search(game, self.position, self.evaluate_positions, settings, self.player_rng)
         move = self.choose(found)
@@ -184,7 +184,7 @@ class AlphaZero:
         learned = ~held[game]
         self.replay.add({name: part[learned] for name, part in parts.items()})
         self.held_out.add({name: part[~learned] for name, part in parts.items()})
-        self.earned += float(learned.sum()) * self.knobs.reuse / self.knobs.batch_size
+        self.pending_gradient_steps += float(learned.sum()) * self.knobs.reuse / self.knobs.batch_size
         won = rewards(ended, torch.zeros_like(length)).long()
         self.recent.extend(zip(self.running["move"][0, over].tolist(), length.tolist(), won.tolist(), strict=True))
         self.position[over] = self.game.init(len(over), self.device, self.player_rng)
@@ -211,10 +211,10 @@ class AlphaZero:
     def learn(self) -> Metrics:
         knobs = self.knobs
         if len(self.replay) < knobs.learning_starts or self.progress.step < self.learns_from:
-            self.earned = 0.0
+            self.pending_gradient_steps = 0.0
             return {}
-        steps = int(self.earned)
-        self.earned -= steps
+        steps = int(self.pending_gradient_steps)
+        self.pending_gradient_steps -= steps
         if not steps:
             return {}
         learning_rate = knobs.learning_rate * factor(
@@ -222,12 +222,12 @@ class AlphaZero:
         )
         found = []
         for _ in range(steps):
-            planes, batch = self.sample(self.replay.draw(knobs.batch_size, self.drawer))
+            planes, batch = self.sample(self.replay.draw(knobs.batch_size, self.replay_rng))
             loss, *rest = self.loss_of(planes, batch)
-            norm, withheld = self.optimizer.step(loss, learning_rate)
+            norm, skipped = self.optimizer.step(loss, learning_rate)
             with torch.no_grad():  # decoupled (Loshchilov & Hutter 2019, arXiv:1711.05101)
                 self.optimizer.parameters.mul_(1 - learning_rate * knobs.weight_decay)
-            found.append(torch.stack([loss.detach(), *(x.detach() for x in rest), norm, withheld]))
+            found.append(torch.stack([loss.detach(), *(x.detach() for x in rest), norm, skipped]))
         means = torch.stack(found).mean(0)
         names = ("loss", "policy_loss", "value_loss", "kl", "entropy", "grad_norm")
         metrics: Metrics = {f"train/{name}": mean for name, mean in zip(names, means, strict=False)}
@@ -240,7 +240,7 @@ class AlphaZero:
         planes, legal, policy = game.observe(drawn["position"]), game.legal(drawn["position"]), drawn["policy"]
         cells, actions = self.symmetries
         if self.knobs.symmetries and len(cells) > 1:
-            which = torch.randint(len(cells), (len(policy),), generator=self.drawer, device=self.device)
+            which = torch.randint(len(cells), (len(policy),), generator=self.replay_rng, device=self.device)
             planes, moves = turned(planes, cells[which]), actions[which]
             policy, legal = policy.gather(1, moves), legal.gather(1, moves)
         return planes, {**drawn, "policy": policy, "legal": legal}
@@ -259,8 +259,8 @@ class AlphaZero:
         target, full = batch["policy"], batch["full"].float()
         count = full.sum().clamp(min=1)
         policy_loss = -((target * log_p).sum(1) * full).sum() / count
-        aim = torch.lerp(batch["outcome"], batch["value"], knobs.root_value)
-        value_loss = ((value - aim) / self.game.max_return).square().mean()
+        value_target = torch.lerp(batch["outcome"], batch["value"], knobs.root_value)
+        value_loss = ((value - value_target) / self.game.max_return).square().mean()
         certain = (torch.xlogy(target, target).sum(1) * full).sum() / count
         entropy = -(log_p.exp() * log_p).sum(1).mean()
         return policy_loss + knobs.vf_coef * value_loss, policy_loss, value_loss, certain + policy_loss, entropy
@@ -359,8 +359,8 @@ class AlphaZero:
             "optimizer": self.optimizer.state_dict(),
             "rng": {
                 "player": generator_state(self.player_rng),
-                "drawer": generator_state(self.drawer),
-                "coin": generator_state(self.coin),
+                "drawer": generator_state(self.replay_rng),
+                "coin": generator_state(self.full_search_rng),
             },
             "games": {
                 "position": self.position,
@@ -371,7 +371,7 @@ class AlphaZero:
                 "step": self.progress.step,
                 "update": self.progress.update,
                 "finished": self.finished,
-                "earned": self.earned,
+                "earned": self.pending_gradient_steps,
                 "learns_from": self.learns_from,
                 "recent": [list(each) for each in self.recent],
             },
@@ -391,7 +391,11 @@ class AlphaZero:
             )
         load_module(self.network, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        for name, generator in (("player", self.player_rng), ("drawer", self.drawer), ("coin", self.coin)):
+        for name, generator in (
+            ("player", self.player_rng),
+            ("drawer", self.replay_rng),
+            ("coin", self.full_search_rng),
+        ):
             load_generator_state(generator, state["rng"][name])
         self.position.copy_(cast(Tensor, state["games"]["position"]))
         self.length.copy_(cast(Tensor, state["games"]["length"]))
@@ -399,7 +403,7 @@ class AlphaZero:
             part.copy_(cast(Tensor, state["games"][f"running.{name}"]))
         progress = state["progress"]
         self.progress.step, self.progress.update = cast(int, progress["step"]), cast(int, progress["update"])
-        self.finished, self.earned = cast(int, progress["finished"]), cast(float, progress["earned"])
+        self.finished, self.pending_gradient_steps = cast(int, progress["finished"]), cast(float, progress["earned"])
         self.learns_from = cast(int, progress["learns_from"])
         self.recent.extend(tuple(each) for each in cast(list[Any], progress["recent"]))
         self.ladder.load_state_dict(state["ladder"])

@@ -113,10 +113,10 @@ class DQN(OffPolicy):
         distribution = cast(EpsilonGreedy, self.policy.distribution)
         distribution.epsilon = self.epsilon
         if self.knobs.noisy:
-            outputs = self.policy.noisy_outputs(obs, mask, self.explorer, self.noise)
+            outputs = self.policy.noisy_outputs(obs, mask, self.explore_rng, self.noise)
         else:
             outputs = self.policy.outputs(obs, mask)
-        return distribution.sample_numpy(outputs, self.explorer)
+        return distribution.sample_numpy(outputs, self.explore_rng)
 
     # ---- learn
 
@@ -125,7 +125,7 @@ class DQN(OffPolicy):
             return super().sample(count)
         knobs = self.knobs
         beta = annealed(knobs.priority_beta, self.progress.step, self.config.schedule_budget)
-        places, weights = self.priorities.draw(count, knobs.batch_size, self.drawer, beta, self.n_step)
+        places, weights = self.priorities.draw(count, knobs.batch_size, self.replay_rng, beta, self.n_step)
         batch = self.replay.gather(places, self.n_step, knobs.gamma)
         return {**batch, "places": places, "weights": weights}
 
@@ -146,13 +146,13 @@ class DQN(OffPolicy):
         obs = passes.split(batches["obs"], rows)
         # Noise is drawn anew for each gradient step, and with `double` each step chooses the next actions itself: then
         # targets are made step by step.
-        following = None if knobs.noisy else self.following(batches["next_obs"])
+        next_q = None if knobs.noisy else self.next_q(batches["next_obs"])
         step_by_step = knobs.noisy or knobs.double
-        targets = () if step_by_step else self.aim(batches, following, slice(None)).split(rows)
-        errors, predictions, norms, withheld = [], [], [], []
+        targets = () if step_by_step else self.td_target(batches, next_q, slice(None)).split(rows)
+        errors, predictions, norms, skipped = [], [], [], []
         for step in range(steps):
             if step_by_step:
-                target = self.aim(batches, following, slice(step * rows, (step + 1) * rows))
+                target = self.td_target(batches, next_q, slice(step * rows, (step + 1) * rows))
             else:
                 target = targets[step]
             noise = self.network.draw(self.noise) if knobs.noisy else None
@@ -163,7 +163,7 @@ class DQN(OffPolicy):
             errors.append(error)
             predictions.append(prediction)
             norms.append(norm)
-            withheld.append(bad)
+            skipped.append(bad)
         error, predicted = torch.cat(errors), torch.cat(predictions)
         if self.priorities is not None:
             self.priorities.update(batches["places"], self.surprise(error))
@@ -174,7 +174,7 @@ class DQN(OffPolicy):
             "train/q_value_mean": predicted.mean(),
             "train/grad_norm": torch.stack(norms).mean(),
             "train/learning_rate": learning_rate,
-            NON_FINITE: torch.stack(withheld).sum(),
+            NON_FINITE: torch.stack(skipped).sum(),
         }
 
     def surprise(self, error: Tensor) -> Tensor:
@@ -194,31 +194,31 @@ class DQN(OffPolicy):
         if times:
             self.target_parameters.lerp_(self.optimizer.parameters, 1 - (1 - knobs.tau) ** times)
 
-    def following(self, next_obs: dict[str, Tensor]) -> Tensor:
+    def next_q(self, next_obs: dict[str, Tensor]) -> Tensor:
         """What the target network says of all next states: `[batch, actions, atoms]`."""
         if isinstance(self.passes, ByHand):
             return self.target_by_hand.judge(next_obs)
         parts = zip(*(x.split(ROWS_AT_ONCE) for x in next_obs.values()), strict=True)
         return torch.cat([self.target(dict(zip(next_obs, part, strict=True))) for part in parts])
 
-    def aim(self, batches: Batch, following: Tensor | None, part: slice) -> Tensor:
+    def td_target(self, batches: Batch, next_q: Tensor | None, part: slice) -> Tensor:
         """What the network should say of the transitions `part`: `[batch, atoms]`; probabilities, with c51.
 
         `following`: the target network's outputs for all next states; None: made here, under noise of their own.
         """
         next_obs = {name: x[part] for name, x in batches["next_obs"].items()}
         mask = None if batches["next_mask"] is None else batches["next_mask"][part]
-        said = self.target(next_obs, self.target.draw(self.noise)) if following is None else following[part]
-        judge = said
+        outputs = self.target(next_obs, self.target.draw(self.noise)) if next_q is None else next_q[part]
+        judge = outputs
         if self.knobs.double:
-            (x,) = self.passes.split(next_obs, len(said))
+            (x,) = self.passes.split(next_obs, len(outputs))
             judge = self.passes.forward(x, self.network.draw(self.noise))
         best = mask_logits(self.network.expected(judge), mask).argmax(-1)
-        said = of_actions(said, best)
+        outputs = of_actions(outputs, best)
         reward, discount = batches["reward"][part], batches["discount"][part]
         if self.knobs.distributional == "c51":
-            return project(said.softmax(-1), reward, discount, self.network.support)
-        return discounted(said, reward, discount)
+            return project(outputs.softmax(-1), reward, discount, self.network.support)
+        return discounted(outputs, reward, discount)
 
     # ---- checkpoints
 

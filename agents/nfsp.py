@@ -35,7 +35,7 @@ from rlgym.agents.selfplay.game_config import game_named
 from rlgym.agents.selfplay.game_replay import GameReplay
 from rlgym.agents.selfplay.reservoir import Reservoir
 from rlgym.common.rng import generator_state, load_generator_state
-from rlgym.config.device import pick_device, settle
+from rlgym.config.device import pick_device, resolve_auto
 from rlgym.envs.episodes import fresh_seed
 from rlgym.errors import RequestError
 from rlgym.games.evaluation import judge
@@ -88,7 +88,7 @@ class NFSP:
         except RequestError as error:
             raise RequestError(f"agent={knobs.name}: {error}; agent=ppo or agent=dqn would do") from None
         self.device = pick_device(config.device)
-        settle(config, self.device, repays=False, threads=1)
+        resolve_auto(config, self.device, repays=False, threads=1)
 
         self.networks = build_networks(config, self.game, self.device)
         self.response = self.networks["best_response"]
@@ -99,7 +99,7 @@ class NFSP:
             self.average_optimizer = FlatAdam(self.average, knobs.max_grad_norm, knobs.adam_eps)
 
         self.player_rng = torch.Generator(self.device).manual_seed(config.seed + 1)
-        self.drawer = torch.Generator(self.device).manual_seed(config.seed + 2)
+        self.replay_rng = torch.Generator(self.device).manual_seed(config.seed + 2)
         games = knobs.games
         self.position = self.game.init(games, self.device, self.player_rng)
         self.last_position = torch.zeros(games, 2, self.game.words, dtype=torch.int64, device=self.device)
@@ -111,7 +111,7 @@ class NFSP:
         self.replay = MoveReplay(self.game, knobs.buffer_size, self.device)
         size = knobs.reservoir_size if knobs.average else 1
         self.reservoir = Reservoir(size, {"position": self.position[:1], "action": self.last_action[:1, 0]})
-        self.earned = 0.0
+        self.pending_gradient_steps = 0.0
         self.learns_from = knobs.learning_starts
         """Step before which no gradient step is taken; a resume without its replay moves it on."""
         self.target_at = 0
@@ -131,7 +131,7 @@ class NFSP:
             "arithmetic": "exact, with the recorded thread count" if on_cpu else "to rounding: GPUs add in any order",
         }
 
-    def furnish(self, folder: Path) -> dict[str, str]:
+    def write_run_files(self, folder: Path) -> dict[str, str]:
         return {}
 
     # ---- play
@@ -223,9 +223,9 @@ class NFSP:
         knobs = self.knobs
         if self.progress.step < self.learns_from:
             return {}
-        self.earned += knobs.games * knobs.n_steps / knobs.train_freq
-        steps = int(self.earned)
-        self.earned -= steps
+        self.pending_gradient_steps += knobs.games * knobs.n_steps / knobs.train_freq
+        steps = int(self.pending_gradient_steps)
+        self.pending_gradient_steps -= steps
         self.move_target()
         found = [self.learn_once() for _ in range(steps)]
         if not found:
@@ -243,15 +243,15 @@ class NFSP:
     def learn_once(self) -> dict[str, Tensor]:
         """A gradient step of each network."""
         knobs = self.knobs
-        batch = self.replay.draw(knobs.batch_size, self.drawer)
+        batch = self.replay.draw(knobs.batch_size, self.replay_rng)
         loss, value = self.response_loss(batch)
-        norm, withheld = self.response_optimizer.step(loss, knobs.learning_rate)
+        norm, skipped = self.response_optimizer.step(loss, knobs.learning_rate)
         metrics = {"train/loss": loss.detach(), "train/q_value_mean": value.detach(), "train/grad_norm": norm}
         if self.average is not None and len(self.reservoir):
-            loss = self.average_loss(self.reservoir.draw(knobs.average_batch_size, self.drawer))
+            loss = self.average_loss(self.reservoir.draw(knobs.average_batch_size, self.replay_rng))
             _, too = self.average_optimizer.step(loss, knobs.average_learning_rate)
-            metrics["train/average_loss"], withheld = loss.detach(), withheld + too
-        return metrics | {NON_FINITE: withheld}
+            metrics["train/average_loss"], skipped = loss.detach(), skipped + too
+        return metrics | {NON_FINITE: skipped}
 
     def response_loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Q's mean squared error, and its mean; 0-d."""
@@ -260,9 +260,9 @@ class NFSP:
         with torch.no_grad():
             obs = game.observe(after)
             best = mask_logits(self.response(obs), game.legal(after)).argmax(1, keepdim=True)
-            following = self.target(obs).gather(1, best).squeeze(1)
-            aim = batch["reward"] + self.knobs.gamma * (after[:, DONE] == 0) * following
-        return F.mse_loss(q, aim), q.mean()
+            next_q = self.target(obs).gather(1, best).squeeze(1)
+            td_target = batch["reward"] + self.knobs.gamma * (after[:, DONE] == 0) * next_q
+        return F.mse_loss(q, td_target), q.mean()
 
     def average_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
         position = batch["position"]
@@ -295,12 +295,12 @@ class NFSP:
             "model": self.networks.state_dict(),
             "target": self.target.state_dict(),
             "optimizer": self.response_optimizer.state_dict(),
-            "rng": {"player": generator_state(self.player_rng), "drawer": generator_state(self.drawer)},
+            "rng": {"player": generator_state(self.player_rng), "drawer": generator_state(self.replay_rng)},
             "games": {name: getattr(self, name) for name in GAMES_UNDER_WAY},
             "progress": {
                 "step": self.progress.step,
                 "update": self.progress.update,
-                "earned": self.earned,
+                "earned": self.pending_gradient_steps,
                 "learns_from": self.learns_from,
                 "target_at": self.target_at,
                 "recent": [list(each) for each in self.recent],
@@ -327,12 +327,12 @@ class NFSP:
             self.average_optimizer.load_state_dict(state["average_optimizer"])
             self.reservoir.load_state_dict(state["reservoir"])
         load_generator_state(self.player_rng, state["rng"]["player"])
-        load_generator_state(self.drawer, state["rng"]["drawer"])
+        load_generator_state(self.replay_rng, state["rng"]["drawer"])
         for name in GAMES_UNDER_WAY:
             getattr(self, name).copy_(state["games"][name])
         progress = state["progress"]
         self.progress.step, self.progress.update = cast(int, progress["step"]), cast(int, progress["update"])
-        self.earned, self.learns_from = count(progress["earned"], 1), count(progress["learns_from"])
+        self.pending_gradient_steps, self.learns_from = count(progress["earned"], 1), count(progress["learns_from"])
         self.target_at = count(progress["target_at"], self.progress.step)
         self.recent.extend(tuple(each) for each in cast(list[Any], progress["recent"]))
         if REPLAY in state:

@@ -59,10 +59,10 @@ class PPO(OnPolicy):
 
     def learn(self, batch: Batch) -> Metrics:
         learning_rate, clip = self.scheduled("learning_rate"), self.scheduled("clip_range")
-        statistics, withheld, norm = self.epochs(batch, learning_rate, clip, self.scheduled("ent_coef"))
+        statistics, skipped, norm = self.epochs(batch, learning_rate, clip, self.scheduled("ent_coef"))
         return {
             **dict(zip(STATISTICS, statistics, strict=True)),
-            NON_FINITE: withheld,
+            NON_FINITE: skipped,
             "train/grad_norm": norm,
             "train/learning_rate": learning_rate,
             "train/clip_range": clip,
@@ -84,24 +84,24 @@ class PPO(OnPolicy):
         return loss, statistics
 
     def epochs(self, batch: Batch, learning_rate: float, clip: float, ent_coef: float) -> tuple[Tensor, Tensor, Tensor]:
-        """All gradient steps of one update. Returns the mean `STATISTICS [6]`, how many steps were withheld, and the
+        """All gradient steps of one update. Returns the mean `STATISTICS [6]`, how many steps were skipped, and the
         last gradient's norm."""
         knobs = self.knobs
         coefficients: tuple[Any, Any] = (clip, ent_coef)
         if self.config.compile == "on":  # as tensors: a number that a schedule moves would be compiled anew
             coefficients = (torch.tensor(clip, device=self.device), torch.tensor(ent_coef, device=self.device))
         seen: list[Tensor] = []
-        withheld = torch.zeros((), device=self.device)
-        norm = withheld
+        skipped = torch.zeros((), device=self.device)
+        norm = skipped
         for _ in range(knobs.n_epochs):
             for minibatch in self.shuffled(batch, knobs.batch_size):
                 loss, statistics = self.loss(minibatch, *coefficients)
                 norm, bad = self.optimizer.step(loss, learning_rate)
-                withheld = withheld + bad
+                skipped = skipped + bad
                 seen.append(statistics)
             if knobs.target_kl is not None and seen[-1][3] > 1.5 * knobs.target_kl:
                 break
-        return torch.stack(seen).mean(0), withheld, norm
+        return torch.stack(seen).mean(0), skipped, norm
 
     @classmethod
     def gradient_steps(cls, config: TrainConfig) -> int:

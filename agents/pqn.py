@@ -102,19 +102,19 @@ class PQN(OnPolicy):
 
     def learn(self, batch: Batch) -> Metrics:
         knobs, learning_rate = self.knobs, self.scheduled("learning_rate")
-        seen, norms, withheld = [], [], []
+        seen, norms, skipped = [], [], []
         for _ in range(knobs.n_epochs):
             for minibatch in self.shuffled(batch, knobs.batch_size):
                 loss, statistics = self.loss(minibatch)
                 norm, bad = self.optimizer.step(loss, learning_rate)
                 seen.append(statistics)
                 norms.append(norm)
-                withheld.append(bad)
+                skipped.append(bad)
         return {
             **dict(zip(STATISTICS, torch.stack(seen).mean(0), strict=True)),
             "train/grad_norm": torch.stack(norms).mean(),
             "train/learning_rate": learning_rate,
-            NON_FINITE: torch.stack(withheld).sum(),
+            NON_FINITE: torch.stack(skipped).sum(),
         }
 
     def minibatch_loss(self, batch: Batch, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:

@@ -65,20 +65,20 @@ class SAC(Continuous):
     def noise(self, steps: int) -> Tensor:
         """For a and a', `[steps, 2, batch, dimensions]`."""
         shape = (steps, 2, self.knobs.batch_size, self.distribution.dimensions)
-        return torch.randn(shape, generator=self.drawer, device=self.device)
+        return torch.randn(shape, generator=self.replay_rng, device=self.device)
 
     @torch.no_grad()
     def gradient_step(self, batch: Batch, noise: Tensor, learning_rate: float) -> tuple[dict[str, Tensor], Tensor]:
         now, then = noise.unbind()
         ent_coef = self.ent_coef()
         target = self.td_target(batch, then, ent_coef)
-        critic_loss, withheld = self.critics_step(batch, target, 0.5, learning_rate)
+        critic_loss, skipped = self.critics_step(batch, target, 0.5, learning_rate)
         statistics = {"train/critic_loss": critic_loss, "train/ent_coef": ent_coef}
         statistics |= self.actor_gradient(batch, now, ent_coef)
-        _, withheld_too = self.actor_adam.apply(critic_loss + statistics["train/actor_loss"], learning_rate)
+        _, skipped_too = self.actor_adam.apply(critic_loss + statistics["train/actor_loss"], learning_rate)
         if self.gradient_steps % self.knobs.target_update_interval == 0:
             self.critics_target.lerp_(self.critics_adam.parameters, self.knobs.tau)
-        return statistics, withheld + withheld_too
+        return statistics, skipped + skipped_too
 
     def actor_gradient(self, batch: Batch, noise: Tensor, ent_coef: Tensor) -> dict[str, Tensor]:
         """Set the gradients of the actor's loss and of a learned alpha's; both 0-d, by tag. `noise [batch, dimensions]`

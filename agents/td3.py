@@ -49,25 +49,25 @@ class TD3(Continuous):
         """Of the target policy, `[steps, batch, dimensions]`."""
         knobs = self.knobs
         shape = (steps, knobs.batch_size, self.distribution.outputs)
-        drawn = torch.randn(shape, generator=self.drawer, device=self.device).mul_(knobs.target_policy_noise)
+        drawn = torch.randn(shape, generator=self.replay_rng, device=self.device).mul_(knobs.target_policy_noise)
         return drawn.clamp_(-knobs.target_noise_clip, knobs.target_noise_clip)
 
     @torch.no_grad()
     def gradient_step(self, batch: Batch, noise: Tensor, learning_rate: float) -> tuple[dict[str, Tensor], Tensor]:
         knobs, obs = self.knobs, batch["obs"]
-        critic_loss, withheld = self.critics_step(batch, self.td_target(batch, noise), 1.0, learning_rate)
+        critic_loss, skipped = self.critics_step(batch, self.td_target(batch, noise), 1.0, learning_rate)
         statistics = {"train/critic_loss": critic_loss}
         if self.gradient_steps % knobs.policy_delay == 0:
             action = self.actor_passes.forward(obs).tanh()
             value, of_action = self.critic_passes.of_action(obs, action, -1 / len(action), first=True)
             self.actor_passes.backward(of_action * (1 - action.square()))
             actor_loss = -value.mean()
-            _, withheld_too = self.actor_adam.apply(actor_loss, learning_rate)
+            _, skipped_too = self.actor_adam.apply(actor_loss, learning_rate)
             self.critics_target.lerp_(self.critics_adam.parameters, knobs.tau)
             self.actor_target.lerp_(self.actor_adam.parameters, knobs.tau)
             statistics["train/actor_loss"] = actor_loss
-            withheld = withheld + withheld_too
-        return statistics, withheld
+            skipped = skipped + skipped_too
+        return statistics, skipped
 
     @torch.no_grad()
     def td_target(self, batch: Batch, noise: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ REPLAY = "replay"
 """The section of past experience. Large, and nothing that uses a finished model reads it; a resume can do without."""
 
 NON_FINITE = "train/non_finite"
-"""Metric an update reports: how many of its optimiser steps were withheld for a non-finite loss or gradient."""
+"""Metric an update reports: how many of its optimiser steps were skipped for a non-finite loss or gradient."""
 
 
 @dataclass
@@ -94,7 +94,7 @@ class Learner(Protocol):
     arithmetic: tuple[float, float] | None
     """(FLOP that one step, move or token takes, the device's measured FLOP/s), where utilisation means something."""
 
-    def furnish(self, folder: Path) -> dict[str, str]:
+    def write_run_files(self, folder: Path) -> dict[str, str]:
         """Called once for a new run: write what its folder holds besides checkpoints (a tokenizer, a data card).
         Returns texts for TensorBoard by tag."""
         ...

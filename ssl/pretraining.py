@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rlgym.common.atomic_io import write_atomic
 from rlgym.config import registry
-from rlgym.config.device import ends_soon, pick_device, seed, settle
+from rlgym.config.device import ends_soon, pick_device, resolve_auto, seed
 from rlgym.config.memory import require_memory
 from rlgym.errors import RequestError
 from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section, weights_and_gradients
@@ -38,7 +38,7 @@ from rlgym.ssl.models.build import (
     check_direction,
     estimate,
     learning_rate_for,
-    settle_model,
+    resolve_model,
 )
 from rlgym.ssl.models.precision import choose, matrix_rate
 from rlgym.ssl.objectives.base import Batch, Objective, parts, token_counts
@@ -79,7 +79,7 @@ class Pretraining:
                 f"causal={str(config.causal).lower()}: objective={config.objective.name} says {str(causal).lower()}"
             )
         config.causal = causal
-        settle_model(config.model)
+        resolve_model(config.model)
         check_direction(config.model, causal)  # what can be refused at once is not found after reading the corpus
         batch_size = self._settle_batch()
         block = config.model.block_size
@@ -92,9 +92,9 @@ class Pretraining:
         self.tokenizer = self.data.tokenizer
         vocab_size = self.tokenizer.vocab_size
         if config.model.architecture == "transformers":
-            from rlgym.ssl.models.transformers_model import settle_padding
+            from rlgym.ssl.models.transformers_model import resolve_padding
 
-            settle_padding(config.model, self.tokenizer.pad_id)
+            resolve_padding(config.model, self.tokenizer.pad_id)
         rows = batch_size // config.gradient_accumulation_steps
         predicted = getattr(config.objective, "rate", 1.0)  # the head runs on hidden tokens alone
         self.estimate = estimate(config.model, vocab_size, rows, causal, predicted)
@@ -164,7 +164,7 @@ class Pretraining:
             config.compile = "kernels"
         seconds = budget / (0.4 * self.rate)
         repays = self.device.type == "cuda" and seconds >= SECONDS_THAT_REPAY_COMPILING
-        settle(config, self.device, repays, threads)
+        resolve_auto(config, self.device, repays, threads)
 
     def _tokens(self) -> int:
         """The most that the budgets hold, at the speed of products alone."""
@@ -212,7 +212,7 @@ class Pretraining:
             return ""
         return f"{model.num_hidden_layers} layers x {model.hidden_size}, {model.num_attention_heads} heads, "
 
-    def furnish(self, folder: Path) -> dict[str, str]:
+    def write_run_files(self, folder: Path) -> dict[str, str]:
         self.tokenizer.save(folder / TOKENIZER)
         write_atomic(folder / "data_card.md", self.data.card)
         return {"data/card": self.data.card, "run/introduction": "\n".join(f"    {line}" for line in self.notices)}
@@ -244,14 +244,14 @@ class Pretraining:
         progress.step += self.tokens_per_update
         progress.update += 1
         scale = self.scale(progress.step)
-        norm, withheld = self.optimizer.step(scale, total)
+        norm, skipped = self.optimizer.step(scale, total)
         if self.ema is not None:
-            self.ema.update(withheld)
+            self.ema.update(skipped)
         if progress.update == 1:  # the collector would look through all modules again and again, for nothing
             gc.collect()
             gc.freeze()
         return {
-            NON_FINITE: withheld,
+            NON_FINITE: skipped,
             "train/loss": total,
             "train/grad_norm": norm,
             "train/learning_rate": scale * config.optimizer.learning_rate,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rlgym.agents.common.recent_episodes import RecentEpisodes
-from rlgym.config.device import pick_device, settle
+from rlgym.config.device import pick_device, resolve_auto
 from rlgym.config.registry import resolve
 from rlgym.envs.episodes import evaluate_policy, fresh_seed
 from rlgym.envs.game_ids import is_game
@@ -80,7 +80,7 @@ class Agent:
         self.device = pick_device(config.device, heavy=images)
         # Two threads slow a small network down.
         repays = repays_compiling if isinstance(repays_compiling, bool) else repays_compiling(self.device)
-        settle(config, self.device, repays, threads=(os.cpu_count() or 1) if images else 1)
+        resolve_auto(config, self.device, repays, threads=(os.cpu_count() or 1) if images else 1)
         self.pool: Opponents | None = None
         """Its past selves, where it plays against them."""
         self.standings: Ratings | None = None
@@ -104,7 +104,7 @@ class Agent:
         """The networks that are trained, by the prefix of their parameters' names in histograms."""
         return {"": cast(nn.Module, self.policy.network)}
 
-    def furnish(self, folder: Path) -> dict[str, str]:
+    def write_run_files(self, folder: Path) -> dict[str, str]:
         return {}
 
     def evaluate(self) -> Evaluation:
@@ -152,7 +152,7 @@ class Agent:
             found |= weights_and_gradients(module, prefix)
         return found
 
-    def standing(self) -> dict[str, Section]:
+    def base_state(self) -> dict[str, Section]:
         """The checkpoint's sections on where training stands: the environments and the progress."""
         if not self._verified:  # once, on a real episode: that a fresh environment can be brought to where this one is
             self._verified = True
@@ -174,7 +174,7 @@ class Agent:
             state["standings"] = self.standings.state_dict()
         return state
 
-    def check_standing(self, state: Mapping[str, Section]) -> None:
+    def check_base_state(self, state: Mapping[str, Section]) -> None:
         """Before anything is loaded: that a checkpoint's environments are as many as these, and its observations are
         encoded as they are here."""
         if as_trained(self.env.leaves, state) != self.env.leaves:
@@ -189,7 +189,7 @@ class Agent:
                 "goes on with those"
             )
 
-    def stand(self, state: Mapping[str, Section]) -> dict[str, np.ndarray]:
+    def load_base_state(self, state: Mapping[str, Section]) -> dict[str, np.ndarray]:
         """Bring progress and environments to where `standing` was; returns the observations to act on."""
         progress = state["progress"]
         self.progress.step, self.progress.update = cast(int, progress["step"]), cast(int, progress["update"])

@@ -63,14 +63,14 @@ class OffPolicy(Agent):
         )
         self.policy = self.build()
         ratio = knobs.gradient_steps / knobs.train_freq if knobs.gradient_steps >= 0 else 1.0
-        self.earned_each = ratio
+        self.gradient_steps_each = ratio
         """Gradient steps that a transition earns."""
-        self.earned = 0.0
+        self.pending_gradient_steps = 0.0
         self.learns_from: int = knobs.learning_starts
         """Step after which gradient steps are taken; a resume without its replay moves it on."""
         self.exactness["replay"] = saved_replay.promise(knobs.save_replay, saved_replay.refill(knobs))
-        self.explorer = np.random.default_rng(config.seed + 1)
-        self.drawer = torch.Generator(self.device).manual_seed(config.seed + 2)
+        self.explore_rng = np.random.default_rng(config.seed + 1)
+        self.replay_rng = torch.Generator(self.device).manual_seed(config.seed + 2)
         self.obs: Obs = self.env.reset(config.seed)
         self.mask = self.env.action_mask
         self.replay.start(self.obs, self.mask)
@@ -88,7 +88,7 @@ class OffPolicy(Agent):
     @abstractmethod
     def learn(self, batches: Batch, steps: int) -> Metrics:
         """`steps` gradient steps on `[steps * batch_size, ...]` transitions, in order. The metrics are their means, and
-        NON_FINITE how many were withheld."""
+        NON_FINITE how many were skipped."""
 
     @abstractmethod
     def networks(self) -> dict[str, Section]:
@@ -110,9 +110,9 @@ class OffPolicy(Agent):
             gathered += self.gather()
         metrics: Metrics = {}
         if progress.step > self.learns_from and self.replay.size(self.n_step) > 0:
-            self.earned += gathered * self.earned_each
-            steps = int(self.earned)
-            self.earned -= steps
+            self.pending_gradient_steps += gathered * self.gradient_steps_each
+            steps = int(self.pending_gradient_steps)
+            self.pending_gradient_steps -= steps
             if steps:
                 metrics = self.train(steps)
         progress.update += 1
@@ -136,11 +136,11 @@ class OffPolicy(Agent):
         space, envs = self.env.action_space, self.env.num_envs
         if isinstance(space, gym.spaces.Discrete):
             if mask is None:
-                return self.explorer.integers(space.n, size=envs)
-            noise = np.where(mask, self.explorer.random(mask.shape), -1.0)
+                return self.explore_rng.integers(space.n, size=envs)
+            noise = np.where(mask, self.explore_rng.random(mask.shape), -1.0)
             legal: Array = noise.argmax(-1)
             return legal
-        return self.explorer.uniform(-1.0, 1.0, (envs, *(space.shape or ()))).astype(np.float32)
+        return self.explore_rng.uniform(-1.0, 1.0, (envs, *(space.shape or ()))).astype(np.float32)
 
     # ---- learn
 
@@ -165,7 +165,7 @@ class OffPolicy(Agent):
         return merged
 
     def sample(self, count: int) -> Batch:
-        places = self.replay.draw(count, self.drawer, self.n_step)
+        places = self.replay.draw(count, self.replay_rng, self.n_step)
         return self.replay.gather(places, self.n_step, self.knobs.gamma)
 
     # ---- checkpoints
@@ -173,9 +173,9 @@ class OffPolicy(Agent):
     def state_dict(self) -> dict[str, Section]:
         state = {
             **self.networks(),
-            **self.standing(),
-            "rng": {"explorer": generator_state(self.explorer), "drawer": generator_state(self.drawer)},
-            "pace": {"earned": self.earned, "learns_from": self.learns_from},
+            **self.base_state(),
+            "rng": {"explorer": generator_state(self.explore_rng), "drawer": generator_state(self.replay_rng)},
+            "pace": {"earned": self.pending_gradient_steps, "learns_from": self.learns_from},
         }
         if self.knobs.save_replay:
             priorities = {} if self.priorities is None else self.priorities.state_dict()
@@ -183,17 +183,17 @@ class OffPolicy(Agent):
         return state
 
     def load_state_dict(self, state: Mapping[str, Section]) -> None:
-        self.check_standing(state)
+        self.check_base_state(state)
         self.load_networks(state)
-        load_generator_state(self.explorer, state["rng"]["explorer"])
-        load_generator_state(self.drawer, state["rng"]["drawer"])
-        self.earned = count(state["pace"]["earned"], 1)
+        load_generator_state(self.explore_rng, state["rng"]["explorer"])
+        load_generator_state(self.replay_rng, state["rng"]["drawer"])
+        self.pending_gradient_steps = count(state["pace"]["earned"], 1)
         self.learns_from = cast(int, state["pace"]["learns_from"])
         if REPLAY in state:
             self.replay.load_state_dict(state[REPLAY])
             if self.priorities is not None:
                 self.priorities.load_state_dict(state[REPLAY])
-        self.obs, self.mask = self.stand(state), self.env.action_mask
+        self.obs, self.mask = self.load_base_state(state), self.env.action_mask
         if REPLAY in state:
             if self.env.restore_report:
                 self.replay.interrupt(self.obs, self.mask)

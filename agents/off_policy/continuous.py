@@ -81,7 +81,7 @@ class Continuous(OffPolicy):
     @abstractmethod
     def gradient_step(self, batch: Batch, noise: Tensor, learning_rate: float) -> tuple[dict[str, Tensor], Tensor]:
         """The gradient step that `gradient_steps` counts to. Returns its statistics by tag, and how many steps of its
-        optimisers were withheld, all of them 0-d."""
+        optimisers were skipped, all of them 0-d."""
 
     # ---- networks
 
@@ -134,7 +134,7 @@ class Continuous(OffPolicy):
     # ---- gather
 
     def explore(self, obs: Obs, mask: Array | None) -> Array:
-        return self.distribution.sample_numpy(self.policy.outputs(obs, mask), self.explorer)
+        return self.distribution.sample_numpy(self.policy.outputs(obs, mask), self.explore_rng)
 
     def gather(self) -> int:
         if self.actor.encoder.norms:
@@ -149,25 +149,25 @@ class Continuous(OffPolicy):
         share = factor(knobs.learning_rate_schedule, self.progress.step, self.config.schedule_budget)
         noise = self.noise(steps)
         seen: dict[str, list[Tensor]] = {}
-        withheld: list[Tensor] = []
+        skipped: list[Tensor] = []
         for i in range(steps):
             self.gradient_steps += 1
             batch = batches if steps == 1 else rows(batches, slice(i * size, (i + 1) * size))
             statistics, bad = self.gradient_step(batch, noise[i], knobs.learning_rate * share)
-            withheld.append(bad)
+            skipped.append(bad)
             for tag, value in statistics.items():
                 seen.setdefault(tag, []).append(value)
         means = {tag: values[0] if len(values) == 1 else torch.stack(values).mean() for tag, values in seen.items()}
-        bad = withheld[0] if steps == 1 else torch.stack(withheld).sum()
+        bad = skipped[0] if steps == 1 else torch.stack(skipped).sum()
         return {**means, NON_FINITE: bad, "train/learning_rate": knobs.learning_rate * share}
 
     def critics_step(self, batch: Batch, target: Tensor, weight: float, learning_rate: float) -> tuple[Tensor, Tensor]:
         """Towards one `target [batch]` for all critics, by `weight` times the sum over critics of the mean squared
-        error. Returns that loss and whether the step was withheld, both 0-d."""
+        error. Returns that loss and whether the step was skipped, both 0-d."""
         assert target.shape == batch["reward"].shape, target.shape
         loss = self.critic_passes.learn(batch["obs"], batch["action"], target, weight)
-        _, withheld = self.critics_adam.apply(loss, learning_rate)
-        return loss, withheld
+        _, skipped = self.critics_adam.apply(loss, learning_rate)
+        return loss, skipped
 
     # ---- checkpoints
 

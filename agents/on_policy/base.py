@@ -44,7 +44,7 @@ STEPS_THAT_REPAY_COMPILING = {"cpu": 80_000, "cuda": 10_000}
 
 class Optimizer(Protocol):
     def step(self, loss: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
-        """Back-propagates and steps; returns the gradient's norm and whether the step was withheld, both 0-d."""
+        """Back-propagates and steps; returns the gradient's norm and whether the step was skipped, both 0-d."""
         ...
 
     def state_dict(self) -> Section: ...
@@ -95,7 +95,7 @@ class OnPolicy(Agent):
             self.sequences = Sequences(self.network, self.rollout, self.policy)
 
         self.sampler = self.policy.sampler(config.seed + 1)
-        self.shuffler = torch.Generator(self.device).manual_seed(config.seed + 2)
+        self.shuffle_rng = torch.Generator(self.device).manual_seed(config.seed + 2)
         self.loss: Callable[..., tuple[Tensor, Tensor]] = self.minibatch_loss
         if config.compile == "on":
             self.loss = torch.compile(self.minibatch_loss, dynamic=bool(self.env.phantoms))
@@ -245,13 +245,13 @@ class OnPolicy(Agent):
         """One pass over the rollout in random minibatches of `size` rows; of a recurrent agent, of `size` / n_steps
         whole environments."""
         if self.sequences is not None:
-            order = torch.randperm(self.env.num_envs, generator=self.shuffler, device=self.device)
+            order = torch.randperm(self.env.num_envs, generator=self.shuffle_rng, device=self.device)
             for envs in order.split(size // self.knobs.n_steps):
                 yield self.sequences.of(batch, envs.tolist())
             return
         rows = len(batch["action"])
         # Shuffle once an epoch and slice: one gather a tensor instead of one a minibatch.
-        mixed = take(batch, torch.randperm(rows, generator=self.shuffler, device=self.device))
+        mixed = take(batch, torch.randperm(rows, generator=self.shuffle_rng, device=self.device))
         for at in range(0, rows, size):
             yield take(mixed, slice(at, at + size))
 
@@ -261,8 +261,8 @@ class OnPolicy(Agent):
         state: dict[str, Section] = {
             "model": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "rng": {"sampler": generator_state(self.sampler), "shuffler": generator_state(self.shuffler)},
-            **self.standing(),
+            "rng": {"sampler": generator_state(self.sampler), "shuffler": generator_state(self.shuffle_rng)},
+            **self.base_state(),
         }
         if self.scaler is not None:
             state["reward_scaler"] = self.scaler.state_dict()
@@ -271,14 +271,14 @@ class OnPolicy(Agent):
         return state
 
     def load_state_dict(self, state: Mapping[str, Section]) -> None:
-        self.check_standing(state)
+        self.check_base_state(state)
         load_module(self.network, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         load_generator_state(self.sampler, state["rng"]["sampler"])
-        load_generator_state(self.shuffler, state["rng"]["shuffler"])
+        load_generator_state(self.shuffle_rng, state["rng"]["shuffler"])
         if self.scaler is not None:
             self.scaler.load_state_dict(state["reward_scaler"])
-        self.rollout.start(self.stand(state), self.env.action_mask)
+        self.rollout.start(self.load_base_state(state), self.env.action_mask)
         if self.sequences is not None:
             self.sequences.memory.copy_(cast(Tensor, state["memory"]["memory"]))
             if self.env.restore_report:  # episodes began anew: nothing to remember

@@ -16,11 +16,11 @@ def of_actions(outputs: Tensor, action: Tensor) -> Tensor:
     return outputs.gather(1, action.view(-1, 1, 1).expand(-1, 1, outputs.shape[-1])).squeeze(1)
 
 
-def discounted(following: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
+def discounted(next_q: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
     """reward + discount * following, `[batch, atoms]`: the one-step (or n-step) target of each atom of the next state's
     value; `reward` and `discount` are `[batch]`, the discount 0 behind a terminated step."""
-    assert reward.shape == discount.shape == following.shape[:1]
-    return torch.addcmul(reward.unsqueeze(-1), discount.unsqueeze(-1), following)
+    assert reward.shape == discount.shape == next_q.shape[:1]
+    return torch.addcmul(reward.unsqueeze(-1), discount.unsqueeze(-1), next_q)
 
 
 def project(probability: Tensor, reward: Tensor, discount: Tensor, support: Tensor) -> Tensor:

@@ -225,7 +225,7 @@ class SB3(Agent):
                 "noise": noise_state(model.action_noise),
             },
             "rng": {**self.random.state_dict(), "action_space": numpy_state(model.action_space.np_random)},
-            **self.standing(),
+            **self.base_state(),
         }
         if self.normalizer is not None:
             state["normalizer"] = normalizer_state(self.normalizer)
@@ -234,7 +234,7 @@ class SB3(Agent):
         return state
 
     def load_state_dict(self, state: Mapping[str, Section]) -> None:
-        self.check_standing(state)
+        self.check_base_state(state)
         model, counters = self.model, state["counters"]
         load_module(model.policy, state["model"])
         load_optimizers(model, state["optimizer"])
@@ -249,7 +249,7 @@ class SB3(Agent):
         load_numpy_state(model.action_space.np_random, cast(Any, state["rng"]["action_space"]))
         if self.replay is not None and REPLAY in state:
             self.venv.steps = self.replay.load_state_dict(state[REPLAY])
-        self.venv.standing = self.stand(state)
+        self.venv.standing = self.load_base_state(state)
         self._lately = self.recent.metrics()
         assert model.env is not None
         if self.normalizer is None:

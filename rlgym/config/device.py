@@ -47,7 +47,7 @@ def pick_device(wanted: str, heavy: bool = False) -> torch.device:
     return device
 
 
-def settle(config: RootConfig, device: torch.device, repays: bool, threads: int) -> None:
+def resolve_auto(config: RootConfig, device: torch.device, repays: bool, threads: int) -> None:
     """Turn the config's automatic choices into definite ones, written back into it, and apply the thread count.
 
     `repays`: whether the budget in steps, tokens or updates is worth compiling for; `threads`: how many the work can

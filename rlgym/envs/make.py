@@ -51,13 +51,13 @@ def make_env(config: EnvConfig, *, num_envs: int | None = None, render_mode: str
 
     Settles what the config leaves to the id (`frame_stack`).
     """
-    settle(config)
+    resolve_env(config)
     env = _stepped(config, num_envs or config.num_envs, render_mode)
     env.clip_reward = atari.is_preprocessed(config) and config.atari.clip_reward
     return env
 
 
-def settle(config: EnvConfig) -> None:
+def resolve_env(config: EnvConfig) -> None:
     """Fills in what the config leaves to its id. RequestError where the id is unknown or a key would have no effect."""
     check_id(config.id)
     atari.check(config)
@@ -70,7 +70,7 @@ def refuse(config: TrainConfig) -> None:
     """RequestError where there is no such environment, or a key of it would have no effect; changes nothing."""
     if ":" in config.env.id:
         see_current_folder()
-    settle(deepcopy(config.env))
+    resolve_env(deepcopy(config.env))
 
 
 def _stepped(config: EnvConfig, count: int, render_mode: str | None) -> BatchEnv:
@@ -95,7 +95,7 @@ def _stepped(config: EnvConfig, count: int, render_mode: str | None) -> BatchEnv
 
 def make_one(config: EnvConfig, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
     """One environment with its wrappers."""
-    settle(config)  # here, too: a worker process may know only what it imports itself
+    resolve_env(config)  # here, too: a worker process may know only what it imports itself
     with quiet(), _explained(config):
         if atari.is_preprocessed(config):
             env = atari.make_game(config, kwargs)
@@ -140,7 +140,7 @@ def check_id(id: str) -> None:
 def episode_limit(config: EnvConfig, wanted: int | None) -> int:
     """Steps after which an evaluation cuts an episode off: `wanted`, or the environment's own time limit, at which
     Gymnasium ends it anyway; ENDLESS where it has none. RequestError where a game would not heed it."""
-    settle(config)
+    resolve_env(config)
     if game_ids.is_game(config.id) and wanted is not None:
         raise RequestError(f"max_episode_steps={wanted} has no effect: a game of env={config.id} ends by its rules")
     limit = config.kwargs.get("max_episode_steps", gym.registry[config.id.split(":")[-1]].max_episode_steps)

@@ -30,9 +30,9 @@ class FlatAdam:
         self.max_grad_norm, self.eps, self.betas = max_grad_norm, eps, betas
 
     def step(self, loss: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
-        """Back-propagate the 0-d `loss` and step. Returns the gradient's norm before clipping and `withheld`, both 0-d.
+        """Back-propagate the 0-d `loss` and step. Returns the gradient's norm before clipping and `skipped`, both 0-d.
 
-        A non-finite loss or gradient leaves parameters, moments and the step count untouched and makes `withheld` 1:
+        A non-finite loss or gradient leaves parameters, moments and the step count untouched and makes `skipped` 1:
         decided on the device, so that nothing waits; whoever logs reads it.
         """
         self.flat.zero()
@@ -41,7 +41,7 @@ class FlatAdam:
 
     def apply(self, loss: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
         """`step` from `gradients` that are there already."""
-        norm, withheld = self.flat.clip(self.max_grad_norm, loss)
+        norm, skipped = self.flat.clip(self.max_grad_norm, loss)
         # The kernel behind torch.optim.Adam(fused=True), found_inf being what its GradScaler uses; called directly
         # because the optimiser class around it costs ten times the kernel here (88 us against 8).
         torch._fused_adam_(
@@ -59,11 +59,11 @@ class FlatAdam:
             amsgrad=False,
             maximize=False,
             grad_scale=None,
-            found_inf=withheld,
+            found_inf=skipped,
         )
-        if withheld is not self.flat.fine:
-            self.steps.sub_(withheld)
-        return norm, withheld
+        if skipped is not self.flat.fine:
+            self.steps.sub_(skipped)
+        return norm, skipped
 
     def state_dict(self) -> Section:
         """Moments by parameter name, and the step count."""

@@ -32,7 +32,7 @@ class Moments:
         self.learning_rate = config.learning_rate
         self.first, self.second = group.zeros(), group.zeros()
 
-    def step(self, scale: float, steps: Tensor, withheld: Tensor) -> None:
+    def step(self, scale: float, steps: Tensor, skipped: Tensor) -> None:
         """One step at `scale` x the peak learning rate. `steps` (0-d): this one included."""
         # The kernel behind torch.optim.AdamW(fused=True); found_inf is what its GradScaler uses.
         torch._fused_adamw_(
@@ -50,7 +50,7 @@ class Moments:
             amsgrad=False,
             maximize=False,
             grad_scale=None,
-            found_inf=withheld,
+            found_inf=skipped,
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -78,15 +78,15 @@ class AdamW:
     def step(self, scale: float, loss: Tensor) -> tuple[Tensor, Tensor]:
         """One step on the gradients gathered since `zero`, at `scale` x the peak learning rate.
 
-        `loss` (0-d) is the batch's. Returns the gradient's norm before clipping and `withheld`, both 0-d: where the
+        `loss` (0-d) is the batch's. Returns the gradient's norm before clipping and `skipped`, both 0-d: where the
         loss or a gradient is not finite it is 1, and parameters, moments and the step count stay as they are.
         """
-        norm, withheld = self.flat.clip(self.config.max_grad_norm, loss)
+        norm, skipped = self.flat.clip(self.config.max_grad_norm, loss)
         self.steps.add_(1)
         for part in self.moments:
-            part.step(scale, self.steps, withheld)
-        self.steps.sub_(withheld)
-        return norm, withheld
+            part.step(scale, self.steps, skipped)
+        self.steps.sub_(skipped)
+        return norm, skipped
 
     def state_dict(self) -> Section:
         """Moments by parameter name, and the step count."""

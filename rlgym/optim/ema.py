@@ -22,11 +22,11 @@ class Ema:
         self.updates = torch.zeros((), device=self.average.device)
 
     @torch.no_grad()
-    def update(self, withheld: Tensor) -> None:
-        """After an optimiser's step; one that was `withheld` (0-d, 1) leaves the average as it was."""
+    def update(self, skipped: Tensor) -> None:
+        """After an optimiser's step; one that was `skipped` (0-d, 1) leaves the average as it was."""
         decay = ((1 + self.updates) / (10 + self.updates)).clamp(max=self.decay)
-        self.average.lerp_(self.flat.parameters, (1 - decay) * (1 - withheld))
-        self.updates.add_(1 - withheld)
+        self.average.lerp_(self.flat.parameters, (1 - decay) * (1 - skipped))
+        self.updates.add_(1 - skipped)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:

@@ -81,9 +81,9 @@ class Flat:
         self.gradients.zero_()
 
     def clip(self, max_norm: float, loss: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale the gradients down to `max_norm`. Returns their norm before, and `withheld`, both 0-d.
+        """Scale the gradients down to `max_norm`. Returns their norm before, and `skipped`, both 0-d.
 
-        `withheld` is 1 where the gradients or the batch's `loss` (0-d) are not finite, else 0 (on a CPU `fine` itself).
+        `skipped` is 1 where the gradients or the batch's `loss` (0-d) are not finite, else 0 (on a CPU `fine` itself).
         It stays on the device: nothing waits for it but whoever logs.
         """
         norm = torch.linalg.vector_norm(self.gradients)
@@ -96,9 +96,9 @@ class Flat:
                 if factor < 1:
                     self.gradients.mul_(float(factor))
             return norm, self.fine if math.isfinite(size) and math.isfinite(loss.item()) else self._not_fine
-        withheld = (~torch.isfinite(norm + loss.detach())).float()
+        skipped = (~torch.isfinite(norm + loss.detach())).float()
         self.gradients.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
-        return norm, withheld
+        return norm, skipped
 
 
 def restore(own: Section, state: Section) -> None:

@@ -56,26 +56,26 @@ class Muon:
     def step(self, scale: float, loss: Tensor) -> tuple[Tensor, Tensor]:
         """One step on the gradients gathered since `zero`, at `scale` x the peak learning rates.
 
-        `loss` (0-d) is the batch's. Returns the gradient's norm before clipping and `withheld`, both 0-d: where the
+        `loss` (0-d) is the batch's. Returns the gradient's norm before clipping and `skipped`, both 0-d: where the
         loss or a gradient is not finite it is 1, and parameters, momentum, moments and the step count stay as they are.
         """
         config = self.config
-        norm, withheld = self.flat.clip(config.max_grad_norm, loss)
+        norm, skipped = self.flat.clip(config.max_grad_norm, loss)
         self.steps.add_(1)
         for part in self.moments:
-            part.step(scale, self.steps, withheld)
-        self.steps.sub_(withheld)
+            part.step(scale, self.steps, skipped)
+        self.steps.sub_(skipped)
 
-        # A withheld gradient is replaced by the momentum, which that leaves as it is, and the step has length 0.
-        gradient = torch.where(withheld.bool(), self.momentum, self.matrices.gradients)
+        # A skipped gradient is replaced by the momentum, which that leaves as it is, and the step has length 0.
+        gradient = torch.where(skipped.bool(), self.momentum, self.matrices.gradients)
         self.momentum.lerp_(gradient, 1 - config.momentum)
         torch.lerp(gradient, self.momentum, config.momentum, out=self.direction)  # Nesterov's
         for (rows, columns), pieces in self.by_shape.items():
             found = orthogonal(torch.stack(pieces), config.ns_steps)
             torch._foreach_copy_(pieces, list(found.mul_(max(1.0, rows / columns) ** 0.5).unbind()))
-        length = config.muon_learning_rate * scale * (1 - withheld)
+        length = config.muon_learning_rate * scale * (1 - skipped)
         self.matrices.parameters.mul_(1 - length * config.weight_decay).addcmul_(self.direction, -length)
-        return norm, withheld
+        return norm, skipped
 
     def state_dict(self) -> Section:
         """Momentum and moments by parameter name, and the step count."""

@@ -24,16 +24,16 @@ class FlatRMSprop:
         self.max_grad_norm, self.eps, self.alpha = max_grad_norm, eps, alpha
 
     def step(self, loss: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
-        """As `FlatAdam.step`: a non-finite loss or gradient leaves everything untouched and makes `withheld` 1."""
+        """As `FlatAdam.step`: a non-finite loss or gradient leaves everything untouched and makes `skipped` 1."""
         self.flat.zero()
         loss.backward()
-        norm, withheld = self.flat.clip(self.max_grad_norm, loss)
+        norm, skipped = self.flat.clip(self.max_grad_norm, loss)
         with torch.no_grad():
-            gradient = torch.where(withheld > 0, 0.0, self.gradients)
-            moved = (1 - self.alpha) * (1 - withheld)
+            gradient = torch.where(skipped > 0, 0.0, self.gradients)
+            moved = (1 - self.alpha) * (1 - skipped)
             self.square.lerp_(gradient.square(), moved)
             self.parameters.addcdiv_(gradient, self.square.sqrt().add_(self.eps), value=-learning_rate)
-        return norm, withheld
+        return norm, skipped
 
     def state_dict(self) -> Section:
         """The mean squares by parameter name."""

@@ -124,7 +124,7 @@ def _loop(
     else:
         tracker.text("config", f"```yaml\n{to_yaml(config)}\n```", 0)
         before = set(run.dir.rglob("*.json"))
-        for tag, text in learner.furnish(run.dir).items():
+        for tag, text in learner.write_run_files(run.dir).items():
             tracker.text(tag, text, 0)
         if files := run.checksums(set(run.dir.rglob("*.json")) - before):
             run.update_manifest(files=files)

@@ -170,9 +170,9 @@ class Classification(Labelled):
             lines.append(baselines.verdict(shown, right.mean(), other.mean(), low, high, "points", True))
         return found, lines if found else []
 
-    def furnish(self, folder: Path) -> dict[str, str]:
+    def write_run_files(self, folder: Path) -> dict[str, str]:
         write_atomic(folder / LABELS, to_json({"labels": self.labels}))
-        return super().furnish(folder)
+        return super().write_run_files(folder)
 
     @staticmethod
     def load(config: FinetuneConfig, state: Mapping[str, Any], device: torch.device, folder: Path) -> Classifier:

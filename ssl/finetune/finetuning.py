@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rlgym.common.atomic_io import to_json, write_atomic
 from rlgym.config import registry
-from rlgym.config.device import pick_device, seed, settle
+from rlgym.config.device import pick_device, resolve_auto, seed
 from rlgym.errors import RequestError
 from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section, weights_and_gradients
 from rlgym.ssl.data.tokenizer import Tokenizer
@@ -141,7 +141,7 @@ class Finetuning(ABC):
         threads = max(1, min(os.cpu_count() or 1, int(flops / FLOPS_A_THREAD)))
         self.dtype = choose(self.device, config.precision, flops)
         config.precision = "bf16" if self.dtype == torch.bfloat16 else "fp32"
-        settle(config, self.device, False, threads)
+        resolve_auto(config, self.device, False, threads)
 
     # ---- what a method says
 
@@ -194,9 +194,9 @@ class Finetuning(ABC):
             for tag, value in sums.items():
                 logged[tag] = logged.get(tag, torch.zeros((), device=self.device)) + value.detach() / weight
         scale = self.scale(self.progress.step)
-        norm, withheld = self.optimizer.step(scale, total)
+        norm, skipped = self.optimizer.step(scale, total)
         return {
-            NON_FINITE: withheld,
+            NON_FINITE: skipped,
             "train/loss": total,
             "train/grad_norm": norm,
             "train/learning_rate": scale * self.config.optimizer.learning_rate,
@@ -210,7 +210,7 @@ class Finetuning(ABC):
 
     # ---- the rest of a learner
 
-    def furnish(self, folder: Path) -> dict[str, str]:
+    def write_run_files(self, folder: Path) -> dict[str, str]:
         self.tokenizer.save(folder / "tokenizer")
         write_atomic(folder / "parent.json", to_json(self.start.parent))
         return {}

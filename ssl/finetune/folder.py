@@ -20,7 +20,7 @@ from rlgym.errors import RequestError
 from rlgym.ssl import config as knobs
 from rlgym.ssl.data.tokenizer import Tokenizer, existing
 from rlgym.ssl.models.build import build_model, model_class
-from rlgym.ssl.models.sizes import padded, settle_model
+from rlgym.ssl.models.sizes import padded, resolve_model
 from rlgym.ssl.models.transformers_model import POSITIONS, ROOM
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def own_knobs(theirs: Any) -> Any:
         return None
     try:
         found = read[theirs.model_type](theirs)
-        settle_model(found)
+        resolve_model(found)
     except (AttributeError, TypeError, ValueError, KeyError, RequestError):
         return None
     from transformers import AutoConfig

@@ -97,9 +97,9 @@ class Regression(Labelled):
             lines.append(baselines.verdict(shown, off.mean(), other.mean(), low, high, "in mean error", False))
         return found, lines if found else []
 
-    def furnish(self, folder: Path) -> dict[str, str]:
+    def write_run_files(self, folder: Path) -> dict[str, str]:
         write_atomic(folder / SCALE, to_json({"mean": self.mean, "std": self.std}))
-        return super().furnish(folder)
+        return super().write_run_files(folder)
 
     @staticmethod
     def load(config: FinetuneConfig, state: Mapping[str, Any], device: torch.device, folder: Path) -> Regressor:

@@ -314,9 +314,9 @@ class Rewarded(Finetuning):
 
     # ---- the rest of a learner
 
-    def furnish(self, folder: Path) -> dict[str, str]:
+    def write_run_files(self, folder: Path) -> dict[str, str]:
         write_atomic(folder / prompts.FILE, self.prompts.to_json())
-        return super().furnish(folder)
+        return super().write_run_files(folder)
 
     def state_dict(self) -> dict[str, Section]:
         return {**super().state_dict(), "reference": {"weights": self._shared, "distinct_2": self.start_distinct}}

@@ -14,13 +14,13 @@ from rlgym.ssl.models.sizes import (
     dimensions,
     learning_rate_for,
     padded,
-    settle_model,
+    resolve_model,
 )
 
 if TYPE_CHECKING:
     from rlgym.ssl.models.backbone import Backbone
 
-__all__ = ["Estimate", "batch_size_for", "build_model", "estimate", "learning_rate_for", "settle_model"]
+__all__ = ["Estimate", "batch_size_for", "build_model", "estimate", "learning_rate_for", "resolve_model"]
 
 DECODERS = ("gpt2", "llama", "qwen3")
 ENCODERS = ("bert", "modernbert")
@@ -34,7 +34,7 @@ def build_model(
     `vocab_size` is the tokenizer's. `causal` is what the objective needs; None: what the architecture is. `documents`:
     blocks will hold several, which some of transformers' architectures cannot keep apart and are refused for.
     """
-    settle_model(config)
+    resolve_model(config)
     check_direction(config, causal)
     generator = torch.Generator().manual_seed(seed)
     if config.architecture == "transformers":

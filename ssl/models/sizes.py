@@ -13,7 +13,7 @@ INNER = {"gpt2": 4.0, "llama": 8 / 3, "qwen3": 8 / 3, "bert": 4.0, "modernbert":
 """Width inside the MLP as a multiple of the model's width, as published; rounded up to a multiple of 64."""
 
 
-def settle_model(config: Any) -> None:
+def resolve_model(config: Any) -> None:
     """Fill a model's empty knobs, in place; RequestError where they do not go together."""
     if config.architecture == "transformers":
         return
@@ -71,7 +71,7 @@ class Dimensions:
 def dimensions(config: Any) -> Dimensions:
     layers, width, heads = config.num_hidden_layers, config.hidden_size, config.num_attention_heads
     groups, inner = getattr(config, "num_key_value_heads", heads), config.intermediate_size
-    assert layers and width and heads and groups and inner, "settle_model first"
+    assert layers and width and heads and groups and inner, "resolve_model first"
     return Dimensions(layers, width, heads, groups, inner, width // heads)
 
 

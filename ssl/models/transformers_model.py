@@ -249,7 +249,7 @@ def instance(config: TransformersModel, vocab_size: int, causal: bool) -> Any:
         raise refused(config, error) from error
 
 
-def settle_padding(config: TransformersModel, pad_id: int) -> None:
+def resolve_padding(config: TransformersModel, pad_id: int) -> None:
     """The tokenizer's padding, where the config leaves it open: RoBERTa and its kin count positions from its number on,
     and an export that named another would shift them all."""
     from transformers import CONFIG_MAPPING, AutoConfig

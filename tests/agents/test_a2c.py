@@ -136,14 +136,14 @@ def test_rmsprop_equals_torchs() -> None:
     for step in range(10):
         x = torch.randn(5, 3, generator=torch_generator)
         rate = 0.01 * (10 - step)
-        norm, withheld = ours.step(modules[0](x).square().mean(), rate)
+        norm, skipped = ours.step(modules[0](x).square().mean(), rate)
         norms.append(float(norm))
-        assert withheld == 0
+        assert skipped == 0
         if step == 4:
             before = copied([dict(modules[0].named_parameters()), ours.state_dict()])
             for bad in (math.nan, math.inf):
-                _, withheld = ours.step(modules[0](x).sum() * bad, rate)
-                assert withheld == 1
+                _, skipped = ours.step(modules[0](x).sum() * bad, rate)
+                assert skipped == 1
             assert same(before, [dict(modules[0].named_parameters()), ours.state_dict()])
         theirs.zero_grad()
         modules[1](x).square().mean().backward()

@@ -40,12 +40,12 @@ def test_equals_eager_over_100_updates(compiled: PPO) -> None:
         coefficients = (1e-3 * left, 0.2 * left, 0.01 * left)
         eager.rollout.collect(eager.env, eager.policy, eager.sampler, None)
         batch = eager.batch()
-        statistics, withheld, norm = eager.epochs(batch, *coefficients)
-        statistics2, withheld2, norm2 = compiled.epochs(batch, *coefficients)
+        statistics, skipped, norm = eager.epochs(batch, *coefficients)
+        statistics2, skipped2, norm2 = compiled.epochs(batch, *coefficients)
         eager.rollout.carry_over()
         np.testing.assert_allclose(statistics, statistics2, rtol=1e-4, atol=1e-4, err_msg=f"update {update}")
         np.testing.assert_allclose(norm, norm2, rtol=1e-3)
-        assert withheld == withheld2 == 0
+        assert skipped == skipped2 == 0
     for (name, p), q in zip(eager.network.named_parameters(), compiled.network.parameters(), strict=True):
         np.testing.assert_allclose(p.detach(), q.detach(), atol=1e-4, err_msg=name)
         assert (p - first[name]).abs().max() > 1e-3, "and it learned"
@@ -89,7 +89,7 @@ def test_the_learning_rate_moves_the_compiled_step(compiled: PPO) -> None:
                 parameter.copy_(weights[0][name])
         compiled.optimizer.load_state_dict(weights[1])
         before = compiled.optimizer.parameters.clone()
-        compiled.shuffler.manual_seed(0)
+        compiled.shuffle_rng.manual_seed(0)
         compiled.epochs({**batch}, learning_rate, 0.2, 0.0)
         return compiled.optimizer.parameters - before
 
@@ -104,9 +104,9 @@ def test_the_coefficients_of_an_update_reach_the_compiled_loss(compiled: PPO) ->
     batch["old_log_prob"] = batch["old_log_prob"] + 0.3 * torch.randn(64, generator=torch.Generator().manual_seed(0))
     found = {}
     for clip, ent_coef in ((0.2, 0.01), (0.05, 0.01), (0.2, 0.5)):
-        compiled.shuffler.manual_seed(0)
+        compiled.shuffle_rng.manual_seed(0)
         statistics, _, _ = compiled.epochs(batch, 0.0, clip, ent_coef)  # nothing moves
-        shuffled = take(batch, torch.randperm(64, generator=compiled.shuffler.manual_seed(0)))
+        shuffled = take(batch, torch.randperm(64, generator=compiled.shuffle_rng.manual_seed(0)))
         halves = [take(shuffled, slice(0, 32)), take(shuffled, slice(32, 64))]
         expected = torch.stack([compiled.minibatch_loss(half, clip, ent_coef)[1] for half in halves]).mean(0)
         np.testing.assert_allclose(statistics.detach(), expected.detach(), rtol=1e-4, atol=1e-5)

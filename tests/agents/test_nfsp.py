@@ -84,7 +84,7 @@ def test_losses_by_hand() -> None:
     made = learner(env="leduc_poker")
     for _ in range(20):
         made.update()
-    game, batch = made.game, made.replay.draw(64, made.drawer)
+    game, batch = made.game, made.replay.draw(64, made.replay_rng)
     loss, mean = made.response_loss(batch)
     errors, values = [], []
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_losses_by_hand() -> None:
     assert loss.item() == pytest.approx(sum(errors) / 64, rel=1e-4) and mean.item() == pytest.approx(
         sum(values) / 64, abs=1e-5
     )
-    held = made.reservoir.draw(32, made.drawer)
+    held = made.reservoir.draw(32, made.replay_rng)
     assert made.average is not None
     logits = made.average(game.observe(held["position"]))
     legal = game.legal(held["position"])

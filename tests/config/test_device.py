@@ -45,8 +45,8 @@ import torch
 from threadpoolctl import threadpool_info
 import rlgym.agents.sac
 from rlgym.config.compose import compose
-from rlgym.config.device import settle
-settle(compose(["agent=sac", "env=Pendulum-v1", "threads=" + sys.argv[1]], "train"), torch.device("cpu"), False, 1)
+from rlgym.config.device import resolve_auto
+resolve_auto(compose(["agent=sac", "env=Pendulum-v1", "threads=" + sys.argv[1]], "train"), torch.device("cpu"), False, 1)
 blas = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
 print(torch.get_num_threads(), len(blas), set(blas))
 """
@@ -66,7 +66,7 @@ def test_a_run_that_minutes_end_soon_is_not_compiled(
 ) -> None:
     monkeypatch.setattr(device, "can_compile", lambda device: True)
     config = TrainConfig(minutes=minutes, threads=1)
-    device.settle(config, torch.device("cpu"), True, 1)
+    device.resolve_auto(config, torch.device("cpu"), True, 1)
     assert config.compile == choice
 
 

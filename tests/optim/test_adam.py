@@ -26,13 +26,13 @@ def test_equals_torch_adam_with_clipping() -> None:
     adam = torch.optim.Adam(theirs.parameters(), lr=1e-2, eps=1e-5)
     for step in range(20):
         x = torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
-        norm, withheld = flat.step(loss_of(ours, x), 1e-2)
+        norm, skipped = flat.step(loss_of(ours, x), 1e-2)
         adam.zero_grad()
         loss_of(theirs, x).backward()
         expected = nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
         adam.step()
         torch.testing.assert_close(norm, expected)
-        assert withheld == 0
+        assert skipped == 0
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
@@ -43,14 +43,14 @@ def test_a_non_finite_step_changes_nothing_and_is_counted() -> None:
     flat.step(loss_of(module, torch.randn(4, 3)), 1e-2)
     before = copy.deepcopy((module.state_dict(), dict(flat.state_dict())))
     for poison in (float("nan"), float("inf")):
-        _, withheld = flat.step(loss_of(module, torch.full((4, 3), poison)), 1e-2)
-        assert withheld == 1
+        _, skipped = flat.step(loss_of(module, torch.full((4, 3), poison)), 1e-2)
+        assert skipped == 1
     for name, tensor in module.state_dict().items():
         assert torch.equal(tensor, before[0][name])
     for name, tensor in flat.state_dict().items():
         assert torch.equal(tensor, before[1][name]), name
-    _, withheld = flat.step(loss_of(module, torch.randn(4, 3)), 1e-2)
-    assert withheld == 0
+    _, skipped = flat.step(loss_of(module, torch.randn(4, 3)), 1e-2)
+    assert skipped == 0
 
 
 def test_state_round_trip_continues_bit_for_bit() -> None:

@@ -55,7 +55,7 @@ def test_adamw_equals_torch_with_clipping_and_decay_of_matrices_only() -> None:
         flat.zero()
         loss = loss_of(ours, step)
         loss.backward()
-        norm, withheld = flat.step(scale, loss)
+        norm, skipped = flat.step(scale, loss)
         adamw.zero_grad()
         loss_of(theirs, step).backward()
         expected = nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
@@ -63,7 +63,7 @@ def test_adamw_equals_torch_with_clipping_and_decay_of_matrices_only() -> None:
             group["lr"] = 1e-2 * scale
         adamw.step()
         torch.testing.assert_close(norm, expected)
-        assert withheld == 0
+        assert skipped == 0
         clipped += bool(norm > 0.5)
     assert clipped > 0
     for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
@@ -135,8 +135,8 @@ def test_a_zero_gradient_moves_no_matrix_but_by_decay() -> None:
     muon = Muon(model, MUON)
     before = model.up.weight.detach().clone()
     muon.zero()
-    _, withheld = muon.step(1.0, torch.zeros(()))
-    assert withheld == 0
+    _, skipped = muon.step(1.0, torch.zeros(()))
+    assert skipped == 0
     torch.testing.assert_close(model.up.weight.detach(), before * (1 - 0.02 * 0.3))
 
 
@@ -157,9 +157,9 @@ def test_a_non_finite_step_changes_nothing(make: Make) -> None:
             model.up.weight.grad[1, 2] = poison
         else:
             loss = loss * poison
-        _, withheld = optimizer.step(1.0, loss)
-        ema.update(withheld)
-        assert withheld == 1
+        _, skipped = optimizer.step(1.0, loss)
+        ema.update(skipped)
+        assert skipped == 1
         after = (model.state_dict(), optimizer.state_dict(), ema.state_dict())
         for old, new in zip(before, after, strict=True):
             for name, tensor in old.items():
@@ -287,5 +287,5 @@ def test_steps_on_a_gpu_are_those_of_a_cpu(make: Make) -> None:
     assert (a.flat.parameters - b.flat.parameters.cpu()).norm() < 0.02 * a.flat.parameters.norm()
     b.flat.gradients[0] = float("nan")
     before = b.flat.parameters.clone()
-    _, withheld = b.step(1.0, torch.zeros((), device="cuda"))
-    assert withheld == 1 and torch.equal(before, b.flat.parameters)
+    _, skipped = b.step(1.0, torch.zeros((), device="cuda"))
+    assert skipped == 1 and torch.equal(before, b.flat.parameters)

@@ -91,8 +91,8 @@ def test_a_non_finite_gradient_is_withheld_on_the_device(text: Path) -> None:
         gpu.update()
         before = gpu.optimizer.flat.parameters.clone()
         loss = torch.full((), torch.nan, device=DEVICE)
-        _, withheld = gpu.optimizer.step(1.0, loss)
-        assert withheld.item() == 1 and torch.equal(before, gpu.optimizer.flat.parameters), optimizer
+        _, skipped = gpu.optimizer.step(1.0, loss)
+        assert skipped.item() == 1 and torch.equal(before, gpu.optimizer.flat.parameters), optimizer
         gpu.close()
 
 

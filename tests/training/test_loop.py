@@ -52,7 +52,7 @@ class Counter:
         self.bad_update = self.crash_update = 0
         self.during: Callable[[], None] = lambda: None
 
-    def furnish(self, folder: Path) -> dict[str, str]:
+    def write_run_files(self, folder: Path) -> dict[str, str]:
         (folder / "card.md").write_text("card")
         return {"data/card": "card"}
 

@@ -103,7 +103,7 @@ def test_targets_are_those_of_brute_force(agent: str, id: str, n_step: int, end:
     ):
         paid[int(place) // found.replay.rows, int(obs[0]), int(obs[1])] = float(reward), bool(going > 0)
 
-    drawn = torch.cat([found.replay.draw(30, found.drawer, n_step) for _ in range(2)])
+    drawn = torch.cat([found.replay.draw(30, found.replay_rng, n_step) for _ in range(2)])
     batch = found.replay.gather(drawn, n_step, gamma)
     shape = (len(drawn), 2)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -437,7 +437,7 @@ def test_what_else_is_refused(agent: str) -> None:
         learner(agent, gradient_steps=0)
 
 
-# ---- a non-finite step is withheld
+# ---- a non-finite step is skipped
 
 
 @BOTH

@@ -19,7 +19,7 @@ from rlgym.ssl.models.build import (
     estimate,
     learning_rate_for,
     model_class,
-    settle_model,
+    resolve_model,
 )
 from rlgym.ssl.models.sizes import padded
 
@@ -39,7 +39,7 @@ def load(name: str) -> Any:
     values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     (schema,) = values.pop("defaults")
     config = KINDS[schema.removesuffix("_schema")](**values)
-    settle_model(config)
+    resolve_model(config)
     return config
 
 
@@ -77,10 +77,10 @@ def test_one_dial_gives_a_whole_model(name: str) -> None:
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (3, 192, 3)
     assert sum(p.numel() for p in model.parameters()) == estimate(config, 100, 1, True).parameters
     again: Any = KINDS[name](**vars(config))
-    settle_model(again)
+    resolve_model(again)
     assert again == config  # what was found and recorded is found again
     own: Any = KINDS[name](depth=3, hidden_size=256, num_attention_heads=8)
-    settle_model(own)
+    resolve_model(own)
     assert (own.num_hidden_layers, own.hidden_size, own.num_attention_heads) == (3, 256, 8)
 
 
@@ -133,9 +133,9 @@ def test_arithmetic_is_what_torch_counts(name: str) -> None:
 
 def test_local_attention_costs_what_it_sees() -> None:
     config = ModernBertModel(depth=6, block_size=512, local_attention=64)
-    settle_model(config)
+    resolve_model(config)
     whole = ModernBertModel(depth=6, block_size=512, local_attention=2_048)
-    settle_model(whole)
+    resolve_model(whole)
     saved = estimate(whole, 100, 1, False).flops_per_token - estimate(config, 100, 1, False).flops_per_token
     assert saved == 12 * 384 * 4 * (512 - 65)  # four of six layers see 65 tokens instead of 512
 
