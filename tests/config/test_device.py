@@ -46,7 +46,8 @@ from threadpoolctl import threadpool_info
 import rlgym.agents.sac
 from rlgym.config.compose import compose
 from rlgym.config.device import resolve_auto
-resolve_auto(compose(["agent=sac", "env=Pendulum-v1", "threads=" + sys.argv[1]], "train"), torch.device("cpu"), False, 1)
+config = compose(["agent=sac", "env=Pendulum-v1", "threads=" + sys.argv[1]], "train")
+resolve_auto(config, torch.device("cpu"), False, 1)
 blas = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
 print(torch.get_num_threads(), len(blas), set(blas))
 """
