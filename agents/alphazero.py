@@ -191,7 +191,7 @@ class AlphaZero:
         self.length[over] = 0
 
     def is_held_out(self, number: Tensor) -> Tensor:
-        """Which of the games, by `number [n]`, are only to judge by: one in so many, whole."""
+        """Which games, by `number [n]`, are held out: one whole game in a fixed number."""
         share = self.knobs.held_out
         return ((number + 1) * share).long() > (number * share).long()
 

@@ -254,7 +254,7 @@ class DQN(OffPolicy):
 def q_policy(config: TrainConfig, env: BatchEnv, device: torch.device, **network: Any) -> QPolicy:
     """A freshly initialised policy for `env`, seeded by the run's seed without touching torch's global generator.
 
-    `network`: what QNetwork is told besides.
+    `network`: further arguments of QNetwork.
     """
     knobs = config.agent
     actions = number_of_actions(env, knobs.name)

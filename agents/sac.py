@@ -1,4 +1,4 @@
-"""Soft Actor-Critic (Haarnoja et al. 2018, arXiv:1812.05905): the policy is to earn much and to stay random.
+"""Soft Actor-Critic (Haarnoja et al. 2018, arXiv:1812.05905): maximises return plus policy entropy.
 
 A gradient step on a batch from the replay, with alpha the weight of the entropy (ent_coef), a and a' drawn anew from
 the policy at the stored states and their successors, and Q-bar the critics' slow targets:

@@ -299,7 +299,7 @@ class Program:
         raise SystemExit(f"{self.name} ended with {self.process.wait()}")
 
     def step(self, steps: int) -> float:
-        """Milliseconds a step, over so many."""
+        """Milliseconds a step, over `count` steps."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{steps}\n")
         return 1e3 * float(self._answer()["seconds"]) / steps / float(self.facts["share"])

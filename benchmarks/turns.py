@@ -1,4 +1,4 @@
-"""Programs that learn in an environment, each a process of its own that sleeps until its turn: so many steps at once.
+"""Programs that learn in an environment, each a process of its own that sleeps until its turn of some steps.
 
 Round after round each program takes the same number of environment steps, with the gradient steps that belong to them,
 every round begun by another, so that a machine whose speed drifts favours none. A ratio is the median over the rounds'

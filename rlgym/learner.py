@@ -87,15 +87,15 @@ class Learner(Protocol):
     """What a resume restores exactly and what it cannot, in words, for the manifest: part -> promise. Final once
     `state_dict` was called."""
     notices: list[str]
-    """Lines for the person that came up while working; the loop shows and clears them."""
+    """Notices for the user; the loop shows and clears them."""
     facts: dict[str, Any]
-    """What a new run's manifest says besides: `data`, the fingerprint and size of a corpus."""
+    """Further entries of a new run's manifest: `data`, the fingerprint and size of a corpus."""
 
     arithmetic: tuple[float, float] | None
     """(FLOP that one step, move or token takes, the device's measured FLOP/s), where utilisation means something."""
 
     def write_run_files(self, folder: Path) -> dict[str, str]:
-        """Called once for a new run: write what its folder holds besides checkpoints (a tokenizer, a data card).
+        """Called once for a new run: write the files of its folder that are no checkpoints (a tokenizer, a data card).
         Returns texts for TensorBoard by tag."""
         ...
 
@@ -104,7 +104,7 @@ class Learner(Protocol):
         ...
 
     def evaluate(self) -> Evaluation:
-        """Judge the current model on its own environments and generators; training sees no trace of it."""
+        """Evaluate the current model in environments and with generators of its own; training is unaffected."""
         ...
 
     def histograms(self) -> dict[str, Tensor]:

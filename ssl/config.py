@@ -150,7 +150,7 @@ class HubData(DataConfig):
     column: str = knob("text", "column that holds the text", needs=CORPUS)
     revision: str = knob("", "commit, tag or branch; empty: the newest, whose commit is recorded")
     streaming: bool = knob(False, "read it without downloading it whole")
-    max_documents: int | None = knob(None, "take only the first so many", gt=0)
+    max_documents: int | None = knob(None, "take at most this many, from the start", gt=0)
 
 
 @dataclass
@@ -261,7 +261,7 @@ class ModernBertModel(ModelConfig):
     local_attention: int = knob(
         128, "tokens a local layer sees around each token", gt=1, needs="global_attn_every_n_layers!=1"
     )
-    global_attn_every_n_layers: int = knob(3, "every so many layers sees the whole block", gt=0)
+    global_attn_every_n_layers: int = knob(3, "interval of the layers that attend to the whole block", gt=0)
 
 
 @dataclass

@@ -55,7 +55,7 @@ FLOPS_A_THREAD = 1e9
 SECONDS_THAT_REPAY_COMPILING = 120.0
 """Of training on a GPU, estimated at an MFU of 0.4. On a CPU compiling gains too little (docs/lab-notes.md)."""
 FLOPS_THAT_REPAY_KERNELS = 5e12
-"""Of a whole run, from which on a CPU the layers' machine code, which a machine's first run waits for, is worth it."""
+"""Of a whole run, from which on a CPU the layers' compiled code, which a machine's first run waits for, is worth it."""
 LONGEST = 512
 """Tokens of a block up to which it is: attention keeps its weights for the way back, which torch's computes twice."""
 
@@ -176,7 +176,7 @@ class Pretraining:
         return most
 
     def _against_kernels(self) -> str:
-        """Why layers cannot be machine code, told by the config alone; empty where they can."""
+        """Why layers cannot be compiled code, told by the config alone; empty where they can."""
         config, model = self.config, self.config.model
         if model.architecture == "transformers":
             return "transformers' architectures have layers of their own"

@@ -40,7 +40,7 @@ ENCODING = 2
 
 
 GAME_SIDE = "rlgym.agents.selfplay.elo:opponents_and_ratings"
-"""What an agent in a game has besides. By name: an agent in another environment imports none of it."""
+"""Opponents and ratings of an agent in a game. By name: an agent in another environment imports none of it."""
 
 
 class Opponents(Protocol):

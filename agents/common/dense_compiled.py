@@ -1,4 +1,4 @@
-"""The passes of a small network in machine code, each one call: products, biases, activations and their derivatives.
+"""The passes of a small network compiled, each one call: products, biases, activations and their derivatives.
 
 torch pays more for calling what lies between two products than for doing it. Everything is float32, and numbers that
 are not finite stay so. A network's numbers lie in one vector, `parameters`, its gradients at the same places of

@@ -1,8 +1,8 @@
-"""Small networks whose passes are called directly, each one call into memory that is there.
+"""Fused forward and backward passes of small networks, without autograd, one jitted call into preallocated buffers each.
 
-A small network on a CPU pays autograd, fresh memory and the calls of small operations as much as its products. By hand
-a pass is one call of machine code (dense_kernels.py), activations lie in memory that is kept, and gradients are written
-into the flat vector that the optimiser reads.
+For a small network on a CPU, autograd, allocation and the dispatch of small operations cost as much as its products.
+Here each pass is one jitted call into preallocated buffers (dense_compiled.py), and gradients are written into the flat
+vector that the optimiser reads.
 """
 
 from __future__ import annotations

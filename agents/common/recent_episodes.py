@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class RecentEpisodes:
     """Mean return, length and success over the last 100 episodes, under Stable-Baselines3's tags."""
 
-    def __init__(self, besides: Callable[[], dict[str, float]] | None = None) -> None:
-        """`besides`: metrics that are told with them."""
-        self.besides = besides
+    def __init__(self, others: Callable[[], dict[str, float]] | None = None) -> None:
+        """`others`: metrics that are reported with them."""
+        self.others = others
         self.episodes: deque[tuple[float, int, float | None]] = deque(maxlen=100)
         self.found: dict[str, float] | None = None
         """The metrics since the latest episode's end: an update asks for them, and most see none end."""
@@ -42,7 +42,7 @@ class RecentEpisodes:
             return {}
         if self.found is None:
             self.found = self._means()
-        return self.found if self.besides is None else self.found | self.besides()
+        return self.found if self.others is None else self.found | self.others()
 
     def _means(self) -> dict[str, float]:
         returns, lengths, successes = zip(*self.episodes, strict=True)

@@ -1,4 +1,4 @@
-"""ClampedGaussian's draws and their derivatives in machine code: on a CPU torch's dozen calls cost more than the
+"""ClampedGaussian's draws and their derivatives compiled: on a CPU torch's dozen calls cost more than the
 arithmetic of a batch."""
 
 from __future__ import annotations

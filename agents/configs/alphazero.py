@@ -59,7 +59,7 @@ class AlphaZeroConfig:
     buffer_size: int = knob(400_000, "positions that the replay keeps", gt=0)
     save_replay: bool = knob(True, "the replay is part of checkpoints; without it a resume begins with an empty one")
     learning_starts: int = knob(10_000, "positions in the replay before the first gradient step", gt=0)
-    reuse: float = knob(4.0, "gradient steps see each position so many times, on average", gt=0)
+    reuse: float = knob(4.0, "how often gradient steps see a position, on average", gt=0)
     batch_size: int = knob(512, "positions of one gradient step", gt=0)
     learning_rate: float = knob(2e-3, "Adam's step size at the start", gt=0)
     learning_rate_schedule: str = knob(
@@ -78,7 +78,7 @@ class AlphaZeroConfig:
     )
     # ---- judging
     evaluate_simulations: int = knob(64, "positions that a search values before a move, where it is judged", gt=0)
-    opponents: str = knob("random,one_ply", "whom it is judged against: random, one_ply, mcts_K, a RUN")
+    opponents: str = knob("random,one_ply", "opponents of evaluations: random, one_ply, mcts_K, a RUN")
     exact: bool = knob(False, "connect_four: how often it errs in solved positions too, which are solved once")
     past_selves: int = knob(4, "earlier networks that it is rated against", ge=0)
 

@@ -43,7 +43,7 @@ class NFSPConfig:
     average_batch_size: int = knob(256, "moves of one of its gradient steps", gt=0, needs="average=true")
     reservoir_size: int = knob(
         1_000_000,
-        "best responses that it is learned from: of all so far, so many at random",
+        "capacity of the reservoir: a uniform sample of all best responses so far",
         gt=0,
         needs="average=true",
     )

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("onnx", "onnxscript")
 MASK, MEMORY = "action_mask", "memory"
-"""Inputs besides the observation's leaves."""
+"""Inputs other than the observation's leaves."""
 ACTION, OUTPUTS, NEXT_MEMORY = "action", "outputs", "next_memory"
 TOLERANCE = 1e-5
 """How far the files' numbers may lie from the policy's, relative to the largest of them where that is above 1."""
@@ -195,8 +195,8 @@ def one_step(memory: Memory, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
 
 def trace(policy: Policy, masked: bool) -> ExportedProgram:
     """The graph for any batch."""
-    obs, besides = random_inputs(policy, masked, 3)
-    example = in_torch(as_given(policy.network.encoder.leaves, obs)), in_torch(besides)
+    obs, others = random_inputs(policy, masked, 3)
+    example = in_torch(as_given(policy.network.encoder.leaves, obs)), in_torch(others)
     batch = {0: torch.export.Dim("batch", min=1)}
     shapes = {"obs": dict.fromkeys(example[0], batch), **dict.fromkeys(example[1], batch)}
     with torch.no_grad():
@@ -247,8 +247,8 @@ def onnx_call(path: Path, names: Mapping[str, str]) -> Call:
 
     evaluator = ReferenceEvaluator(str(path))
 
-    def call(obs: Obs, besides: dict[str, Array]) -> dict[str, Array]:
-        found = evaluator.run(None, {names[name]: value for name, value in obs.items()} | besides)
+    def call(obs: Obs, others: dict[str, Array]) -> dict[str, Array]:
+        found = evaluator.run(None, {names[name]: value for name, value in obs.items()} | others)
         return dict(zip(evaluator.output_names, found, strict=True))
 
     return call
@@ -257,8 +257,8 @@ def onnx_call(path: Path, names: Mapping[str, str]) -> Call:
 def pt2_call(path: Path) -> Call:
     module: Any = torch.export.load(path).module()
 
-    def call(obs: Obs, besides: dict[str, Array]) -> dict[str, Array]:
-        return {name: found.numpy() for name, found in module(in_torch(obs), **in_torch(besides)).items()}
+    def call(obs: Obs, others: dict[str, Array]) -> dict[str, Array]:
+        return {name: found.numpy() for name, found in module(in_torch(obs), **in_torch(others)).items()}
 
     return call
 
@@ -267,7 +267,7 @@ def pt2_call(path: Path) -> Call:
 
 
 def random_inputs(policy: Policy, masked: bool, rows: int, seed: int = 0) -> tuple[Obs, dict[str, Array]]:
-    """Observations `[rows, *leaf.shape]` within their space and near the origin, and the inputs besides: a mask
+    """Observations `[rows, *leaf.shape]` within their space and near the origin, and the other inputs: a mask
     `[rows, n]`, the memory at the start of an episode `[rows, width]`."""
     generator = np.random.default_rng(seed)
     obs = {}
@@ -281,17 +281,17 @@ def random_inputs(policy: Policy, masked: bool, rows: int, seed: int = 0) -> tup
         else:
             low, high = leaf.low.astype(np.int64), leaf.high.astype(np.int64)
             obs[leaf.name] = generator.integers(low, high, shape, endpoint=True).astype(leaf.dtype)
-    besides: dict[str, Array] = {}
+    others: dict[str, Array] = {}
     if masked:
         parts = []
         for size in mask_parts(policy.action_space):
             part = generator.random((rows, size)) < 0.5
             part[np.arange(rows), generator.integers(size, size=rows)] = True
             parts.append(part)
-        besides[MASK] = np.concatenate(parts, 1)
+        others[MASK] = np.concatenate(parts, 1)
     if isinstance(policy, RecurrentPolicy):
-        besides[MEMORY] = np.zeros((rows, policy.network.width), np.float32)
-    return obs, besides
+        others[MEMORY] = np.zeros((rows, policy.network.width), np.float32)
+    return obs, others
 
 
 def as_given(leaves: tuple[Leaf, ...], obs: Obs) -> Obs:
@@ -312,19 +312,19 @@ def difference(policy: Policy, call: Call, masked: bool, rows: int, name: str) -
     gaps = [0.0]
     policy.start(rows)
     for step in range(2 if isinstance(policy, RecurrentPolicy) else 1):
-        obs, besides = random_inputs(policy, masked, rows, seed=step)
-        found = call(as_given(leaves, obs), besides | memory)
+        obs, others = random_inputs(policy, masked, rows, seed=step)
+        found = call(as_given(leaves, obs), others | memory)
         wanted: dict[str, Array] = {}
         with torch.inference_mode():
             if isinstance(policy, RecurrentPolicy):
-                before = torch.from_numpy((besides | memory)[MEMORY])
+                before = torch.from_numpy((others | memory)[MEMORY])
                 outputs, after = policy.network.act(policy.tensors(obs), before)
                 wanted[NEXT_MEMORY] = after.numpy()
                 memory = {MEMORY: found[NEXT_MEMORY]}
             else:
                 outputs = policy.network.policy(policy.tensors(obs))
         wanted[OUTPUTS] = outputs.numpy()
-        action = policy.act(obs, besides.get(MASK))
+        action = policy.act(obs, others.get(MASK))
         wanted[ACTION] = action if start is None else action + start
         for key, right in wanted.items():
             if found[key].shape != right.shape or found[key].dtype != right.dtype:

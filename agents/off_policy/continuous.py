@@ -76,7 +76,7 @@ class Continuous(OffPolicy):
 
     @abstractmethod
     def noise(self, steps: int) -> Tensor:
-        """The random numbers of so many gradient steps, `[steps, ...]`."""
+        """The random numbers of `steps` gradient steps, `[steps, ...]`."""
 
     @abstractmethod
     def gradient_step(self, batch: Batch, noise: Tensor, learning_rate: float) -> tuple[dict[str, Tensor], Tensor]:

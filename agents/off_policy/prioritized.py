@@ -23,7 +23,7 @@ from rlgym.training.schedules import factor
 EPSILON = 1e-6
 """So that what was predicted exactly is drawn again some day."""
 TOP = 16_384
-"""The tree of sums ends in a row of at most so many nodes: adding those up costs less than more levels would."""
+"""The most nodes in the last row of the sum tree: adding them up costs less than further levels would."""
 
 
 class Priorities:

@@ -1,7 +1,7 @@
 """Experience replay: the latest transitions of all environments, preallocated on the training device.
 
 Each observation is stored once: the state a step led to is the one the next step left from, and only where an episode
-was cut off is its last observation kept besides. Of stacked frames the newest alone is stored; stacks are put together
+was cut off is its last observation kept, too. Of stacked frames the newest alone is stored; stacks are put together
 when they are drawn. Each environment writes into a ring of its own, so that the phantom rows of next-step autoreset
 leave no trace.
 

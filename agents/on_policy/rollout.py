@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Batch = dict[str, Any]
 """Minibatch or whole rollout, flattened: obs (leaf -> [batch, *leaf]), action, old_log_prob (or None), old_value,
 advantage, target, each [batch, ...], and mask [batch, n] or None. A recurrent agent's minibatch has its rows in packed
-order, and `sequence`: what `RecurrentActorCritic.forward` takes besides obs."""
+order, and `sequence`: what `RecurrentActorCritic.forward` takes in addition to obs."""
 
 ROWS_AT_ONCE = 8_192  # of one forward pass without gradients: bounds memory, images included
 

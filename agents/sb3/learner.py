@@ -394,7 +394,7 @@ def build_model(
 
 
 def policy_kwargs(knobs: Any) -> dict[str, Any]:
-    """What the library's policies are built with besides spaces and learning rate."""
+    """Arguments of the library's policies other than spaces and learning rate."""
     kwargs = {key: getattr(knobs, key) for key in OF_POLICY if hasattr(knobs, key)}
     kwargs["activation_fn"] = ACTIVATIONS[kwargs.pop("activation")]
     if hasattr(knobs, "use_sde"):

@@ -1,6 +1,6 @@
 """How an agent that learns a game stands, evaluation by evaluation: against random and one_ply, and against itself.
 
-Ratings tie the evaluations of a run together: each plays, besides the fixed opponents, the one before it and the best
+Ratings tie the evaluations of a run together: each plays the fixed opponents, the one before it and the best
 so far, so that forgetting shows where everybody beats one_ply.
 """
 

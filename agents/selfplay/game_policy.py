@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rlgym.envs.spaces import Leaf
 
 BOARD = "observation"
-"""What the environment shows of the game; it tells legal moves besides."""
+"""The leaf that shows the position; another one holds the legal moves."""
 
 
 class GameNetwork(nn.Module):

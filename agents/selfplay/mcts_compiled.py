@@ -70,7 +70,7 @@ class Rule(NamedTuple):
 
 
 class CompiledSearch(Search):
-    """`Search` with its trees' work in machine code; positions on the CPU."""
+    """`Search` with its trees' work compiled; positions on the CPU."""
 
     def __init__(
         self, game: Game, position: Tensor, evaluate: Evaluate, settings: Settings, generator: torch.Generator | None

@@ -1,8 +1,8 @@
 """Past selves as opponents (fictitious self-play: Heinrich et al. 2015, ICML; OpenAI et al. 2019, arXiv:1912.06680,
 section 3.3): an agent that plays its latest self alone forgets how to beat the earlier ones.
 
-Every so many steps the learner's policy joins the pool. Each new game draws who sits opposite: with fixed shares random
-play or one_ply, else a past self - the latest, any, or by how hard it is for the learner (Vinyals et al. 2019,
+At a fixed interval of steps the learner's policy joins the pool. Each new game draws its opponent: with fixed
+probabilities random play or one_ply, else a past self - the latest, any, or by its win rate (Vinyals et al. 2019,
 doi:10.1038/s41586-019-1724-z, prioritised fictitious self-play).
 """
 

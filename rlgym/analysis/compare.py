@@ -55,7 +55,7 @@ class Pair:
     p: float
     """Of the permutation test, adjusted for the number of pairs."""
     least: float
-    """The least that this p could be with so many seeds."""
+    """The smallest p that this number of seeds can give."""
     needed: int
     """Seeds of each on each environment, with which a difference could be told."""
 

@@ -1,4 +1,4 @@
-"""Functions in machine code, by numba: for loops whose steps are too small for tensors."""
+"""Functions compiled, by numba: for loops whose steps are too small for tensors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def compiled(function: Function, **options: Any) -> Function:
 
 
 def within(function: Function) -> Function:
-    """The same, for machine code alone to call."""
+    """The same, for compiled code alone to call."""
     return compiled(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
@@ -36,6 +36,6 @@ def parallel(function: Function) -> Function:
 
 
 def is_compiled(function: Callable[..., object]) -> bool:
-    """Whether an earlier process left machine code of `function`'s module, so that the first call will not wait."""
+    """Whether an earlier process left compiled code of `function`'s module, so that the first call will not wait."""
     kept: str = cast(Any, function).stats.cache_path or ""
     return any(Path(kept).glob(f"{function.__module__.rpartition('.')[2]}.*.nbi")) if kept else False

@@ -44,11 +44,9 @@ class ResumeOptions:
 class EvaluateOptions:
     episodes: int = knob(100, "fresh episodes to play; of a game, against each opponent, half from each seat", gt=0)
     opponents: str = knob("", "of a game: a comma list of random, one_ply, mcts_K and RUNs; empty: the first two")
-    positions: str = knob(
-        "", "of connect_four: how often it errs in a file's positions (moves score), or in drawn ones"
-    )
+    positions: str = knob("", "of connect_four: error rate in a file's positions (moves score), or in drawn ones")
     max_episode_steps: int | None = knob(
-        None, "steps at which an episode is cut off, which is said; empty: as in training", gt=0
+        None, "steps at which an episode is cut off, with a notice; empty: as in training", gt=0
     )
     seed: int | None = knob(None, "seed of those episodes; empty: one that training never used", ge=0)
     checkpoint: str = knob("best", CHECKPOINT)
@@ -64,8 +62,8 @@ class PlayOptions:
         "a file in the run's videos/, a window, or, of a game, the terminal; auto: of a game the terminal, else a file",
         choices=("auto", "video", "window", "terminal"),
     )
-    against: str = knob("", "of a game: who else plays, random, one_ply, mcts_K or a RUN; empty: you, in the terminal")
-    seat: str | None = knob(None, "of a game: the seat of who plays the run; empty: first", choices=("first", "second"))
+    against: str = knob("", "of a game: the opponent, random, one_ply, mcts_K or a RUN; empty: you, in the terminal")
+    seat: str | None = knob(None, "of a game: the opponent's seat; empty: first", choices=("first", "second"))
     seed: int | None = knob(None, "seed of those episodes; empty: one that training never used", ge=0)
     checkpoint: str = knob("best", CHECKPOINT)
     trust: bool = knob(False, TRUST)
@@ -78,7 +76,7 @@ class EvaluateArchiveOptions:
     episodes: int = knob(100, "fresh episodes to play", gt=0)
     num_envs: int = knob(8, "environments stepped in parallel", gt=0)
     max_episode_steps: int | None = knob(
-        None, "steps at which an episode is cut off, which is said; empty: its own limit", gt=0
+        None, "steps at which an episode is cut off, with a notice; empty: its own limit", gt=0
     )
     seed: int | None = knob(None, "seed of those episodes; empty: always the same one", ge=0)
     device: str = knob("auto", DEVICES, pattern=DEVICE)
@@ -98,8 +96,8 @@ class PlayArchiveOptions:
 @dataclass
 class EvaluateTextOptions:
     data: str = knob("", "a corpus as in pretrain (data=text data.path=F), or a text file; empty: what was held out")
-    tokens: int | None = knob(None, "judge at most so many tokens; empty: all", gt=0)
-    batch_size: int = knob(16, "blocks judged at once", gt=0)
+    tokens: int | None = knob(None, "evaluate at most this many tokens; empty: all", gt=0)
+    batch_size: int = knob(16, "blocks evaluated at once", gt=0)
     checkpoint: str = knob("best", CHECKPOINT)
     device: str = knob("auto", DEVICES, pattern=DEVICE)
     trust: bool = knob(False, TRUST)
@@ -174,7 +172,7 @@ class RunsOptions:
     status: str = knob("", "only finished, running, stopped, failed, killed or broken")
     since: str = knob("", AGE)
     sort: str = knob("", "column to sort by; a leading - reverses (sort=-final)")
-    limit: int | None = knob(None, "at most so many lines; empty: all", gt=0)
+    limit: int | None = knob(None, "at most this many lines; empty: all", gt=0)
     tree: bool = knob(False, "each run below the one it began with: pretrain, finetune, reward (--tree does, too)")
 
 
@@ -187,28 +185,28 @@ class CompareOptions:
     metric: str = knob("", "tag of metrics.jsonl to score by; empty: eval/mean_reward, of text validation/loss")
     score: str = knob(
         "auto",
-        "where from: `evaluate RUN`, training's last evaluation, or the return of training; auto: the first all have",
+        "source: `evaluate RUN`, the last evaluation in training, or training returns; auto: the first all have",
         choices=("auto", "evaluate", "training", "rollout"),
     )
-    at: int | None = knob(None, "score what training's evaluations found up to this step; empty: at the end", gt=0)
-    scores: str = knob("", "what counts as 0 and as 1, as CartPole-v1:22:475,Acrobot-v1:-500:-100")
-    unfinished: bool = knob(False, "score runs that failed or were stopped by what they reached, too")
+    at: int | None = knob(None, "score training's evaluations up to this step; empty: at the end", gt=0)
+    scores: str = knob("", "scores that normalise to 0 and 1, as CartPole-v1:22:475,Acrobot-v1:-500:-100")
+    unfinished: bool = knob(False, "include runs that failed or were stopped, with what they reached")
     out: str = knob("", "folder to write; empty: runs/compare_<time>")
 
 
 @dataclass
 class SweepOptions:
-    trials: int = knob(50, "how many sets of values to try, those of an interrupted sweep included", gt=0)
-    minutes: float | None = knob(None, "no trial starts after so many minutes; empty: no limit", gt=0)
+    trials: int = knob(50, "number of trials, those of an interrupted sweep included", gt=0)
+    minutes: float | None = knob(None, "minutes after which no trial starts; empty: no limit", gt=0)
     seeds: int = knob(3, "seeds of each trial: seed, seed + 1, ...; a pruned one has fewer", gt=0)
     jobs: int = knob(1, "trials at a time, each in a process with one thread", gt=0, le=1_024)
     score: str = knob(
         "last",
-        "what of a run's evaluations counts: the last, the best, or the mean of all (who learns sooner)",
+        "which evaluation is the score: the last, the best, or the mean of all (favours fast learners)",
         choices=("last", "best", "mean"),
     )
     pruning: bool = knob(True, "end a trial that falls below the median of the trials before it")
-    overwrite: bool = knob(False, "replace a tuned file that is there")
+    overwrite: bool = knob(False, "replace an existing tuned file")
     trust: bool = knob(False, TRUST)
 
 

@@ -64,7 +64,7 @@ class EvaluateConfig:
 @dataclass
 class CheckpointConfig:
     every: int = knob(25_000, "steps between checkpoints (0: only at the end)", ge=0)
-    keep: int = knob(3, "how many of the latest checkpoints are kept, besides the best", gt=0)
+    keep: int = knob(3, "how many of the latest checkpoints are kept, in addition to the best", gt=0)
 
 
 @dataclass
@@ -73,7 +73,7 @@ class StopConfig:
         None, "stop once an evaluation reaches this value of the monitored metric", needs="/evaluate.every!=0"
     )
     patience: int = knob(
-        0, "stop after so many evaluations without a new best (0: never)", ge=0, needs="/evaluate.every!=0"
+        0, "evaluations without a new best after which training stops (0: never)", ge=0, needs="/evaluate.every!=0"
     )
 
 
@@ -81,7 +81,7 @@ class StopConfig:
 class AtariConfig:
     preprocess: bool = knob(True, "play Atari games as published, by the keys below; false: as the id has them")
     frame_skip: int = knob(4, "frames that an action lasts; the last two are seen, as their maximum", gt=0)
-    noop_max: int = knob(30, "at most so many frames without action begin an episode", ge=0)
+    noop_max: int = knob(30, "most no-op frames at the start of an episode", ge=0)
     screen_size: int = knob(84, "pixels of the screen's width and height", gt=0)
     terminal_on_life_loss: bool = knob(False, "a lost life is an end to learn from, though the game goes on")
     clip_reward: bool = knob(True, "learn from the sign of rewards; returns are reported in full")
@@ -90,7 +90,7 @@ class AtariConfig:
 @dataclass
 class PoolConfig:
     every: int = knob(20_000, "steps between two snapshots of the learner", gt=0)
-    size: int = knob(20, "past selves that are kept; whom the learner beats most often makes room", gt=0)
+    size: int = knob(20, "past selves that are kept; when full, the one the learner beats most often is evicted", gt=0)
     draw: str = knob(
         "prioritized",
         "who of them sits in a new game: the latest, any (uniform), or the harder the likelier (prioritized)",
@@ -284,12 +284,12 @@ class PretrainConfig(RootConfig):
     )
     compile: str = knob(
         "auto",
-        "of the update: torch.compile (on), on a CPU layers in machine code (kernels), neither (off); auto: what the "
+        "of the update: torch.compile (on), on a CPU layers compiled (kernels), neither (off); auto: what the "
         "budget repays",
         choices=("auto", "on", "off", "kernels"),
     )
     ema_decay: float | None = knob(
-        None, "judge and keep an average of the weights with this decay; empty: none", gt=0, lt=1
+        None, "evaluate and keep an exponential moving average of the weights with this decay; empty: none", gt=0, lt=1
     )
     log: TextLogConfig = field(default_factory=TextLogConfig)
     evaluate: TextEvaluateConfig = field(default_factory=TextEvaluateConfig)
@@ -326,7 +326,7 @@ class EachEpochConfig:
 @dataclass
 class EachEpochCheckpointConfig:
     every: int | None = knob(None, "tokens between checkpoints (0: only at the end); empty: after each epoch", ge=0)
-    keep: int = knob(3, "how many of the latest checkpoints are kept, besides the best", gt=0)
+    keep: int = knob(3, "how many of the latest checkpoints are kept, in addition to the best", gt=0)
 
 
 @dataclass

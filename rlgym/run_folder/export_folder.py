@@ -21,8 +21,8 @@ def export_folder(path: str, run: Path, mark: str) -> Path:
 
 @contextmanager
 def replacing(target: Path, faults: tuple[type[Exception], ...] = ()) -> Iterator[Path]:
-    """An empty folder, which takes the place of `target` once all went well. `faults`, besides OSError, are how a
-    library reports that it could not write."""
+    """An empty folder, which takes the place of `target` once all went well. `faults`: what a library raises, other
+    than OSError, when it cannot write."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".export-", dir=target.parent) as work:

@@ -124,7 +124,7 @@ class DPOMethod(PreferenceMethod):
         gt=0,
         needs="/tokens=",
     )
-    beta: float = knob(0.1, "how dear it is to leave the model that it starts from", gt=0)
+    beta: float = knob(0.1, "strength of the KL penalty to the reference model", gt=0)
     loss_type: str = knob(
         "sigmoid",
         "DPO's (sigmoid), or a regression to a fixed gap (ipo, Azar et al. 2023, arXiv:2310.12036)",

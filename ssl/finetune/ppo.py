@@ -2,7 +2,7 @@
 arXiv:2203.02155): what agent=ppo does in an environment, with a token for an action.
 
 The state is the text so far; a token's reward is minus `kl_coef` times the logarithm of its probability over the frozen
-reference's, and the last token of a completion earns the completion's reward besides. A head on the same transformer
+reference's, and the last token of a completion also gets the completion's reward. A head on the same transformer
 gives the value of the text before each token. Minimises, in the mean over tokens,
 
     clipped surrogate + vf_coef * value loss

@@ -39,7 +39,7 @@ NOT_JUDGED = ("packing", "validation_fraction", "licence")
 
 
 def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
-    """Loss, perplexity and bits per byte of the run's `checkpoint` on a corpus; masked: accuracy besides.
+    """Loss, perplexity and bits per byte of the run's `checkpoint` on a corpus; masked: also accuracy.
 
     Writes evaluations/*.json with `{"loss", "perplexity", "bits_per_byte", "tokens", ...}`, prints the same in short,
     and returns it.

@@ -25,7 +25,7 @@ class Pattern:
     """Without a cache, the mask said otherwise: the first key that a query sees and the one behind its last, int64
     `[batch or 1, time, 2]`. None: nothing but `causal` limits it."""
     kernels: bool = False
-    """Whether layers are computed by machine code (`machine_layer`), which reads `sees`."""
+    """Whether layers are computed by compiled code (`machine_layer`), which reads `sees`."""
 
     def sees(self, time: int) -> Tensor:
         """`ends`, made where there is nothing but `causal`."""

@@ -29,7 +29,7 @@ class Backbone(nn.Module):
     layers_prefix: str
     """What the names of the layers' parameters begin with."""
     kernels: bool = False
-    """Whether layers are computed by machine code (`machine_layer`): on a CPU, in float32, without dropout."""
+    """Whether layers are computed by compiled code (`machine_layer`): on a CPU, in float32, without dropout."""
 
     def forward(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """`[batch, time]` int64 -> hidden states after the last norm, `[batch, time, width]`.

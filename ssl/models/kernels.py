@@ -1,4 +1,4 @@
-"""Products, norms, activations and attention with their derivatives, in machine code: of one thread, on its rows.
+"""Products, norms, activations and attention with their derivatives, compiled: of one thread, on its rows.
 
 `layer_kernels` makes layers of them. Arrays are float32 and contiguous, and numbers that are not finite stay so. An
 array of no numbers stands for a weight that there is none of.

@@ -1,4 +1,4 @@
-"""A transformer's layer, forward and back, in one call of machine code each, for CPUs; its pieces are in `kernels`.
+"""A transformer's layer, forward and back, in one call of compiled code each, for CPUs; its pieces are in `kernels`.
 
 torch pays for every small operation with a call and a pass over memory, and in each its threads wait for one another.
 Here a thread takes its share of the batch through the whole layer. Attention and the feed-forward part are alike: a

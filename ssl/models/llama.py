@@ -1,6 +1,6 @@
 """Llama (Touvron et al. 2023, arXiv:2302.13971) and Qwen3 (2025, arXiv:2505.09388).
 
-Decoders with RoPE, RMSNorm, a gated MLP and grouped heads; Qwen3 normalises queries and keys besides.
+Decoders with RoPE, RMSNorm, a gated MLP and grouped heads; Qwen3 also normalises queries and keys.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A transformer's layer with its derivatives by hand, in the machine code of `layer_kernels`: for CPUs, in float32.
+"""A transformer's layer with its derivatives by hand, in the compiled code of `layer_kernels`: for CPUs, in float32.
 
 The models' own modules say the same in torch's words; `compile=kernels` (rlgym/ssl/pretraining.py) takes this instead.
 """
@@ -104,7 +104,7 @@ def _tell(threads: int) -> None:
 
 @functools.cache
 def _products() -> list[LibController]:
-    """NumPy's and SciPy's libraries of products; the second is the one that machine code calls."""
+    """NumPy's and SciPy's libraries of products; the second is the one that compiled code calls."""
     importlib.import_module("scipy.linalg.cython_blas")
     return list(ThreadpoolController().select(internal_api="openblas").lib_controllers)
 

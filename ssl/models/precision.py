@@ -59,7 +59,7 @@ def choose(device: torch.device, wanted: str, flops: float) -> torch.dtype:
 
     Told by the machine's units, not by a clock, so that the same command makes the same choice: bf16 on a GPU that has
     it, and on a CPU that has it (AVX-512 BF16, AMX, or Arm's) where an update takes many `flops`: on a small one the
-    casts cost what the products save (Qwen3 of 4 x 128, 8 GFLOP: 109 ms against 106 in machine code; BERT of 4 x 256,
+    casts cost what the products save (Qwen3 of 4 x 128, 8 GFLOP: 109 ms against 106 compiled; BERT of 4 x 256,
     22 GFLOP: 244 against 299; GPT-2 of 6 x 384, 155 GFLOP: 1,224 against 1,529; two threads).
     """
     if wanted != "auto":

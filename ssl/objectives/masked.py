@@ -77,7 +77,7 @@ class Masked:
         return batch
 
     def width(self, tokens: int) -> int:
-        """How many labels a part of so many tokens has room for."""
+        """Labels that fit into a part of `tokens` tokens."""
         most = tokens * self.config.rate + 6 * deviation(tokens, self.config, self.word_length)
         return min(tokens, math.ceil(most))
 

@@ -189,7 +189,7 @@ def _draw(stones: range, count: int, solver: Solver, generator: torch.Generator)
 
 
 def _undecided(moves: int, generator: torch.Generator) -> Tensor:
-    """What random games come to after so many moves, where they go on and nobody wins at once: `[some, words]`."""
+    """Positions of random games after `moves` moves that are not over and have no immediate win: `[some, words]`."""
     position = GAME.init(AT_ONCE)
     for _ in range(moves):
         position = GAME.play(position, random_moves(GAME.legal(position), generator))

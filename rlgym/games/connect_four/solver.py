@@ -1,6 +1,6 @@
 """Connect Four solved: who wins a position, by how much, and which moves keep that.
 
-Alpha-beta on bitboards in machine code (alpha_beta.py). The first use compiles it, which takes some seconds; later
+Alpha-beta on bitboards compiled (alpha_beta.py). The first use compiles it, which takes some seconds; later
 processes read what that one compiled.
 """
 

@@ -23,7 +23,7 @@ from rlgym.games.players import RandomPlayer
 
 METHODS = ("gumbel", "puct", "uct")
 KINDS = (Search, CompiledSearch)
-"""In tensors, for any device, and in machine code, which a search on a CPU is."""
+"""In tensors, for any device, and compiled, which a search on a CPU is."""
 GAMES = ("tic_tac_toe", "connect_four", "othello_6x6")
 
 

@@ -1,4 +1,4 @@
-"""Layers in machine code against the same layers in torch's words, and when they are taken."""
+"""Layers compiled against the same layers in torch's words, and when they are taken."""
 
 from __future__ import annotations
 
