@@ -26,10 +26,11 @@ from pathlib import Path
 import numpy as np
 
 from rlgym.config.compose import compose
+from rlgym.ssl.data.build_tokenizer import build_tokenizer
 from rlgym.ssl.data.corpus import Corpus, build_corpus
 from rlgym.ssl.data.progress import silent
 from rlgym.ssl.data.stdlib_source import library_files
-from rlgym.ssl.data.tokenizer import Tokenizer, build_tokenizer
+from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.data.tokens import _batches as batches_of_pieces
 from rlgym.ssl.data.tokens import tokenize as tokenize_corpus
 

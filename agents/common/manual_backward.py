@@ -1,4 +1,4 @@
-"""Fused forward and backward passes of small networks, without autograd, one jitted call into preallocated buffers each.
+"""Fused forward and backward passes of small networks without autograd, one jitted call into preallocated buffers each.
 
 For a small network on a CPU, autograd, allocation and the dispatch of small operations cost as much as its products.
 Here each pass is one jitted call into preallocated buffers (dense_compiled.py), and gradients are written into the flat

@@ -18,7 +18,7 @@ from rlgym.config.groups import config_folder, user_folder
 from rlgym.config.parser import flattened, to_dict
 from rlgym.errors import RequestError
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 """Of the source, where this is one."""
 NOT_TUNED = ("seed", "run.", "device", "compile", "threads", "display", "minutes", "updates", "schedule_steps")
 """Keys of a run, and not of how an agent learns an environment."""

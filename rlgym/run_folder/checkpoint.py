@@ -29,6 +29,7 @@ from rlgym.errors import CheckpointError, RequestError
 from rlgym.learner import REPLAY, Shared, SharedFile
 from rlgym.run_folder.manifest import alive, now
 from rlgym.run_folder.records import Position, expect, fits
+from rlgym.run_folder.tensor_file import link_equal, sha256_of, write_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,8 +125,8 @@ def _write(
         plain[section] = {k: part for k, part in parts.items() if k not in tensors and not isinstance(part, Shared)}
         if tensors:
             names.append(section + TENSORS)
-            if not _take_over(before / names[-1], staging / names[-1], tensors):
-                _write_tensors(staging / names[-1], tensors)
+            if not link_equal(before / names[-1], staging / names[-1], tensors):
+                write_tensors(staging / names[-1], tensors)
         for key, part in parts.items():
             if isinstance(part, Shared):
                 if part.file is None or not _has_size(shared / part.file.name, part.file.bytes):
@@ -135,7 +136,7 @@ def _write(
     _require_json(content, STATE)
     write_synced(staging / STATE, json.dumps(content))
     written = [staging / name for name in (*names, STATE)]
-    files = {file.name: {"sha256": _sha256(file), "bytes": file.stat().st_size} for file in written}
+    files = {file.name: {"sha256": sha256_of(file), "bytes": file.stat().st_size} for file in written}
     manifest = {"schema": SCHEMA, "step": step, "time": now(), "files": files, "info": dict(info)}
     if together:
         manifest[SHARED] = together
@@ -143,50 +144,12 @@ def _write(
     fsync_folder(staging)
 
 
-def _write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        save_file(_packed(tensors), file)
-    except SafetensorError as error:  # how the library reports a full disk
-        raise OSError(f"{file.name}: {error}") from error
-    _fsync(file)
-
-
-def _take_over(before: Path, file: Path, tensors: Mapping[str, Tensor]) -> bool:
-    """Link the file of an earlier checkpoint in, where it holds these very tensors: nothing is written twice."""
-    from safetensors import SafetensorError, safe_open
-
-    if not before.exists():
-        return False
-    try:
-        with safe_open(before, "pt") as saved:
-            if set(saved.keys()) != set(tensors):
-                return False
-            for key, tensor in tensors.items():
-                if not _same_bits(saved.get_tensor(key), tensor.detach().cpu()):
-                    return False
-        os.link(before, file)
-    except (SafetensorError, OSError):  # damaged, or a file system without links
-        return False
-    return True
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    from torch import equal, uint8
-
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    return equal(a.reshape(-1).contiguous().view(uint8), b.reshape(-1).contiguous().view(uint8))
-
-
 def _share(tensors: Mapping[str, Tensor], name: str, staging: Path, shared: Path) -> SharedFile:
     """Write a shared file under a name that says its content too: it never replaces what others may name."""
     _require_name(name)
     written = staging / (name + TENSORS)
-    _write_tensors(written, tensors)
-    sha256 = _sha256(written)
+    write_tensors(written, tensors)
+    sha256 = sha256_of(written)
     file = SharedFile(f"{name}-{sha256[:16]}{TENSORS}", written.stat().st_size, sha256)
     if not shared.is_dir():
         shared.mkdir()
@@ -199,18 +162,6 @@ def _share(tensors: Mapping[str, Tensor], name: str, staging: Path, shared: Path
 def _require_name(name: str) -> None:
     if not _SECTION.fullmatch(name):
         raise ValueError(f"section {name!r}: letters, digits, '_' and '-' only")
-
-
-def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, contiguous, no two sharing memory: what the format can hold. Equal values, not equal strides."""
-    packed: dict[str, Tensor] = {}
-    storages = set()
-    for key, tensor in tensors.items():
-        dense = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
-        storage = dense.untyped_storage().data_ptr()
-        packed[key] = dense.clone() if storage in storages else dense
-        storages.add(storage)
-    return packed
 
 
 def _require_json(value: Any, place: str) -> None:
@@ -254,7 +205,7 @@ def verify(path: Path, without: Collection[str] = ()) -> None:
     for name, (size, sha256) in _files(path, without).items():
         _check_size(path / name, size)
         try:
-            same = _sha256(path / name) == sha256
+            same = sha256_of(path / name) == sha256
         except OSError as error:
             raise CheckpointError(f"{path / name}: cannot be read ({error.strerror})") from None
         if not same:
@@ -496,16 +447,3 @@ def _tidy(folder: Path, remove: bool = True) -> None:
 
 def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _fsync(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

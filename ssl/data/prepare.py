@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlgym.common.atomic_io import read_json, to_json, write_atomic
+from rlgym.ssl.data.build_tokenizer import build_tokenizer
 from rlgym.ssl.data.card import card
 from rlgym.ssl.data.corpus import Corpus, build_corpus, check_separator
 from rlgym.ssl.data.overlap import overlap
-from rlgym.ssl.data.tokenizer import Tokenizer, build_tokenizer
+from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.data.tokens import Tokens, tokenize
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,22 +21,14 @@ from unicodedata import category
 
 import numpy as np
 
-from rlgym.common.atomic_io import JSON_BYTES, read_bounded, read_json, to_json, write_atomic
+from rlgym.common.atomic_io import to_json, write_atomic
 from rlgym.errors import RequestError
 from rlgym.run_folder.folder import Run
-from rlgym.ssl.data.cache import staged
-from rlgym.ssl.data.pieces import pieces, reading
+from rlgym.ssl.data.tokenizer_files import GENERATION, SETTINGS, TOKENIZER, read_folder
 
 if TYPE_CHECKING:
     import tokenizers
 
-    from rlgym.ssl.config import BpeTokenizer, CharTokenizer, ExistingTokenizer
-    from rlgym.ssl.data.corpus import Corpus
-    from rlgym.ssl.data.progress import Report
-
-JINJA_BYTES = 1 << 20
-"""Of the largest chat template that is read: the longest have some thousand."""
-TOKENIZER, SETTINGS, GENERATION = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
 
 CAUSAL = {"eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
 MASKED = {
@@ -50,18 +41,7 @@ MASKED = {
 }
 """Special tokens by their role; the roles bear transformers' names."""
 
-ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-USUAL = {
-    "eos_token": ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>"),
-    "pad_token": ("<|pad|>", "<pad>", "[PAD]"),
-    "mask_token": ("[MASK]", "<mask>"),
-    "cls_token": ("[CLS]", "<s>"),
-    "sep_token": ("[SEP]", "</s>"),
-    "unk_token": ("[UNK]", "<unk>"),
-}
-"""What a role's token is called where a folder has a tokenizer.json alone, which does not say."""
 
-WINDOW = 1 << 16  # bytes of text that a training sample takes at a time
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 IDEOGRAPH = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # each a word, as in BERT
 
@@ -289,7 +269,7 @@ class Tokenizer:
     @staticmethod
     def load(folder: Path) -> Tokenizer:
         """One that was saved. RequestError when the folder holds none, or one without the roles that are needed."""
-        found = _read(folder)
+        found = read_folder(folder)
         try:
             return Tokenizer(found.backend, found.roles, found.stops, found.chat_template)
         except ValueError as error:
@@ -348,296 +328,3 @@ def byte_alphabet() -> list[str]:
     itself = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte) if byte in itself else chr(next(others)) for byte in range(256)]
-
-
-# ---- building
-
-
-def build_tokenizer(config: Any, corpus: Corpus, causal: bool, report: Report) -> Tokenizer:
-    """The tokenizer that `config` (a *Tokenizer of ssl/config.py) names; one that learns sees the training documents.
-
-    What was learnt is kept beside the corpora and reused for the same text and knobs.
-    """
-    if config.name == "existing":
-        return existing(config, causal)
-    roles = CAUSAL if causal else MASKED
-    if config.name == "byte":
-        return Tokenizer(_byte_backend(roles), roles)
-    folder = corpus.folder.parent.parent / "tokenizers" / _key(config, corpus, roles)
-    if not folder.is_dir():
-        backend = (
-            _bpe_backend(config, corpus, roles, report)
-            if config.name == "bpe"
-            else _char_backend(config, corpus, roles, report)
-        )
-        with staged(folder) as work:
-            Tokenizer(backend, roles).save(work)
-    return Tokenizer.load(folder)
-
-
-def _key(config: Any, corpus: Corpus, roles: Mapping[str, str]) -> str:
-    from tokenizers import __version__
-
-    content = json.dumps([asdict(config), corpus.fingerprint, roles, __version__], sort_keys=True)
-    return f"{config.name}-{hashlib.sha256(content.encode()).hexdigest()[:32]}"
-
-
-def _finish(backend: tokenizers.Tokenizer, roles: Mapping[str, str]) -> tokenizers.Tokenizer:
-    """Declare the special tokens; a masked model's texts stand between [CLS] and [SEP] when transformers encodes."""
-    from tokenizers import AddedToken
-    from tokenizers.processors import TemplateProcessing
-
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _unique(roles)])
-    if "mask_token" in roles:
-        ends = [(roles[role], backend.token_to_id(roles[role])) for role in ("cls_token", "sep_token")]
-        (cls, _), (sep, _) = ends
-        backend.post_processor = TemplateProcessing(
-            single=f"{cls} $A {sep}", pair=f"{cls} $A {sep} $B:1 {sep}:1", special_tokens=ends
-        )
-    return backend
-
-
-def _unique(roles: Mapping[str, str]) -> list[str]:
-    return list(dict.fromkeys(roles.values()))
-
-
-def _byte_backend(roles: Mapping[str, str]) -> tokenizers.Tokenizer:
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, pre_tokenizers
-
-    vocab = {token: i for i, token in enumerate([*_unique(roles), *byte_alphabet()])}
-    backend = Backend(models.BPE(vocab=vocab, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    return _finish(backend, roles)
-
-
-def _char_backend(
-    config: CharTokenizer, corpus: Corpus, roles: Mapping[str, str], report: Report
-) -> tokenizers.Tokenizer:
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models
-
-    characters: set[str] = set()
-    for text in training_text(corpus, None, "collecting characters", report):
-        characters.update(text)
-    tokens = [*_unique(roles), *sorted(characters)]
-    if config.byte_fallback:
-        tokens += [f"<0x{byte:02X}>" for byte in range(256)]
-    vocab = {token: i for i, token in enumerate(tokens)}
-    backend = Backend(models.BPE(vocab=vocab, merges=[], byte_fallback=config.byte_fallback))
-    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    return _finish(backend, roles)
-
-
-def _bpe_backend(
-    config: BpeTokenizer, corpus: Corpus, roles: Mapping[str, str], report: Report
-) -> tokenizers.Tokenizer:
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import decoders, models, pre_tokenizers, trainers
-
-    backend = Backend(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size,
-        min_frequency=config.min_frequency,
-        special_tokens=_unique(roles),
-        initial_alphabet=byte_alphabet(),
-        show_progress=False,
-    )
-    text = training_text(corpus, config.training_bytes, "training the tokenizer", report)
-    backend.train_from_iterator(text, trainer)
-    return _finish(backend, roles)
-
-
-def training_text(corpus: Corpus, at_most: int | None, what: str, report: Report) -> Iterator[str]:
-    """The training documents' text in pieces of at most 64 KB, no piece of two documents.
-
-    Beyond `at_most` bytes, windows of 64 KB evenly spread over the text stand for the whole.
-    """
-    begins, ends = corpus.starts[:-1][~corpus.held_out], corpus.starts[1:][~corpus.held_out]
-    before = np.concatenate([[0], np.cumsum(ends - begins)])  # bytes of training text before each document
-    total = int(before[-1])
-    windows = [(0, total)]
-    if at_most is not None and total > at_most:
-        size = min(WINDOW, at_most)
-        count = at_most // size
-        windows = [(low, low + size) for low in (i * (total - size) // max(1, count - 1) for i in range(count))]
-    told, done = sum(high - low for low, high in windows), 0
-    report(what, 0, told)
-    with reading(corpus.text) as read:
-        for low, high in windows:
-            document = int(np.searchsorted(before, low, side="right")) - 1
-            while low < high:
-                end = min(high, int(before[document + 1]))
-                shift = int(begins[document]) - int(before[document])
-                for text in pieces(read, *_whole_characters(corpus.text, low + shift, end + shift), WINDOW):
-                    yield text
-                    done += len(text)
-                    report(what, min(done, told), told)
-                low = end
-                document += 1
-
-
-def _whole_characters(text: np.ndarray, low: int, high: int) -> tuple[int, int]:
-    """low and high, each moved on to the next first byte of a character (or the end): windows cut where they like."""
-    low, high = (
-        next((at for at in range(edge, min(edge + 4, len(text))) if text[at] & 0xC0 != 0x80), edge)
-        for edge in (low, high)
-    )
-    return low, high
-
-
-# ---- one that exists
-
-
-def existing(config: ExistingTokenizer, causal: bool) -> Tokenizer:
-    """A folder with a tokenizer.json, a run's, or one from the hub; refused without the special tokens it needs."""
-    if not config.path:
-        raise RequestError(
-            "tokenizer.path is empty: name a folder with a tokenizer.json, a run folder or a tokenizer on the hub"
-        )
-    path = Path(config.path).expanduser()
-    if path.name == TOKENIZER and path.is_file():
-        path = path.parent
-    folders = [folder for folder in (path, path / "tokenizer") if (folder / TOKENIZER).is_file()]
-    if folders:
-        found = _read(folders[0])
-    elif path.exists():
-        raise RequestError(f"tokenizer.path={config.path}: no {TOKENIZER} in it, nor in a folder tokenizer/ below it")
-    else:
-        found = _from_hub(config)
-    roles = _needed(config, found, causal)
-    return Tokenizer(found.backend, roles, found.stops if causal else (), found.chat_template)
-
-
-def _needed(config: ExistingTokenizer, found: _Found, causal: bool) -> dict[str, str]:
-    """The roles as the objective uses them: bos_token and eos_token are what a document begins and ends with."""
-    place, roles = f"tokenizer.path={config.path}", dict(found.roles)
-    if causal:
-        if "eos_token" not in roles:
-            raise RequestError(f"{place}: has no end-of-text token, which objective=next_token needs")
-        roles = {role: token for role, token in roles.items() if role not in ("mask_token", "cls_token", "sep_token")}
-        roles["bos_token"] = _first_token(place, found)
-    else:
-        if "mask_token" not in roles:
-            raise RequestError(f"{place}: has no mask token, which objective=masked needs")
-        for role, instead in (("cls_token", "bos_token"), ("sep_token", "eos_token")):
-            if role not in roles and instead in roles:
-                roles[role] = roles[instead]
-            if role not in roles:
-                raise RequestError(f"{place}: has no {role.removesuffix('_token')} token, which objective=masked needs")
-        roles["bos_token"], roles["eos_token"] = roles["cls_token"], roles["sep_token"]
-    if roles.get("pad_token") in (None, roles["eos_token"]):
-        # Padding that is the end of a text would take that end out of every loss.
-        roles["pad_token"] = CAUSAL["pad_token"]
-        found.backend.add_special_tokens([CAUSAL["pad_token"]])
-    return roles
-
-
-def _first_token(place: str, found: _Found) -> str:
-    """What a decoder's documents begin with: the token that its tokenizer puts before a text, or its bos_token where
-    its chats begin with that; of one that puts nothing there the end of text, behind which documents stand."""
-    backend, roles = found.backend, found.roles
-    backend.no_truncation()
-    backend.no_padding()
-    plain, whole = (backend.encode("a", add_special_tokens=special).ids for special in (False, True))
-    before = whole[: next((at for at in range(len(whole)) if whole[at : at + len(plain)] == plain), 0)]
-    if len(before) > 1:
-        shown = " ".join(str(backend.id_to_token(i)) for i in before)
-        raise RequestError(
-            f"{place}: its texts begin with several tokens ({shown}), which is not supported: one would do"
-        )
-    if before:
-        return str(backend.id_to_token(before[0]))
-    begins = found.adds_bos or "bos_token" in (found.chat_template or "")
-    return roles["bos_token"] if begins and "bos_token" in roles else roles["eos_token"]
-
-
-@dataclass
-class _Found:
-    """What the files of a tokenizer say."""
-
-    backend: tokenizers.Tokenizer
-    roles: dict[str, str]
-    """As settings name them, or as tokens of the usual names play them."""
-    stops: list[int]
-    chat_template: str | None
-    adds_bos: bool
-
-
-def _read(folder: Path) -> _Found:
-    from tokenizers import Tokenizer as Backend
-
-    file = folder / TOKENIZER
-    try:
-        backend = Backend.from_str(read_bounded(file, JSON_BYTES).decode())
-    except Exception as error:  # the library raises bare Exception
-        reason = " ".join(str(error).split())
-        raise RequestError(f"{file}: is no tokenizer that `tokenizers` reads ({reason})") from None
-    first, second = (_settings(folder / name) for name in ("special_tokens_map.json", SETTINGS))
-    named = {role: token for role in ROLES if (token := second.get(role) or first.get(role))}
-    generation = _settings(folder / GENERATION) or _settings(folder / "config.json")  # as transformers takes them
-    jinja = folder / "chat_template.jinja"
-    chat = _jinja(jinja) if jinja.is_file() else _default(second.get("chat_template"))
-    stops = _numbers(generation.get("eos_token_id"))
-    return _Found(backend, _present(backend, named), stops, chat, second.get("add_bos_token") is True)
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    """Of a JSON file; empty where there is none."""
-    if not path.is_file():
-        return {}
-    try:
-        return read_json(path)
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{path}: is not what a tokenizer's settings are, JSON ({error})") from None
-
-
-def _jinja(path: Path) -> str:
-    try:
-        return read_bounded(path, JINJA_BYTES).decode()
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{path}: is no chat template ({error})") from None
-
-
-def _default(template: object) -> str | None:
-    """A chat template, or of several by name the default one."""
-    if isinstance(template, list):
-        template = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
-    if isinstance(template, dict):
-        template = template.get("default")
-    return template if isinstance(template, str) else None
-
-
-def _numbers(value: object) -> list[int]:
-    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int)]
-
-
-def _present(backend: tokenizers.Tokenizer, named: Mapping[str, Any]) -> dict[str, str]:
-    roles: dict[str, str] = {}
-    for role in ROLES:
-        token = named.get(role)
-        token = token.get("content") if isinstance(token, dict) else token
-        candidates = (token,) if isinstance(token, str) else () if named else USUAL.get(role, ())
-        for candidate in candidates:
-            if backend.token_to_id(candidate) is not None:
-                roles[role] = candidate
-                break
-    return roles
-
-
-def _from_hub(config: ExistingTokenizer) -> _Found:
-    from transformers import AutoTokenizer
-
-    try:
-        found = AutoTokenizer.from_pretrained(config.path, revision=config.revision or None, trust_remote_code=False)
-        backend = found.backend_tokenizer
-    except Exception as error:  # whatever the hub, the network and many kinds of file raise
-        reason = " ".join(str(error).split())[:200]
-        raise RequestError(
-            f"tokenizer.path={config.path}: no such folder, and the hub does not give it ({reason})"
-        ) from None
-    named = {role: str(token) for role in ROLES if (token := getattr(found, role, None)) is not None}
-    return _Found(backend, _present(backend, named), [], _default(found.chat_template), False)

@@ -18,7 +18,8 @@ from torch import Tensor
 from rlgym.common.atomic_io import read_json
 from rlgym.errors import RequestError
 from rlgym.ssl import config as knobs
-from rlgym.ssl.data.tokenizer import Tokenizer, existing
+from rlgym.ssl.data.existing_tokenizer import existing
+from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.models.build import build_model, model_class
 from rlgym.ssl.models.sizes import padded, resolve_model
 from rlgym.ssl.models.transformers_model import POSITIONS, ROOM

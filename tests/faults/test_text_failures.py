@@ -211,7 +211,7 @@ CHOICES = {
 @pytest.mark.parametrize("words", CHOICES)
 def test_choices_that_do_not_fit_are_refused(words: str, here: Path, rlgym: Callable[..., Answer]) -> None:
     from rlgym.ssl.config import ByteTokenizer
-    from rlgym.ssl.data.tokenizer import build_tokenizer
+    from rlgym.ssl.data.build_tokenizer import build_tokenizer
 
     tiny.write_text(here / "in", documents=8)
     none: Any = None

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from rlgym.errors import CheckpointError
-from rlgym.run_folder import checkpoint
+from rlgym.run_folder import checkpoint, tensor_file
 
 DTYPES = [
     torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32,
@@ -262,7 +262,7 @@ def test_fault_18_a_pickle_renamed_safetensors_is_refused_unread(tmp_path: Path)
     poison = pickle.dumps(Canary(canary))
     for payload in (poison, b"\x80\x04" + poison):
         (path / "model.safetensors").write_bytes(payload)
-        entry = {"sha256": checkpoint._sha256(path / "model.safetensors"), "bytes": len(payload)}
+        entry = {"sha256": tensor_file.sha256_of(path / "model.safetensors"), "bytes": len(payload)}
         files = json.loads((path / "manifest.json").read_text())["files"]
         edit_manifest(path, files=files | {"model.safetensors": entry})
         with pytest.raises(CheckpointError, match=r"model\.safetensors: not a safetensors file"):
@@ -302,7 +302,7 @@ def test_a_manifest_of_another_shape_is_one_clear_error(tmp_path: Path, content:
 def test_a_state_of_another_shape_is_one_clear_error(tmp_path: Path, content: str) -> None:
     path = save(tmp_path, 1, data={})
     (path / "state.json").write_text(content)
-    entry = {"sha256": checkpoint._sha256(path / "state.json"), "bytes": len(content)}
+    entry = {"sha256": tensor_file.sha256_of(path / "state.json"), "bytes": len(content)}
     edit_manifest(path, files={"state.json": entry})
     with pytest.raises(CheckpointError, match=r"state\.json"):
         checkpoint.load(path)

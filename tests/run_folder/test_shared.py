@@ -14,7 +14,7 @@ import torch
 
 from rlgym.errors import CheckpointError
 from rlgym.learner import Shared
-from rlgym.run_folder import checkpoint
+from rlgym.run_folder import checkpoint, tensor_file
 from tests.training.dying import die_at, fail
 
 
@@ -113,7 +113,7 @@ def test_a_damaged_page_is_named(tmp_path: Path, fault: str) -> None:
         page.write_bytes(b"\x80\x04" + content)
         manifest = json.loads((path / "manifest.json").read_text())
         entry = next(entry for entry in manifest["shared"] if entry["key"] == "page_1")
-        entry |= {"bytes": page.stat().st_size, "sha256": checkpoint._sha256(page)}
+        entry |= {"bytes": page.stat().st_size, "sha256": tensor_file.sha256_of(page)}
         (path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match=page.name.replace(".", r"\.")):
         read(path)

@@ -13,8 +13,8 @@ from torch import Tensor
 from rlgym.errors import RequestError
 from rlgym.ssl.config import ByteTokenizer
 from rlgym.ssl.data.blocks import Batches, Blocks, offsets, order
+from rlgym.ssl.data.build_tokenizer import build_tokenizer
 from rlgym.ssl.data.progress import silent
-from rlgym.ssl.data.tokenizer import build_tokenizer
 from rlgym.ssl.data.tokens import Tokens, tokenize
 from tests.ssl.small_corpus import corpus_of
 

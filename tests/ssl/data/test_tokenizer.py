@@ -17,8 +17,9 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from rlgym.errors import RequestError
 from rlgym.ssl.config import BpeTokenizer, ByteTokenizer, CharTokenizer, ExistingTokenizer
+from rlgym.ssl.data.build_tokenizer import build_tokenizer, training_text
 from rlgym.ssl.data.progress import silent
-from rlgym.ssl.data.tokenizer import Tokenizer, build_tokenizer, byte_alphabet, training_text
+from rlgym.ssl.data.tokenizer import Tokenizer, byte_alphabet
 from tests.ssl.small_corpus import CODE, corpus_of
 
 LEARNT = (BpeTokenizer(vocab_size=400), CharTokenizer(), ByteTokenizer())

@@ -16,10 +16,11 @@ from tokenizers import Tokenizer as Backend
 from rlgym.errors import RequestError
 from rlgym.ssl.config import BpeTokenizer, ByteTokenizer, CharTokenizer
 from rlgym.ssl.data import tokens as tokens_module
+from rlgym.ssl.data.build_tokenizer import build_tokenizer
 from rlgym.ssl.data.corpus import Corpus
 from rlgym.ssl.data.pieces import cut, pieces, reading, whole_characters
 from rlgym.ssl.data.progress import silent
-from rlgym.ssl.data.tokenizer import Tokenizer, build_tokenizer, byte_alphabet
+from rlgym.ssl.data.tokenizer import Tokenizer, byte_alphabet
 from rlgym.ssl.data.tokens import Tokens, tokenize
 from tests.ssl.small_corpus import CODE, corpus_of
 

@@ -169,7 +169,7 @@ def test_a_folder_is_read_as_its_tokenizer_reads(made: Callable[[str], Path]) ->
 def test_what_a_document_begins_with(around: str | None, settings: dict[str, Any], begins: str, tmp_path: Path) -> None:
     """What the folder's own tokenizer puts there; of one that puts nothing there the end of the document before."""
     from rlgym.ssl.config import ExistingTokenizer
-    from rlgym.ssl.data.tokenizer import existing
+    from rlgym.ssl.data.existing_tokenizer import existing
 
     folders.tokenizer(around, folders.LLAMA).save_pretrained(tmp_path)
     (tmp_path / "chat_template.jinja").unlink(missing_ok=True)

@@ -14,7 +14,8 @@ from rlgym.cli.main import main
 from rlgym.errors import RequestError
 from rlgym.run_folder.folder import Run
 from rlgym.ssl.config import ExistingTokenizer
-from rlgym.ssl.data.tokenizer import JINJA_BYTES, existing
+from rlgym.ssl.data.existing_tokenizer import existing
+from rlgym.ssl.data.tokenizer_files import JINJA_BYTES
 from tests.ssl import folders, tiny
 from tests.ssl.finetune.starts import Starts, words
 

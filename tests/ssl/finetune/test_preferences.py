@@ -11,12 +11,13 @@ import pytest
 
 from rlgym.errors import RequestError
 from rlgym.ssl.config import CsvData, DefaultData, JsonlData, ParquetData
-from rlgym.ssl.data.tokenizer import CAUSAL, Tokenizer, _byte_backend
+from rlgym.ssl.data.build_tokenizer import byte_backend
+from rlgym.ssl.data.tokenizer import CAUSAL, Tokenizer
 from rlgym.ssl.finetune import corruptions
 from rlgym.ssl.finetune.config import DPOMethod, RewardModelMethod
 from rlgym.ssl.finetune.preferences import Pairs, by_kind, calibration, joined, open_pairs
 
-TOKENIZER = Tokenizer(_byte_backend(CAUSAL), CAUSAL)
+TOKENIZER = Tokenizer(byte_backend(CAUSAL), CAUSAL)
 EOS = TOKENIZER.eos_id
 ROW = {"prompt": "ab", "chosen": "cd", "rejected": "xy"}
 

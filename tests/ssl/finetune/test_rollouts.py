@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from rlgym.ssl.config import Qwen3Model
-from rlgym.ssl.data.tokenizer import CAUSAL, Tokenizer, _byte_backend
+from rlgym.ssl.data.build_tokenizer import byte_backend
+from rlgym.ssl.data.tokenizer import CAUSAL, Tokenizer
 from rlgym.ssl.finetune.rollouts import Sampling, behind, distinct, diversity, repetition, roll_out
 from rlgym.ssl.inference.sampling import log_probabilities, warp
 from rlgym.ssl.models.backbone import Backbone
 from rlgym.ssl.models.build import build_model
 
-TOKENIZER = Tokenizer(_byte_backend(CAUSAL), CAUSAL)
+TOKENIZER = Tokenizer(byte_backend(CAUSAL), CAUSAL)
 EOS, PAD = TOKENIZER.eos_id, TOKENIZER.pad_id
 
 

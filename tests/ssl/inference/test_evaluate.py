@@ -13,9 +13,10 @@ from torch import Tensor
 
 from rlgym.errors import RequestError
 from rlgym.ssl.config import ByteTokenizer, JsonlData, MaskedConfig, TextData
+from rlgym.ssl.data.build_tokenizer import build_tokenizer
 from rlgym.ssl.data.corpus import Corpus
 from rlgym.ssl.data.progress import silent
-from rlgym.ssl.data.tokenizer import Tokenizer, build_tokenizer
+from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.inference.evaluate import data_config, judge, judge_masked, refuse_idle, windows
 from rlgym.ssl.inference.language_model import LanguageModel
 from rlgym.ssl.models.attention import Cache
