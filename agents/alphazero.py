@@ -7,7 +7,7 @@ policy p and value v are moved to:
     loss = KL(pi' || p) + vf_coef (v - z)^2
 
 The network that plays is the one that learns, at every moment: nothing gates it, and "best" is a rating among past
-selves. The search is agents/search.py's.
+selves. The search is that of selfplay/mcts.py.
 """
 
 from __future__ import annotations
