@@ -265,7 +265,7 @@ class AlphaZero:
         entropy = -(log_p.exp() * log_p).sum(1).mean()
         return policy_loss + knobs.vf_coef * value_loss, policy_loss, value_loss, certain + policy_loss, entropy
 
-    # ---- judge
+    # ---- evaluate
 
     def evaluate(self) -> Evaluation:
         """Games against the opponents and past selves, with search; the ladder learns of them."""

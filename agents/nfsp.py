@@ -84,7 +84,7 @@ class NFSP:
         knobs = self.knobs
         self.game = game_named(config)
         try:
-            levels(self.game)  # what it is judged by visits all positions
+            levels(self.game)  # what it is evaluated by visits all positions
         except RequestError as error:
             raise RequestError(f"agent={knobs.name}: {error}; agent=ppo or agent=dqn would do") from None
         self.device = pick_device(config.device)
@@ -270,7 +270,7 @@ class NFSP:
         logits = mask_logits(self.average(self.game.observe(position)), self.game.legal(position))
         return F.cross_entropy(logits, batch["action"])
 
-    # ---- judge
+    # ---- evaluate
 
     def evaluate(self) -> Evaluation:
         """NashConv of the policy that is learned and of the best response, exactly; and games against others."""

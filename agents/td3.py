@@ -1,4 +1,4 @@
-"""Twin Delayed DDPG (Fujimoto et al. 2018, arXiv:1802.09477): a deterministic policy climbs the lesser of two critics.
+"""Twin Delayed DDPG (Fujimoto et al. 2018, arXiv:1802.09477): a deterministic policy, the minimum of two critics.
 
 A gradient step on a batch from the replay, with Q-bar and pi-bar the slow targets of critics and policy:
 

@@ -1,4 +1,4 @@
-"""Learning from text: one learner for every objective, next-token or masked.
+"""Pretraining: one learner for every objective, next-token or masked.
 
 An update takes `batch_size` blocks, adds up the gradients of its parts, divides by the number of labels of the whole
 batch, and steps once. Everything random in it (which blocks, what is masked, dropout) is a function of the seed and the
@@ -262,7 +262,7 @@ class Pretraining:
         knobs, total = self.config.optimizer, self.config.schedule_budget
         return factor(knobs.schedule, step, total, knobs.warmup, knobs.decay, knobs.min_learning_rate)
 
-    # ---- judging
+    # ---- evaluating
 
     def _validation(self, blocks: Blocks, rows: int) -> list[Batch]:
         """The held-out batches, the same at each evaluation: blocks evenly spread, up to evaluate.tokens."""

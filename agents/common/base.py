@@ -1,4 +1,4 @@
-"""What every agent of this project has, whatever it learns by: environments, a device, judging, watching, the end."""
+"""The base of all agents: environments, device, evaluation, checkpoint sections of both, closing."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Ratings(Protocol):
 
 
 class Agent:
-    """The part of a learner that is no algorithm. A subclass sets `policy` and says which `modules` it trains."""
+    """A learner without its algorithm. A subclass sets `policy` and lists the `modules` that it trains."""
 
     unit: Literal["steps", "moves", "tokens"] = "steps"
     monitor: tuple[str, Literal["max", "min"]] = ("eval/mean_reward", "max")

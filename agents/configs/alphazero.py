@@ -76,7 +76,7 @@ class AlphaZeroConfig:
     held_out: float = knob(
         0.02, "share of games that nothing is learned from: eval/policy_loss, eval/value_loss", ge=0, lt=1
     )
-    # ---- judging
+    # ---- evaluating
     evaluate_simulations: int = knob(64, "positions that a search values before a move, where it is judged", gt=0)
     opponents: str = knob("random,one_ply", "opponents of evaluations: random, one_ply, mcts_K, a RUN")
     exact: bool = knob(False, "connect_four: how often it errs in solved positions too, which are solved once")

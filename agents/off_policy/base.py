@@ -1,4 +1,4 @@
-"""What DQN, SAC and TD3 share: act, store, and learn from what was stored, at a pace counted in transitions.
+"""Off-policy base of DQN, SAC and TD3: act, store transitions, and take gradient steps in a fixed ratio to them.
 
 One update gathers `train_freq` transitions with the current policy and then takes the gradient steps that they have
 earned, `gradient_steps` for each `train_freq`, on samples drawn all at once. With 16 environments as with one, 10,000
@@ -34,7 +34,7 @@ BYTES_AT_ONCE = 256e6
 
 
 class OffPolicy(Agent):
-    """A subclass builds networks, explores, and takes gradient steps.
+    """An off-policy learner; a subclass builds networks, explores, and takes gradient steps.
 
     Its knobs have buffer_size, batch_size, learning_starts, train_freq, gradient_steps (-1: one for each transition),
     gamma, n_step (1 where it has none) and save_replay. One with prioritised replay sets `priorities`.
@@ -64,10 +64,10 @@ class OffPolicy(Agent):
         self.policy = self.build()
         ratio = knobs.gradient_steps / knobs.train_freq if knobs.gradient_steps >= 0 else 1.0
         self.gradient_steps_each = ratio
-        """Gradient steps that a transition earns."""
+        """Gradient steps per transition."""
         self.pending_gradient_steps = 0.0
         self.learns_from: int = knobs.learning_starts
-        """Step after which gradient steps are taken; a resume without its replay moves it on."""
+        """Step from which gradient steps are taken; a resume without its replay sets it later."""
         self.exactness["replay"] = saved_replay.promise(knobs.save_replay, saved_replay.refill(knobs))
         self.explore_rng = np.random.default_rng(config.seed + 1)
         self.replay_rng = torch.Generator(self.device).manual_seed(config.seed + 2)
@@ -79,7 +79,7 @@ class OffPolicy(Agent):
 
     @abstractmethod
     def build(self) -> Policy:
-        """Networks and optimisers, initialised by the run's seed; returns the policy that acts and is judged."""
+        """Networks and optimisers, initialised by the run's seed; returns the policy that acts and is evaluated."""
 
     @abstractmethod
     def explore(self, obs: Obs, mask: Array | None) -> Array:

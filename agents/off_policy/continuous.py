@@ -1,4 +1,4 @@
-"""What SAC and TD3 share: an actor that explores, critics as one batched network, and targets that follow slowly.
+"""What SAC and TD3 share: an exploring actor, critics as one batched network, and slowly updated targets.
 
 Each network is one flat vector: Adam's step is one call, and so is a target's,
 

@@ -1,4 +1,4 @@
-"""Proportional prioritised replay (Schaul et al. 2016, arXiv:1511.05952): what surprised most is drawn most.
+"""Proportional prioritised replay (Schaul et al. 2016, arXiv:1511.05952): draws in proportion to the TD error.
 
 Transition i is drawn with probability P(i) = p_i^alpha / sum_k p_k^alpha, p_i = |TD error| + epsilon (section 3.3); a
 new one enters with the largest priority seen so far. The loss weighs it by (N P(i))^-beta over the largest such weight

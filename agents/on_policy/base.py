@@ -1,4 +1,4 @@
-"""What PPO, A2C and REINFORCE share: act for a rollout, judge it, learn from it once, forget it.
+"""On-policy base of PPO, A2C and REINFORCE: collect a rollout, compute values and advantages, learn from it once.
 
 An agent's own file says what it minimises and how it steps; environment, rollout, values, advantages and the checkpoint
 are here.
@@ -53,7 +53,7 @@ class Optimizer(Protocol):
 
 
 class OnPolicy(Agent):
-    """The learner but for its loss: `update()` is one rollout and what is learned from it.
+    """A learner without its loss: `update()` collects one rollout and takes the gradient steps on it.
 
     Its knobs have n_steps, gamma, learning_rate and its schedule, and those of the networks.
     """
@@ -89,7 +89,7 @@ class OnPolicy(Agent):
         self.scaler = RewardScaler(self.env.num_envs, knobs.gamma) if config.env.normalize_reward else None
         self.sequences: Sequences | None = None
         self.acting = self.policy
-        """Who acts in training: the policy, or its network with a memory that evaluations leave alone."""
+        """The policy that acts in training: `policy` itself, or its recurrent network with a memory of its own."""
         if recurrent:
             self.acting = RecurrentPolicy(self.network, self.policy.distribution, self.env.action_space)
             self.sequences = Sequences(self.network, self.rollout, self.policy)
@@ -131,13 +131,13 @@ class OnPolicy(Agent):
 
     @classmethod
     def rollouts(cls, config: TrainConfig) -> int:
-        """How many the budgets hold."""
+        """Updates within the budgets."""
         held = int(config.steps // (config.agent.n_steps * config.env.num_envs))
         return held if config.updates is None else min(held, config.updates)
 
     @classmethod
     def gradient_steps(cls, config: TrainConfig) -> int:
-        """How many the budgets hold: what `compile=auto` weighs against the cost of compiling."""
+        """Gradient steps within the budgets, which `compile=auto` weighs against the cost of compiling."""
         return cls.rollouts(config)
 
     @property
@@ -163,7 +163,7 @@ class OnPolicy(Agent):
         return metrics | self.recent.metrics()
 
     def scheduled(self, knob: str) -> float:
-        """The value of a knob that a schedule moves, at this update."""
+        """The scheduled value of a hyper-parameter at this update."""
         share = factor(getattr(self.knobs, f"{knob}_schedule"), self.progress.step, self.config.schedule_budget)
         return float(getattr(self.knobs, knob)) * share
 

@@ -86,7 +86,7 @@ class Sequences:
     def judged(
         self, obs: dict[str, Tensor], mask: Tensor | None, action: Tensor
     ) -> tuple[Tensor | None, Tensor, Tensor]:
-        """As `OnPolicy.judged`. What each step truly led to is judged with the memory of that very episode."""
+        """As `OnPolicy.judged`. What each step truly led to is evaluated with the memory of that very episode."""
         rollout, network, time, envs = self.rollout, self.network, self.time, self.envs
         done, valid = rollout.host["done"], rollout.host.get("valid")
         self._began = self.memory

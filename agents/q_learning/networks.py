@@ -108,7 +108,7 @@ class QNetwork(nn.Module):
         return [layer.draw(generator) for layer in self.layers if isinstance(layer, NoisyLinear)]
 
     def forward(self, obs: dict[str, Tensor], noise: Noise | None = None) -> Tensor:
-        """Without `noise` a noisy layer's mean weights count, as in judging and playing."""
+        """Without `noise` a noisy layer's mean weights count, as in evaluating and playing."""
         given = iter(noise or ())
 
         def apply(layer: Any, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What Q-learning aims at, and the losses that lead there with their derivatives, as pure functions of a minibatch.
+"""TD targets of Q-learning, and losses with their derivatives, as pure functions of a minibatch.
 
 Each loss gives its derivative with the predictions in closed form: a hand-written backward pass needs no more, and
 autograd starts from it.
@@ -17,8 +17,8 @@ def of_actions(outputs: Tensor, action: Tensor) -> Tensor:
 
 
 def discounted(next_q: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
-    """reward + discount * following, `[batch, atoms]`: the one-step (or n-step) target of each atom of the next state's
-    value; `reward` and `discount` are `[batch]`, the discount 0 behind a terminated step."""
+    """reward + discount * next_q, `[batch, atoms]`: the one-step (or n-step) target of each atom of the next state's
+    value; `reward` and `discount` are `[batch]`, the discount 0 after a terminated step."""
     assert reward.shape == discount.shape == next_q.shape[:1]
     return torch.addcmul(reward.unsqueeze(-1), discount.unsqueeze(-1), next_q)
 

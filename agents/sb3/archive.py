@@ -1,4 +1,4 @@
-"""`evaluate model.zip` and `play model.zip`: a model that Stable-Baselines3 itself saved, judged and watched here.
+"""`evaluate model.zip` and `play model.zip`: a model that Stable-Baselines3 itself saved, evaluated and watched here.
 
 Such an archive holds pickled objects: reading it can run any code that its maker put in, so it is read with trust only.
 """

@@ -1,7 +1,7 @@
 """Stable-Baselines3 inside (Raffin et al. 2021, JMLR 22(268)): its PPO, A2C, DQN, SAC and TD3 under our loop.
 
 One update is what one turn of the library's own `learn` does: its `collect_rollouts`, then its `train`, on its buffers
-and with its optimisers. The environments, judging, checkpoints, tags and the run folder are this program's.
+and with its optimisers. The environments, evaluating, checkpoints, tags and the run folder are this program's.
 """
 
 from __future__ import annotations

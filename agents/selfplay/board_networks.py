@@ -1,9 +1,9 @@
-"""Networks that judge a board: how good each move is, and who will win.
+"""Networks that evaluate a board: how good each move is, and who will win.
 
 Residual, without normalisation: each block's last layer begins at zero, so that a deep network begins as a shallow one
 (Zhang et al. 2019, "Fixup", arXiv:1901.09321) and says the same in training and in play.
 
-On one thread of a CPU two blocks of 256 over all planes judge about ten times as many positions a second as a 3 x 32
+On one thread of a CPU two blocks of 256 over all planes evaluate about ten times as many positions a second as a 3 x 32
 tower of convolutions.
 """
 
@@ -29,7 +29,7 @@ HEAD = 8
 
 class BoardNetwork(nn.Module):
     """From observations `[batch, *game.shape]` to logits `[batch, actions]` of moves, legal or not, and the value
-    `[batch]` of whoever is to move, within what the game can pay."""
+    `[batch]` of the player to move, within what the game can pay."""
 
     def __init__(self, game: Game, kind: str, width: int, blocks: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How an agent that learns a game stands, evaluation by evaluation: against random and one_ply, and against itself.
+"""Elo ratings of an agent over its evaluations: against random and one_ply, and against its earlier selves.
 
 Ratings tie the evaluations of a run together: each plays the fixed opponents, the one before it and the best
 so far, so that forgetting shows where everybody beats one_ply.
@@ -47,7 +47,7 @@ class Standings:
         name = f"step_{self.agent.progress.step}"
         player = PolicyPlayer(self.agent.policy, self.game)
         found = judge(self.game, player, self.opponents, games, seed)
-        if any(name in pair for pair in self.ladder.games):  # a resume judges its last step once more
+        if any(name in pair for pair in self.ladder.games):  # a resume evaluates its last step once more
             return found
         for opponent in self.opponents:
             won = [e["return"] for e in found.records["episodes"] if e["opponent"] == opponent.name]

@@ -1,4 +1,4 @@
-"""Positions of finished games to learn from: the latest ones, preallocated on the training device.
+"""A ring buffer of positions from finished games, preallocated on the training device.
 
 A ring of segments. When it is full, the oldest segment leaves as a whole; a segment that is full never changes until
 then, so that a checkpoint writes it once and later ones name its file.

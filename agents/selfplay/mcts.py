@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rlgym.games.game import Game
 
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From positions `[games, words]` to `(logits [games, actions], value [games])`, the value that of whoever is to move.
+"""From positions `[games, words]` to `(logits [games, actions], value [games])`, the value that of the player to move.
 What it says of illegal moves and of games that are over does not matter."""
 
 ILLEGAL = -1e9
@@ -69,7 +69,7 @@ class Found:
     policy: Tensor
     """`[games, actions]`, what a network should learn: pi' of the Gumbel paper's equation 11, else shares of visits."""
     value: Tensor
-    """`[games]`, of whoever is to move: the mean over the root's own value and all simulations."""
+    """`[games]`, of the player to move: the mean over the root's own value and all simulations."""
     move: Tensor
     """`[games]`: gumbel's A_(n+1), else the most visited."""
     q: Tensor

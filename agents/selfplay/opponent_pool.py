@@ -75,7 +75,7 @@ class Pool:
         self.members: dict[int, Member] = {}
         self.next_key, self.next_step = FIRST_SELF, 0
 
-    # ---- who sits opposite
+    # ---- the opponent
 
     def draw(self, uniform: float) -> int:
         """A key, by one number in [0, 1). The learner joins first where it is due, as it does before the first game."""

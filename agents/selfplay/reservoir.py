@@ -1,4 +1,4 @@
-"""Reservoir sampling: of all that ever came, a sample in which everything is as likely as anything else."""
+"""Reservoir sampling: a uniform sample of everything that was added."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network that searches before it moves: what a trained AlphaZero is to play with."""
+"""A player that searches with a network before each move: a trained AlphaZero in evaluation and play."""
 
 from __future__ import annotations
 

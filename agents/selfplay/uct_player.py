@@ -33,7 +33,7 @@ class MCTSPlayer:
 
 
 def playout(game: Game, position: Tensor, generator: torch.Generator) -> Tensor:
-    """What whoever is to move in `position [games, words]` won after random moves to the end, `[games]`."""
+    """What the player to move in `position [games, words]` won after random moves to the end, `[games]`."""
     player = position[:, TURN]
     value = rewards(position, player)
     going = (position[:, DONE] == 0).nonzero().squeeze(1)

@@ -1,4 +1,4 @@
-"""`compare RUN ...`: agents over seeds, with intervals, and one plain sentence on whether a difference is real."""
+"""`compare RUN ...`: agents over seeds, with intervals, and a sentence on whether a difference is significant."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Pair:
 
 
 def compare(words: Sequence[str], options: dict[str, Any]) -> Path:
-    """Judge the runs that `words` name; write comparison.md, comparison.json, curves.png and summary.png, print the
+    """Evaluate the runs that `words` name; write comparison.md, comparison.json, curves.png and summary.png, print the
     first, and return their folder."""
     notes: list[str] = []
     runs = chosen([read_run(run) for run in find_runs(words)], options)

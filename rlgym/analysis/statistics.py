@@ -1,4 +1,4 @@
-"""What a few runs can tell (Agarwal et al. 2021, "Deep RL at the Edge of the Statistical Precipice", arXiv:2108.13264).
+"""Statistics of few runs (Agarwal et al. 2021, "Deep RL at the Edge of the Statistical Precipice", arXiv:2108.13264).
 
 Pure functions on arrays of scores, higher being better. A score is one run's: its independent unit is the seed.
 Aggregates take `scores [..., seeds, tasks]` and reduce the last two axes; what stands before them is repeated work,

@@ -1,4 +1,4 @@
-"""`evaluate RUN`: judge a finished model on fresh episodes, write what was found into the run folder and print it."""
+"""`evaluate RUN`: fresh episodes with a finished model; the record goes into the run folder, a summary to stdout."""
 
 from __future__ import annotations
 

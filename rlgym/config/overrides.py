@@ -1,4 +1,4 @@
-"""The `key=value` words of a training command: Hydra's grammar, read once so that its mistakes are ours to explain."""
+"""The `key=value` words of a training command: in Hydra's grammar, parsed here so that errors name the key."""
 
 from __future__ import annotations
 

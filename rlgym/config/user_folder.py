@@ -1,4 +1,4 @@
-"""A person's own config folder (`--config-dir`) as Hydra reads it: before the package's, none of it ignored."""
+"""The user's config folder as a Hydra source before the package's own; a file that it would ignore is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does an environment keep its word? One batched comparison a step; the words for what went wrong only when it failed.
+"""Checks of steps against the declared spaces: one batched comparison a step, the message built only on failure.
 
 Fatal: NaN and infinities, and choices that are none of a Discrete space's. A number beyond the bounds that a Box
 declares is reported once (`env.check`), and training goes on: LunarLander-v3 leaves its declared bounds in most

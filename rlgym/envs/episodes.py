@@ -1,4 +1,4 @@
-"""Judging a policy: every environment plays its fixed share of the episodes."""
+"""Evaluating a policy: every environment plays its fixed share of the episodes."""
 
 from __future__ import annotations
 

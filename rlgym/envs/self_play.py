@@ -1,4 +1,4 @@
-"""A game as an environment of one learner: whoever sits opposite moves inside `step`, and inside `reset` where it
+"""A game as an environment of one learner: the opponent moves inside `step`, and inside `reset` where it
 begins.
 
 An observation is what the learner sees of the board and the moves that it may make, {"observation", "action_mask"}; the
@@ -30,7 +30,7 @@ from rlgym.learner import Section
 
 
 class Opponents(Protocol):
-    """Who sits opposite, game by game."""
+    """The opponent, game by game."""
 
     def draw(self, uniform: float) -> int:
         """The key of who sits in a new game; `uniform` in [0, 1) is all of its chance."""

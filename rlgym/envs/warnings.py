@@ -1,4 +1,4 @@
-"""Advice of Gymnasium on versions and spaces, and of MuJoCo on Gymnasium's models, is not news to who trains.
+"""Silences warnings of Gymnasium on versions and spaces, and of MuJoCo on models, that do not concern training.
 
 Errors still come.
 """

@@ -1,4 +1,4 @@
-"""`evaluate RUN` of a run whose environment is a game: games against opponents by name, from either seat."""
+"""`evaluate RUN` of a run whose environment is a game: games against named opponents, from both seats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Judging a player: games against others from either seat, and what came of them."""
+"""Evaluating a player: games against others from either seat, and their results."""
 
 from __future__ import annotations
 

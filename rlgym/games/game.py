@@ -2,7 +2,7 @@
 
 A position is a row of int64 words. Three of them mean the same in every game, the others are the game's own:
 
-    TURN     whose move it is: 0 (who began) or 1
+    TURN     the player to move: 0 (who began) or 1
     DONE     1 once the game is over
     RETURN   then what player 0 has won; player 1 has won its negative
 
@@ -59,7 +59,7 @@ class Game(ABC):
 
     @abstractmethod
     def observe(self, position: Tensor, player: Tensor | None = None) -> Tensor:
-        """What `player [games]` (None: whose move it is) sees: `[games, *shape]` float32, from that player's side."""
+        """What `player [games]` (None: the player to move) sees: `[games, *shape]` float32, from that player's side."""
 
     # ---- for people
 

@@ -1,4 +1,4 @@
-"""Games between two players, many at once, and what came of them from either seat."""
+"""Games between two players, many at once, and their results from either seat."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class ExactPlayer:
         for level in reversed(levels(game)):
             position, legal = level.position, level.legal
             sign = 1 - 2 * position[:, TURN]
-            # What player 0 gets, seen by who is to move; illegal moves are worse than any.
+            # What player 0 gets, seen by the player to move; illegal moves are worse than any.
             gets = (after[level.after] * sign[:, None]).masked_fill(~legal, -game.max_return - 1)
             best = gets.amax(1)
             after = torch.where(position[:, DONE] > 0, position[:, RETURN], best * sign)
@@ -52,7 +52,7 @@ class ExactPlayer:
         return len(self._keys)
 
     def value(self, position: Tensor) -> Tensor:
-        """What `position [games, words]` is worth for who is to move, `[games]` int64."""
+        """What `position [games, words]` is worth for the player to move, `[games]` int64."""
         return self._worth.to(position.device)[self._rows(position)]
 
     def keeps(self, position: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ class PolicyPlayer:
 
 
 def seen(game: Game, position: Tensor, legal: Tensor, player: Tensor | None = None) -> Obs:
-    """The leaves of `SelfPlayEnv`'s observations: what `player [games]` (None: whose move it is) sees of `position`,
+    """The leaves of `SelfPlayEnv`'s observations: what `player [games]` (None: the player to move) sees of `position`,
     and which moves are `legal [games, actions]`."""
     return {
         "observation": game.observe(position, player).cpu().numpy(),

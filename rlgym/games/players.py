@@ -1,4 +1,4 @@
-"""Who can play a game: anything that chooses moves for a batch of positions. Here are those that need no training."""
+"""Players: anything that chooses moves for a batch of positions. Here are those that need no training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Player(Protocol):
     name: str
 
     def choose(self, position: Tensor, generator: torch.Generator) -> Tensor:
-        """Legal moves `[games]` for whoever is to move in `position [games, words]`, none of which is over. What it
+        """Legal moves `[games]` for the player to move in `position [games, words]`, none of which is over. What it
         knows is what that player sees; what it draws comes from `generator`, on the positions' device."""
         ...
 

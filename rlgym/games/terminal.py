@@ -27,7 +27,7 @@ class Thought:
     policy: Tensor
     """`[actions]`: the probabilities that the search improved them to."""
     value: float
-    """What whoever is to move will win, by the search."""
+    """What the player to move will win, by the search."""
     line: list[int]
     """The principal variation: the moves visited most from here on."""
 

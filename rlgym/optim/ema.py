@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, to judge and keep instead of the last ones (Polyak & Juditsky 1992)."""
+"""Exponential moving average of the weights, evaluated and kept in place of the last (Polyak & Juditsky 1992)."""
 
 from __future__ import annotations
 

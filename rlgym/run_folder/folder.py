@@ -1,4 +1,4 @@
-"""A run: the folder that holds all that is needed to resume, judge, watch, share or repeat it."""
+"""A run: the folder that holds all that is needed to resume, evaluate, watch, share or repeat it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which run began with which: pretrain, finetune, reward, as a tree."""
+"""Parents of runs as a tree: pretrain, finetune, reward."""
 
 from __future__ import annotations
 

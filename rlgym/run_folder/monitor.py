@@ -1,4 +1,4 @@
-"""Which metric stands for a run, and which way it is better: what its learner is monitored by, as the manifest says."""
+"""The metric that a run is monitored by, and whether more or less of it is better, from its manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a live line on a terminal, plain lines elsewhere, or nothing.
+"""Progress on the terminal: a live line, plain lines where there is no terminal, or nothing.
 
 Progress goes to stderr, the final summary to stdout. Nothing runs in the background: a display draws when the loop
 tells it something, at most every so often, so it costs the training next to nothing.

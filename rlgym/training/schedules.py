@@ -1,4 +1,4 @@
-"""How a hyper-parameter moves over the budget."""
+"""Schedules: a hyper-parameter as a function of the share of the budget that is done."""
 
 from __future__ import annotations
 

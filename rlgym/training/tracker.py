@@ -1,4 +1,4 @@
-"""What a run reports while it trains: metrics.jsonl; for TensorBoard the same, and texts, histograms, images."""
+"""The metrics of a run: metrics.jsonl and TensorBoard, the latter with texts, histograms and images."""
 
 from __future__ import annotations
 

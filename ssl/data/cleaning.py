@@ -1,4 +1,4 @@
-"""What becomes of a document before it joins the corpus: normalised, or dropped as too short or as a duplicate."""
+"""Cleaning of documents: unicode normalisation, minimum length, removal of exact duplicates."""
 
 from __future__ import annotations
 

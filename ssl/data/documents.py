@@ -1,4 +1,4 @@
-"""What a corpus is read from: a stream of documents in pieces, with what could not be read in its place."""
+"""A stream of documents in pieces, with an error in the place of what could not be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a preparation is: told by whoever works, drawn on stderr by whoever wants to see it."""
+"""Progress of data preparation: reported through a callback, drawn on stderr as a bar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a model is trained: all of it, its last layers, the head, or low-rank additions to its matrices (LoRA)."""
+"""Which parameters are trained: all, the last layers, the head, or low-rank adapters (LoRA)."""
 
 from __future__ import annotations
 

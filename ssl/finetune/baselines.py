@@ -1,4 +1,4 @@
-"""The cheap predictors that a network has to beat: the commonest class or the mean, and a linear model of characters.
+"""Baselines: the most frequent class or the mean, and a linear model over character n-grams.
 
 Runs of 2 to 5 characters, weighted by TF-IDF with sublinear counts, under logistic or ridge regression: by
 scikit-learn, on the same training examples as the network.

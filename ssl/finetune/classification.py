@@ -98,7 +98,7 @@ class Classification(Labelled):
         counts = np.bincount(self.targets[self.train], minlength=self.outputs)
         return torch.tensor(len(self.train) / (self.outputs * counts), dtype=torch.float32, device=self.device)
 
-    # ---- judging
+    # ---- evaluating
 
     def evaluate(self) -> Evaluation:
         logits, y = self.judge(self.held.tolist()), self.targets[self.held]

@@ -43,7 +43,7 @@ SHOWN = 6
 
 class DPO(Paired):
     rewarded = True
-    """A reward judges the answers that the model samples; nothing is learnt from it."""
+    """A reward evaluates the answers that the model samples; nothing is learnt from it."""
     causal = True
     monitor = ("validation/loss", "min")
 
@@ -119,7 +119,7 @@ class DPO(Paired):
             each = dpo_loss(policy, reference, method.beta, method.label_smoothing)
         return each + method.rpo_alpha * mean_nll(policy[0], lengths[0]) if method.rpo_alpha else each
 
-    # ---- judging
+    # ---- evaluating
 
     def evaluate(self) -> Evaluation:
         beta, held = self.config.method.beta, [self.tokens[i] for i in self.held]

@@ -1,4 +1,4 @@
-"""`evaluate RUN [data=...]`: judge a fine-tuned model on its own held-out part, or on other examples."""
+"""`evaluate RUN [data=...]`: metrics of a fine-tuned model on its held-out examples, or on others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rlgym.ssl.finetune.predict import table_config
 def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     """Metrics of the run's `checkpoint`, by the method's own evaluation.
 
-    Writes evaluations/*.json and the figures into plots/, prints the metrics and whether what is judged overlaps the
+    Writes evaluations/*.json and the figures into plots/, prints the metrics and whether what is evaluated overlaps the
     training text of the run it began with, and returns what was written.
     """
     run = Run(folder)
@@ -36,7 +36,7 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     elif words["settings"]:
         raise RequestError(f"data.{next(iter(words['settings']))} needs data=NAME, as in data=csv data.path=F")
     elif hasattr(config.method, "baselines"):
-        config.method.baselines = False  # they were judged in training
+        config.method.baselines = False  # they were evaluated in training
     config.device, config.display = words["device"], "quiet"
     learner = cls.resumed(config, folder)
     try:

@@ -1,4 +1,4 @@
-"""What every method of fine-tuning shares: the model it starts from, what of it is trained, the optimiser step.
+"""The base of all fine-tuning methods: the starting model, the trained parameters, the optimiser step.
 
 An update takes `batch_size` examples, adds up the gradients of its parts, divides by the weight of the whole batch, and
 steps once. Which examples, dropout and everything drawn are functions of the seed and the update's number, so that a

@@ -206,7 +206,7 @@ class Instruction(Supervised):
         right = (logits.argmax(-1) == labels).float().sum()
         return F.cross_entropy(logits, labels, reduction="sum"), {"train/accuracy": right}
 
-    # ---- judging
+    # ---- evaluating
 
     @torch.no_grad()
     def evaluate(self) -> Evaluation:
@@ -257,7 +257,7 @@ class Instruction(Supervised):
 
     @staticmethod
     def adopt(config: Any, folder: Path) -> None:
-        """Make `config` that of judging other data: all of it is held out."""
+        """Make `config` that of evaluating other data: all of it is held out."""
         config.method.held_out = 1.0
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What classification and regression share: a text and its target in each row, a head over a pooled hidden state, the
+"""The base of classification and regression: a text and its target in each row, a head over a pooled hidden state, the
 held-out part, and the cheap baselines beside the network.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ROWS = 64
 """Judged at once."""
 TIMES = 10
-"""So often at most a run is judged and saved, where its config does not say."""
+"""So often at most a run is evaluated and saved, where its config does not say."""
 
 
 class Labelled(Supervised):
@@ -175,7 +175,7 @@ class Labelled(Supervised):
             self.start.model, self.model.head, part["tokens"], part["real"], self.config.method.pooling
         ).float()
 
-    # ---- judging
+    # ---- evaluating
 
     @torch.no_grad()
     def judge(self, rows: Sequence[int]) -> Tensor:
@@ -205,7 +205,7 @@ class Labelled(Supervised):
 
     @staticmethod
     def adopt(config: Any, folder: Path) -> None:
-        """Make `config` that of judging other data: all of it is held out, nothing is compared."""
+        """Make `config` that of evaluating other data: all of it is held out, nothing is compared."""
         config.method.held_out, config.method.label_share, config.method.baselines = 1.0, 1.0, False
 
 

@@ -1,4 +1,4 @@
-"""Whether what is judged was in the training text of the run that fine-tuning began with."""
+"""Whether what is evaluated was in the training text of the run that fine-tuning began with."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ NOTED = 0.001
 @dataclass(frozen=True)
 class Overlap:
     share: float | None
-    """Of the judged texts' runs of 13 words; None: it could not be found out."""
+    """Of the evaluated texts' runs of 13 words; None: it could not be found out."""
     line: str
 
 
 def warning(parent: dict[str, Any] | None, texts: Sequence[str]) -> Overlap | None:
-    """What is to be said of texts judged by a run with this `parent` (from its manifest); None: nothing."""
+    """What is to be said of texts evaluated by a run with this `parent` (from its manifest); None: nothing."""
     source = pretraining(parent)
     if source is None or not texts:
         return None

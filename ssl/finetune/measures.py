@@ -1,4 +1,4 @@
-"""How good predictions are: pure functions on arrays, and how sure a difference between two predictors is."""
+"""Metrics of predictions, and intervals for the difference of two predictors, as pure functions on arrays."""
 
 from __future__ import annotations
 

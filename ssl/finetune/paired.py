@@ -1,4 +1,4 @@
-"""What learning from preferences shares: pairs of answers, both sides in one batch, the held-out pairs.
+"""The base of preference methods: pairs of answers, both sides in one batch, held-out pairs.
 
 A method's own file says what the two sides of a pair are compared by, and what it minimises.
 """
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from rlgym.ssl.finetune.config import PreferenceMethod
 
 ROWS = 32
-"""Pairs judged at once."""
+"""Pairs evaluated at once."""
 TIMES = 10
-"""So often a run is judged and saved, where its config does not say."""
+"""So often a run is evaluated and saved, where its config does not say."""
 
 
 class Paired(Supervised):
@@ -78,7 +78,7 @@ class Paired(Supervised):
             "count": torch.tensor(sum(map(len, sides))),
         }
 
-    # ---- judging
+    # ---- evaluating
 
     def parts(self, rows: Sequence[int]) -> Iterator[tuple[list[int], Batch]]:
         """The pairs numbered `rows` in batches of about one length: (places in `rows`, batch)."""
@@ -96,7 +96,7 @@ class Paired(Supervised):
 
     @staticmethod
     def adopt(config: Any, folder: Path) -> None:
-        """Make `config` that of judging other data: all of it is held out."""
+        """Make `config` that of evaluating other data: all of it is held out."""
         config.method.held_out = 1.0
 
 

@@ -1,4 +1,4 @@
-"""What rewarded methods complete: prompts of a person's own, or those that are on every machine.
+"""Prompts for rewarded methods: the user's own, or built-in ones that need no download.
 
 Without data of their own, they complete the headers of functions that the model has not read: of the documents that its
 pretraining held out. With reward=arithmetic, and after pretraining on data=additions, they complete exercises.

@@ -1,4 +1,4 @@
-"""What methods that learn from a reward share: sample completions of prompts, score them, learn from them, forget them.
+"""The base of methods that learn from a reward: sample completions of prompts, score them, take gradient steps on them.
 
 A method's own file says what it makes of the rewards and what it minimises. An update samples `group_size` completions
 of each of `prompts` prompts, and takes `n_epochs` passes over them in shuffled minibatches of `batch_size`. Which
@@ -63,7 +63,7 @@ class Rewarded(Finetuning):
         super().__init__(config, run)
         self.reference.to(self.device)
         self._shared = Shared(lambda: self.reference.state_dict())
-        self.start_distinct = 0.0  # of the model before it learns, once it was judged
+        self.start_distinct = 0.0  # of the model before it learns, once it was evaluated
         self.try_reward()
 
     # ---- what a method says
@@ -286,7 +286,7 @@ class Rewarded(Finetuning):
         """What the summed loss of a part is divided by, 0-d: the tokens that count."""
         return part["counts"].sum()
 
-    # ---- judging
+    # ---- evaluating
 
     def evaluate(self) -> Evaluation:
         asked = self.held[: self._judged]

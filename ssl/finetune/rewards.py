@@ -1,4 +1,4 @@
-"""What a completion is worth: each reward is a function of prompts and completions as text, and of which came to an
+"""Reward functions: of prompts and completions as text, and of which completions came to an
 end.
 
 A reward is made from its knobs and has `score(prompts, completions, ended) -> Tensor [n]`, float32. Whether someone

@@ -1,4 +1,4 @@
-"""`evaluate RUN [data=...]`: judge a finished language model on text, its own held-out part or any other."""
+"""`evaluate RUN [data=...]`: loss of a finished language model on its held-out text, or on any other."""
 
 from __future__ import annotations
 

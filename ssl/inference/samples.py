@@ -1,4 +1,4 @@
-"""What a run shows of its model while it trains: text it writes or fills in, and its embedding."""
+"""Samples for TensorBoard during training: generated or filled-in text, and the embedding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training and evaluation ask of an objective, and the loss that all objectives share."""
+"""The interface of an objective, and the cross-entropy that all of them share."""
 
 from __future__ import annotations
 

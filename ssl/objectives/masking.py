@@ -1,4 +1,4 @@
-"""Which tokens a masked objective hides, and what stands in their place: pure functions of their generator."""
+"""Selection and corruption of masked tokens, as pure functions of a generator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well a model predicts: the metrics of held-out text, the same for every objective."""
+"""Metrics of held-out text, the same for every objective."""
 
 from __future__ import annotations
 

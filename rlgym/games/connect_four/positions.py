@@ -42,7 +42,7 @@ GAME = ConnectFour()
 
 @dataclass
 class Positions:
-    """`position [n, words]`, `value [n]` (1, 0 or -1, for who is to move), and `keeps [n, actions]` bool, the moves
+    """`position [n, words]`, `value [n]` (1, 0 or -1, for the player to move), and `keeps [n, actions]` bool, the moves
     that keep it."""
 
     position: Tensor
