@@ -259,7 +259,19 @@ class TrainConfig(RootConfig):
 
 
 @dataclass
-class PretrainConfig(RootConfig):
+class TextConfig(RootConfig):
+    """What pretraining and fine-tuning have in common."""
+
+    schedule_tokens: int | None = knob(None, "tokens over which schedules run; empty: the first budget", gt=0)
+    gradient_accumulation_steps: int = knob(1, "parts a batch is computed in, to save memory; same gradient", gt=0)
+    precision: str = knob(
+        "auto", "of the products: bf16 where it is faster here (auto)", choices=("auto", "fp32", "bf16")
+    )
+    log: TextLogConfig = field(default_factory=TextLogConfig)
+
+
+@dataclass
+class PretrainConfig(TextConfig):
     """`python -m rlgym pretrain`: learning from text."""
 
     root = "pretrain"
@@ -276,12 +288,7 @@ class PretrainConfig(RootConfig):
     }
 
     tokens: int = knob(1_500_000, "budget in tokens", gt=0)
-    schedule_tokens: int | None = knob(None, "tokens over which schedules run; empty: the first budget", gt=0)
     batch_size: int | None = knob(None, "blocks of one optimiser step; empty: from the model and the budget", gt=0)
-    gradient_accumulation_steps: int = knob(1, "parts a batch is computed in, to save memory; same gradient", gt=0)
-    precision: str = knob(
-        "auto", "of the products: bf16 where it is faster here (auto)", choices=("auto", "fp32", "bf16")
-    )
     compile: str = knob(
         "auto",
         "of the update: torch.compile (on), on a CPU layers compiled (kernels), neither (off); auto: what the "
@@ -291,7 +298,6 @@ class PretrainConfig(RootConfig):
     ema_decay: float | None = knob(
         None, "evaluate and keep an exponential moving average of the weights with this decay; empty: none", gt=0, lt=1
     )
-    log: TextLogConfig = field(default_factory=TextLogConfig)
     evaluate: TextEvaluateConfig = field(default_factory=TextEvaluateConfig)
     checkpoint: TextCheckpointConfig = field(default_factory=TextCheckpointConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
@@ -347,7 +353,7 @@ class AdaptConfig:
 
 
 @dataclass
-class FinetuneConfig(RootConfig):
+class FinetuneConfig(TextConfig):
     """`python -m rlgym finetune`: a pretrained model goes on by labels, demonstrations, preferences or reward."""
 
     root = "finetune"
@@ -358,13 +364,7 @@ class FinetuneConfig(RootConfig):
 
     init_from: str = knob("", "a run of pretrain or finetune (folder, short name, last), or a Hugging Face folder")
     tokens: int | None = knob(None, "budget in tokens, of rewarded methods in sampled ones; empty: the method's", gt=0)
-    schedule_tokens: int | None = knob(None, "tokens over which schedules run; empty: the first budget", gt=0)
     batch_size: int = knob(32, "examples of one optimiser step", gt=0)
-    gradient_accumulation_steps: int = knob(1, "parts a batch is computed in, to save memory; same gradient", gt=0)
-    precision: str = knob(
-        "auto", "of the products: bf16 where it is faster here (auto)", choices=("auto", "fp32", "bf16")
-    )
-    log: TextLogConfig = field(default_factory=TextLogConfig)
     evaluate: EachEpochConfig = field(default_factory=EachEpochConfig)
     checkpoint: EachEpochCheckpointConfig = field(default_factory=EachEpochCheckpointConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
