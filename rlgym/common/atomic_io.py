@@ -58,12 +58,17 @@ def write_atomic(path: Path, data: str | bytes, temporary_name: str = "") -> Non
     fsync_folder(path.parent)
 
 
+def without_waiting(name: str | Path, flags: int) -> int:
+    """An `opener` for `open`: a named pipe in the place of a file does not block until somebody opens its other end."""
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+
+
 class Appended:
     """A file that is only appended to, each write by one system call. What a full disk does not take is kept, and goes
     before what is written next: no line is lost or torn when room is made."""
 
     def __init__(self, path: Path, mode: Literal["ab", "xb"] = "ab") -> None:
-        self._file = path.open(mode, buffering=0)
+        self._file = open(path, mode, buffering=0, opener=without_waiting)  # noqa: SIM115  # closed by `close`
         self._left = b""
 
     def write(self, data: bytes) -> None:
@@ -101,10 +106,6 @@ def _plain(value: Any) -> Any:
 def read_bounded(path: Path, most: int) -> bytes:
     """The content of a regular file of at most `most` bytes; ValueError for a larger one, and for a device or a pipe,
     which may have no end. OSError when it cannot be read."""
-
-    def without_waiting(name: str, flags: int) -> int:
-        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-
     with open(path, "rb", opener=without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError("not a regular file")

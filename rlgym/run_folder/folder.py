@@ -14,7 +14,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from rlgym.common.atomic_io import JSON_BYTES, read_bounded, read_json, read_rows, to_json, write_atomic
+from rlgym.common.atomic_io import (
+    JSON_BYTES,
+    read_bounded,
+    read_json,
+    read_rows,
+    to_json,
+    without_waiting,
+    write_atomic,
+)
 from rlgym.common.suggest import nearest
 from rlgym.config.io import to_yaml
 from rlgym.config.schema import RootConfig
@@ -105,8 +113,9 @@ class Run:
 
     def log_line(self, text: str) -> None:
         """Append to log.txt. Never raises: a full disk must not hide what was to be said."""
-        with suppress(OSError), (self.dir / LOG).open("a", encoding="utf-8", errors="backslashreplace") as log:
-            log.write(f"{manifest.now()} {text.rstrip()}\n")
+        line = f"{manifest.now()} {text.rstrip()}\n".encode(errors="backslashreplace")
+        with suppress(OSError), open(self.dir / LOG, "ab", opener=without_waiting) as log:
+            log.write(line)
 
     def log_traceback(self, error: BaseException) -> None:
         self.log_line("".join(traceback.format_exception(error)))

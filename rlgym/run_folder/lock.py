@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from rlgym.common.atomic_io import without_waiting
 from rlgym.errors import RequestError
 
 try:
@@ -24,7 +25,7 @@ def locked(file: Path, folder: Path) -> Iterator[None]:
     """Hold the lock on `folder` by a `file` in it that is only ever appended to. RequestError where another process
     holds it, or where the file cannot be written."""
     try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        descriptor = without_waiting(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     except OSError as error:
         raise RequestError(f"{folder}: cannot be written ({error.strerror})") from None
     _held.add(descriptor)

@@ -53,5 +53,7 @@ def test_it_dies_with_its_process_whatever_children_live_on(tmp_path: Path) -> N
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "log.txt").mkdir()
-    with pytest.raises(RequestError, match="cannot be written"), locked(tmp_path / "log.txt", tmp_path):
-        pass
+    os.mkfifo(tmp_path / "pipe")  # opened for writing, it would wait for a reader
+    for name in ("log.txt", "pipe"):
+        with pytest.raises(RequestError, match="cannot be written"), locked(tmp_path / name, tmp_path):
+            pass
