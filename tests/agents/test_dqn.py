@@ -133,12 +133,12 @@ def test_double_values_what_the_other_network_chose() -> None:
     part = slice(0, 16)
     with torch.no_grad():
         said = learner.target({"obs": batches["next_obs"]["obs"][part]})
-        found = learner.aim(batches, learner.following(batches["next_obs"]), part)
+        found = learner.td_target(batches, learner.next_q(batches["next_obs"]), part)
     expected = batches["reward"][part] + batches["discount"][part] * said[:, 0, 0]
     np.testing.assert_allclose(found.squeeze(-1), expected, rtol=1e-5)
     learner.knobs.double = False
     with torch.no_grad():
-        found = learner.aim(batches, learner.following(batches["next_obs"]), part)
+        found = learner.td_target(batches, learner.next_q(batches["next_obs"]), part)
     expected = batches["reward"][part] + batches["discount"][part] * said[:, 1, 0]
     np.testing.assert_allclose(found.squeeze(-1), expected, rtol=1e-5)
 
@@ -190,7 +190,7 @@ def test_values_under_a_time_limit(last: float) -> None:
         learner.update()
     batches, (_, target), _ = first_after(learner, 0)
     with torch.no_grad():
-        found = learner.aim(batches, learner.following(batches["next_obs"]), slice(None)).squeeze(-1)
+        found = learner.td_target(batches, learner.next_q(batches["next_obs"]), slice(None)).squeeze(-1)
         for row in range(len(found)):
             episode, t = (int(x) for x in batches["obs"]["obs"][row])
             used = min(3, 5 - t)
@@ -293,7 +293,7 @@ def test_targets_look_at_legal_actions_only() -> None:
     with torch.no_grad():
         target.advantage.bias += torch.arange(6) * 10.0
         learner.target.load_state_dict(target.state_dict())
-        found = learner.aim(batches, learner.following(batches["next_obs"]), slice(None)).squeeze(-1)
+        found = learner.td_target(batches, learner.next_q(batches["next_obs"]), slice(None)).squeeze(-1)
         values = target(batches["next_obs"]).squeeze(-1)
     differs = False
     for row in range(len(found)):
