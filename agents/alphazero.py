@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,7 @@ from rlgym.games.game import DONE, TURN, rewards
 from rlgym.games.match import versus
 from rlgym.games.opponents import make_players
 from rlgym.games.ratings import Ladder
-from rlgym.learner import NON_FINITE, REPLAY, Evaluation, Metrics, Progress, Section, weights_and_gradients
+from rlgym.learner import NON_FINITE, REPLAY, Evaluation, Learner, Metrics, Section, weights_and_gradients
 from rlgym.optim.adam import FlatAdam
 from rlgym.training.load_module import load_module
 from rlgym.training.schedules import factor
@@ -58,18 +58,18 @@ HELD_OUT = 20_000
 """Positions kept of held-out games."""
 
 
-class AlphaZero:
+class AlphaZero(Learner):
     """The learner."""
 
-    unit: Literal["steps", "moves", "tokens"] = "moves"
-    monitor: tuple[str, Literal["max", "min"]] = ("eval/rating", "max")
+    unit = "moves"
+    monitor = ("eval/rating", "max")
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.knobs: AlphaZeroConfig = config.agent
         knobs = self.knobs
         self.game = game_of(config)
-        self.device = pick_device(config.device, heavy=True)
+        super().__init__(pick_device(config.device, heavy=True))
         large = knobs.network == "conv" or knobs.width > 256
         resolve_auto(config, self.device, repays=False, threads=(os.cpu_count() or 1) if large else 1)
         self.opponents = make_players(knobs.opponents, self.game, self.device)
@@ -109,19 +109,11 @@ class AlphaZero:
         self.ladder = Ladder()
         self.past: dict[str, Tensor] = {}
         """Name -> weights of past selves, oldest first."""
-        self.progress = Progress()
-        self.notices: list[str] = []
-        self.facts: dict[str, Any] = {}
-        self.arithmetic: tuple[float, float] | None = None
-        on_cpu = self.device.type == "cpu"
         self.exactness = {
             "environment": "exact: games are plain tensors",
             "replay": saved_replay.promise(knobs.save_replay, knobs.learning_starts, "positions"),
-            "arithmetic": "exact, with the recorded thread count" if on_cpu else "to rounding: GPUs add in any order",
+            **self.exactness,
         }
-
-    def write_run_files(self, folder: Path) -> dict[str, str]:
-        return {}
 
     # ---- play
 
@@ -368,8 +360,7 @@ class AlphaZero:
                 **{f"running.{name}": part for name, part in self.running.items()},
             },
             "progress": {
-                "step": self.progress.step,
-                "update": self.progress.update,
+                **self.progress_state(),
                 "finished": self.finished,
                 "earned": self.pending_gradient_steps,
                 "learns_from": self.learns_from,
@@ -401,8 +392,7 @@ class AlphaZero:
         self.length.copy_(cast(Tensor, state["games"]["length"]))
         for name, part in self.running.items():
             part.copy_(cast(Tensor, state["games"][f"running.{name}"]))
-        progress = state["progress"]
-        self.progress.step, self.progress.update = cast(int, progress["step"]), cast(int, progress["update"])
+        progress = self.load_progress(state)
         self.finished, self.pending_gradient_steps = cast(int, progress["finished"]), cast(float, progress["earned"])
         self.learns_from = cast(int, progress["learns_from"])
         self.recent.extend(tuple(each) for each in cast(list[Any], progress["recent"]))
@@ -427,9 +417,6 @@ class AlphaZero:
         load_module(network, state["model"])
         settings = search_settings(config.agent, config.agent.evaluate_simulations)
         return SearchPlayer(game, evaluator(config, game, network), settings)
-
-    def close(self) -> None:
-        pass
 
 
 def game_of(config: TrainConfig) -> Game:

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,7 @@ from rlgym.games.film import against_itself
 from rlgym.games.game import DONE, TURN, random_moves, rewards
 from rlgym.games.opponents import usual
 from rlgym.games.tree import levels
-from rlgym.learner import NON_FINITE, REPLAY, Evaluation, Metrics, Progress, Section, weights_and_gradients
+from rlgym.learner import NON_FINITE, REPLAY, Evaluation, Learner, Metrics, Section, weights_and_gradients
 from rlgym.optim.adam import FlatAdam
 from rlgym.run_folder.records import count
 from rlgym.training.load_module import load_module
@@ -72,11 +72,11 @@ class MoveReplay(GameReplay):
         }
 
 
-class NFSP:
+class NFSP(Learner):
     """The learner."""
 
-    unit: Literal["steps", "moves", "tokens"] = "moves"
-    monitor: tuple[str, Literal["max", "min"]] = ("eval/nash_conv", "min")
+    unit = "moves"
+    monitor = ("eval/nash_conv", "min")
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
@@ -87,7 +87,7 @@ class NFSP:
             levels(self.game)  # what it is evaluated by visits all positions
         except RequestError as error:
             raise RequestError(f"agent={knobs.name}: {error}; agent=ppo or agent=dqn would do") from None
-        self.device = pick_device(config.device)
+        super().__init__(pick_device(config.device))
         resolve_auto(config, self.device, repays=False, threads=1)
 
         self.networks = build_networks(config, self.game, self.device)
@@ -120,19 +120,11 @@ class NFSP:
         """Of finished games: the number of moves, and what the first player won."""
         self.length = torch.zeros(games, dtype=torch.int64, device=self.device)
 
-        self.progress = Progress()
-        self.notices: list[str] = []
-        self.facts: dict[str, Any] = {}
-        self.arithmetic: tuple[float, float] | None = None
-        on_cpu = self.device.type == "cpu"
         self.exactness = {
             "environment": "exact: games are plain tensors",
             "replay": saved_replay.promise(knobs.save_replay, saved_replay.refill(knobs), "moves"),
-            "arithmetic": "exact, with the recorded thread count" if on_cpu else "to rounding: GPUs add in any order",
+            **self.exactness,
         }
-
-    def write_run_files(self, folder: Path) -> dict[str, str]:
-        return {}
 
     # ---- play
 
@@ -298,8 +290,7 @@ class NFSP:
             "rng": {"player": generator_state(self.player_rng), "drawer": generator_state(self.replay_rng)},
             "games": {name: getattr(self, name) for name in GAMES_UNDER_WAY},
             "progress": {
-                "step": self.progress.step,
-                "update": self.progress.update,
+                **self.progress_state(),
                 "earned": self.pending_gradient_steps,
                 "learns_from": self.learns_from,
                 "target_at": self.target_at,
@@ -330,8 +321,7 @@ class NFSP:
         load_generator_state(self.replay_rng, state["rng"]["drawer"])
         for name in GAMES_UNDER_WAY:
             getattr(self, name).copy_(state["games"][name])
-        progress = state["progress"]
-        self.progress.step, self.progress.update = cast(int, progress["step"]), cast(int, progress["update"])
+        progress = self.load_progress(state)
         self.pending_gradient_steps, self.learns_from = count(progress["earned"], 1), count(progress["learns_from"])
         self.target_at = count(progress["target_at"], self.progress.step)
         self.recent.extend(tuple(each) for each in cast(list[Any], progress["recent"]))
@@ -351,9 +341,6 @@ class NFSP:
         networks = build_networks(config, game, device)
         load_module(networks, state["model"])
         return NetworkPlayer(game, networks)
-
-    def close(self) -> None:
-        pass
 
 
 GAMES_UNDER_WAY = ("position", "last_position", "last_action", "responds", "length")

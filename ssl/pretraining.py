@@ -8,11 +8,10 @@ update's number, so that a resume needs no state of any generator.
 from __future__ import annotations
 
 import gc
-import os
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,10 +19,10 @@ from torch import Tensor
 
 from rlgym.common.atomic_io import write_atomic
 from rlgym.config import registry
-from rlgym.config.device import ends_soon, pick_device, resolve_auto, seed
+from rlgym.config.device import ends_soon, pick_device, resolve_auto
 from rlgym.config.memory import require_memory
 from rlgym.errors import RequestError
-from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section, weights_and_gradients
+from rlgym.learner import Evaluation, Metrics, Section
 from rlgym.optim.ema import Ema
 from rlgym.ssl.data.blocks import Batches, Blocks
 from rlgym.ssl.data.documents import left_out
@@ -31,6 +30,7 @@ from rlgym.ssl.data.prepare import prepare
 from rlgym.ssl.data.progress import bar, silent
 from rlgym.ssl.inference import samples
 from rlgym.ssl.inference.language_model import LanguageModel, load_weights
+from rlgym.ssl.learner import TextLearner, threads_for
 from rlgym.ssl.models import machine_layer
 from rlgym.ssl.models.build import (
     batch_size_for,
@@ -42,16 +42,11 @@ from rlgym.ssl.models.build import (
 )
 from rlgym.ssl.models.precision import choose, matrix_rate
 from rlgym.ssl.objectives.base import Batch, Objective, parts, token_counts
-from rlgym.training.load_module import load_module
-from rlgym.training.schedules import factor
 
 if TYPE_CHECKING:
     from rlgym.config.schema import PretrainConfig
+    from rlgym.ssl.models.backbone import Backbone
 
-TOKENIZER = "tokenizer"
-"""Folder of a run that holds its tokenizer, as transformers reads it."""
-FLOPS_A_THREAD = 1e9
-"""Of one update, from which on another CPU thread is worth waiting for."""
 SECONDS_THAT_REPAY_COMPILING = 120.0
 """Of training on a GPU, estimated at an MFU of 0.4. On a CPU compiling gains too little (docs/lab-notes.md)."""
 FLOPS_THAT_REPAY_KERNELS = 5e12
@@ -60,18 +55,18 @@ LONGEST = 512
 """Tokens of a block up to which it is: attention keeps its weights for the way back, which torch's computes twice."""
 
 
-class Pretraining:
+class Pretraining(TextLearner):
     """The learner: `update()` is one optimiser step."""
 
-    unit: Literal["steps", "moves", "tokens"] = "tokens"
-    monitor: tuple[str, Literal["max", "min"]] = ("validation/loss", "min")
+    config: PretrainConfig
+    model: Backbone
 
     def __init__(self, config: PretrainConfig, run: Path | None = None) -> None:
         """Prepares the corpus and settles what the config leaves open (shape, batch, step size, device, precision).
 
         `run`: the folder of one that goes on, whose tokenizer is used instead of what the config says.
         """
-        self.config = config
+        super().__init__(config, pick_device(config.device, heavy=True))
         objective_class = registry.resolve(registry.entry("objective", config.objective.name).target)
         causal: bool = objective_class.causal
         if config.causal not in (None, causal):
@@ -81,10 +76,9 @@ class Pretraining:
         config.causal = causal
         resolve_model(config.model)
         check_direction(config.model, causal)  # what can be refused at once is not found after reading the corpus
-        batch_size = self._settle_batch()
+        batch_size = self._resolve_batch()
         block = config.model.block_size
         self.tokens_per_update = batch_size * block
-        self.device = pick_device(config.device, heavy=True)  # a wrong one is found before the corpus is read
         if config.compile == "kernels" and (why := self._against_kernels()):
             raise RequestError(f"compile=kernels: {why}; compile=off would do")
         with bar() if config.display != "quiet" else nullcontext(silent) as report:
@@ -99,7 +93,7 @@ class Pretraining:
         predicted = getattr(config.objective, "rate", 1.0)  # the head runs on hidden tokens alone
         self.estimate = estimate(config.model, vocab_size, rows, causal, predicted)
         require_memory(self.estimate.memory_bytes)
-        self._settle_device()
+        self._resolve_device()
 
         counts = token_counts(self.data.train.ids, vocab_size)
         compiled = config.compile == "on"
@@ -110,31 +104,20 @@ class Pretraining:
         self.model = build_model(config.model, vocab_size, config.seed, causal, documents).to(self.device)
         self.model.kernels = config.compile == "kernels"
         wait = machine_layer.news() if self.model.kernels else []
-        self.optimizer = registry.resolve(registry.entry("optimizer", config.optimizer.name).target)(
-            self.model, config.optimizer
-        )
+        self.optimizer = self.build_optimizer()
         self.ema = None if config.ema_decay is None else Ema(self.optimizer.flat, config.ema_decay)
-        self.loss: Callable[[Batch], Tensor] = self.part_loss
         if compiled:
-            self.loss = torch.compile(self.part_loss, dynamic=False)
+            self.part_loss = torch.compile(self.part_loss, dynamic=False)  # type: ignore[method-assign]
         self.batches = Batches(blocks, config.seed, batch_size, self.make, self.device)
         self.validation = self._validation(held_out, rows)
-        self.progress = Progress()
-        self.arithmetic: tuple[float, float] | None = (self.estimate.flops_per_token, self.rate)
+        self.arithmetic = (self.estimate.flops_per_token, self.rate)
         self.notices = [*self._introduction(), *wait]
-        self.facts: dict[str, Any] = {"data": self.data.facts}
-        exact = "exact, with the recorded thread count"
-        same = exact if self.device.type == "cpu" else "to rounding: GPUs add in any order"
-        self.exactness = {"data": "exact: blocks, masks and dropout follow from seed and update", "arithmetic": same}
-
-    @classmethod
-    def resumed(cls, config: PretrainConfig, folder: Path) -> Pretraining:
-        """The learner of a run that goes on, with the tokenizer it began with."""
-        return cls(config, folder)
+        self.facts = {"data": self.data.facts}
+        self.exactness = {"data": "exact: blocks, masks and dropout follow from seed and update", **self.exactness}
 
     # ---- what the config leaves open
 
-    def _settle_batch(self) -> int:
+    def _resolve_batch(self) -> int:
         config = self.config
         if config.batch_size is None:
             config.batch_size = batch_size_for(config.tokens, config.model.block_size)
@@ -149,10 +132,10 @@ class Pretraining:
             config.optimizer.learning_rate = learning_rate_for(width, config.optimizer.name == "muon")
         return config.batch_size
 
-    def _settle_device(self) -> None:
+    def _resolve_device(self) -> None:
         config = self.config
         flops = self.estimate.flops_per_token * self.tokens_per_update
-        threads = max(1, min(os.cpu_count() or 1, int(flops / FLOPS_A_THREAD)))
+        threads = threads_for(flops)
         torch.set_num_threads(config.threads or threads)
         wanted = "fp32" if config.compile == "kernels" else config.precision
         self.dtype = choose(self.device, wanted, flops)
@@ -213,7 +196,7 @@ class Pretraining:
         return f"{model.num_hidden_layers} layers x {model.hidden_size}, {model.num_attention_heads} heads, "
 
     def write_run_files(self, folder: Path) -> dict[str, str]:
-        self.tokenizer.save(folder / TOKENIZER)
+        super().write_run_files(folder)
         write_atomic(folder / "data_card.md", self.data.card)
         return {"data/card": self.data.card, "run/introduction": "\n".join(f"    {line}" for line in self.notices)}
 
@@ -223,44 +206,20 @@ class Pretraining:
         """The batch of update `step` on the CPU, `[parts, ...]`."""
         return self.objective.make(ids, documents, step, self.config.gradient_accumulation_steps)
 
-    def part_loss(self, part: Batch) -> Tensor:
-        """A part's share of the loss: its sum by the labels of the whole batch, so that parts with fewer weigh less."""
-        return self.objective.loss(self.model, part)[0] / part["total"]
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, self.dtype) if self.dtype == torch.bfloat16 else nullcontext()
+    def loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.objective.loss(self.model, part)[0], {}
 
     def update(self) -> Metrics:
-        config, progress = self.config, self.progress
+        progress = self.progress
         batch = self.batches.get(progress.update)
-        seed(self.device, (config.seed << 32) + progress.update)  # dropout
-        self.optimizer.zero()
-        total = torch.zeros((), device=self.device)
-        for part in parts(batch):
-            with self.autocast():
-                loss = self.loss(part)
-            loss.backward()
-            total = total + loss.detach()
+        self.seed_dropout()
         progress.step += self.tokens_per_update
         progress.update += 1
-        scale = self.scale(progress.step)
-        norm, skipped = self.optimizer.step(scale, total)
-        if self.ema is not None:
-            self.ema.update(skipped)
+        metrics = self.gradient_step(parts(batch), progress.step)
         if progress.update == 1:  # the collector would look through all modules again and again, for nothing
             gc.collect()
             gc.freeze()
-        return {
-            NON_FINITE: skipped,
-            "train/loss": total,
-            "train/grad_norm": norm,
-            "train/learning_rate": scale * config.optimizer.learning_rate,
-        }
-
-    def scale(self, step: int) -> float:
-        """The schedule's share of the peak step size at `step` tokens."""
-        knobs, total = self.config.optimizer, self.config.schedule_budget
-        return factor(knobs.schedule, step, total, knobs.warmup, knobs.decay, knobs.min_learning_rate)
+        return metrics
 
     # ---- evaluating
 
@@ -289,29 +248,6 @@ class Pretraining:
         counts = {name: found.pop(name) for name in ("tokens", "bytes")}
         metrics = {f"validation/{name}": value for name, value in found.items()}
         return Evaluation(metrics, counts, texts=texts, embeddings={"embedding": embedding})
-
-    def histograms(self) -> dict[str, Tensor]:
-        return weights_and_gradients(self.model)
-
-    # ---- checkpoints
-
-    def state_dict(self) -> dict[str, Section]:
-        state: dict[str, Section] = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "progress": {"step": self.progress.step, "update": self.progress.update},
-        }
-        if self.ema is not None:
-            state["ema"] = self.ema.state_dict()
-        return state
-
-    def load_state_dict(self, state: Mapping[str, Section]) -> None:
-        load_module(self.model, state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
-        self.progress.step = cast(int, state["progress"]["step"])
-        self.progress.update = cast(int, state["progress"]["update"])
 
     def close(self) -> None:
         self.batches.close()

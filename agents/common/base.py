@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from rlgym.envs.game_ids import is_game
 from rlgym.envs.make import episode_limit, make_env
 from rlgym.envs.video import record, require_frames
 from rlgym.errors import RequestError, TrainingError
-from rlgym.learner import Evaluation, Progress, Section, weights_and_gradients
+from rlgym.learner import Evaluation, Learner, Monitor, Section, weights_and_gradients
 from rlgym.training.load_module import load_module
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rlgym.envs.spaces import Leaf
 
 
-BY_TRAINING: tuple[str, Literal["max", "min"]] = ("rollout/ep_rew_mean", "max")
+BY_TRAINING: Monitor = ("rollout/ep_rew_mean", "max")
 """What is monitored where no second environment can be made for evaluations."""
 
 
@@ -59,11 +59,10 @@ class Ratings(Protocol):
     def load_state_dict(self, section: Section) -> None: ...
 
 
-class Agent:
+class Agent(Learner):
     """A learner without its algorithm. A subclass sets `policy` and lists the `modules` that it trains."""
 
-    unit: Literal["steps", "moves", "tokens"] = "steps"
-    monitor: tuple[str, Literal["max", "min"]] = ("eval/mean_reward", "max")
+    monitor: Monitor = ("eval/mean_reward", "max")
     policy: Policy
     keeps_past_selves = True
     """Whether copies of its policy can be its opponents in a game."""
@@ -77,7 +76,9 @@ class Agent:
         self.env: BatchEnv = make_env(config.env)
         config.env.backend = self.env.backend
         images = any(leaf.kind == "image" for leaf in self.env.leaves)
-        self.device = pick_device(config.device, heavy=images)
+        super().__init__(pick_device(config.device, heavy=images))
+        self.notices = self.env.notices
+        self.exactness = {"environment": self.env.restores, **self.exactness}
         # Two threads slow a small network down.
         repays = repays_compiling if isinstance(repays_compiling, bool) else repays_compiling(self.device)
         resolve_auto(config, self.device, repays, threads=(os.cpu_count() or 1) if images else 1)
@@ -89,13 +90,6 @@ class Agent:
             self.pool, self.standings = resolve(GAME_SIDE)(self)
             self.unit = "moves"
         self.recent = RecentEpisodes(None if self.pool is None else self.pool.metrics)
-        self.progress = Progress()
-        self.notices = self.env.notices
-        self.facts: dict[str, Any] = {}
-        self.arithmetic: tuple[float, float] | None = None
-        on_cpu = self.device.type == "cpu"
-        same = "exact, with the recorded thread count" if on_cpu else "to rounding: GPUs add in any order"
-        self.exactness = {"environment": self.env.restores, "arithmetic": same}
         self._evaluation_env: BatchEnv | None = None
         self._evaluated = self._verified = False
 
@@ -103,9 +97,6 @@ class Agent:
     def modules(self) -> dict[str, nn.Module]:
         """The networks that are trained, by the prefix of their parameters' names in histograms."""
         return {"": cast(nn.Module, self.policy.network)}
-
-    def write_run_files(self, folder: Path) -> dict[str, str]:
-        return {}
 
     def evaluate(self) -> Evaluation:
         config = self.config
@@ -161,8 +152,7 @@ class Agent:
         state: dict[str, Section] = {
             "environment": self.env.state_dict(),
             "progress": {
-                "step": self.progress.step,
-                "update": self.progress.update,
+                **self.progress_state(),
                 "num_envs": self.env.num_envs,
                 "encoding": ENCODING,
                 "recent": [list(episode) for episode in self.recent.episodes],
@@ -190,9 +180,8 @@ class Agent:
             )
 
     def load_base_state(self, state: Mapping[str, Section]) -> dict[str, np.ndarray]:
-        """Bring progress and environments to where `standing` was; returns the observations to act on."""
-        progress = state["progress"]
-        self.progress.step, self.progress.update = cast(int, progress["step"]), cast(int, progress["update"])
+        """Brings progress and environments to where `base_state` found them; returns the observations to act on."""
+        progress = self.load_progress(state)
         self.recent.restore(cast(list[Any], progress["recent"]))
         if self.pool is not None:
             self.pool.load_state_dict(state["pool"])

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlgym.learner import NON_FINITE, Metrics
-from rlgym.ssl.finetune.finetuning import Batch
 from rlgym.ssl.finetune.rewarded import Rewarded
 from rlgym.ssl.finetune.rollouts import Rollouts
+from rlgym.ssl.learner import Batch
 
 if TYPE_CHECKING:
     from rlgym.ssl.finetune.config import BestOfNMethod

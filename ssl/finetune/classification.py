@@ -18,9 +18,9 @@ from rlgym.learner import Evaluation
 from rlgym.run_folder.folder import Run
 from rlgym.run_folder.records import expect
 from rlgym.ssl.finetune import baselines, examples, figures, library, measures
-from rlgym.ssl.finetune.finetuning import Batch
 from rlgym.ssl.finetune.labelled import Labelled
 from rlgym.ssl.finetune.labeller import Classifier, headed_parts
+from rlgym.ssl.learner import Batch
 
 if TYPE_CHECKING:
     from rlgym.config.schema import FinetuneConfig

@@ -22,12 +22,12 @@ from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.finetune import rewards, template
 from rlgym.ssl.finetune.chat import language_model, settle_chat
 from rlgym.ssl.finetune.config import PythonSyntaxReward
-from rlgym.ssl.finetune.finetuning import Batch
 from rlgym.ssl.finetune.paired import Paired
 from rlgym.ssl.finetune.preferences import by_kind, kind_table
 from rlgym.ssl.finetune.rollouts import Sampling, roll_out
 from rlgym.ssl.finetune.start import language_part
 from rlgym.ssl.inference.language_model import LanguageModel
+from rlgym.ssl.learner import Batch
 from rlgym.ssl.models.build import learning_rate_for
 
 if TYPE_CHECKING:

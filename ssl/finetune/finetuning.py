@@ -7,40 +7,31 @@ resume needs no state of any generator.
 
 from __future__ import annotations
 
-import os
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rlgym.common.atomic_io import to_json, write_atomic
-from rlgym.config import registry
-from rlgym.config.device import pick_device, resolve_auto, seed
+from rlgym.config.device import pick_device, resolve_auto
 from rlgym.errors import RequestError
-from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section, weights_and_gradients
+from rlgym.learner import Metrics
 from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.finetune.adapt import adapt
 from rlgym.ssl.finetune.start import BACKBONE, Start, fresh, open_start, rebuild
+from rlgym.ssl.learner import Batch, TextLearner, threads_for
 from rlgym.ssl.models.backbone import Backbone
 from rlgym.ssl.models.build import learning_rate_for
 from rlgym.ssl.models.precision import choose
-from rlgym.training.load_module import load_module
-from rlgym.training.schedules import factor
 
 if TYPE_CHECKING:
     from rlgym.config.schema import FinetuneConfig
 
-FLOPS_A_THREAD = 1e9
-"""Of one update, from which on another CPU thread is worth waiting for."""
 SHARE_OF_PRETRAINING = 0.25
 """Of the step size with which a model of this width is pretrained: what was learned is not to be washed out."""
-
-Batch = dict[str, Tensor]
 
 
 class Finetuned(nn.Module):
@@ -57,12 +48,11 @@ class Finetuned(nn.Module):
         return {BACKBONE + name: rows for name, rows in self.backbone.matrices().items()}
 
 
-class Finetuning(ABC):
+class Finetuning(TextLearner):
     """The learner: `update()` is one optimiser step. A subclass says what it learns from and what that costs."""
 
-    unit: Literal["steps", "moves", "tokens"] = "tokens"
-    monitor: tuple[str, Literal["max", "min"]] = ("validation/loss", "min")
-    arithmetic: tuple[float, float] | None = None
+    config: FinetuneConfig
+    model: Finetuned
     causal: ClassVar[bool | None] = None
     """Which models the method takes: decoders alone (True), encoders alone (False), or both (None)."""
     rewarded: ClassVar[bool] = False
@@ -70,13 +60,13 @@ class Finetuning(ABC):
 
     def __init__(self, config: FinetuneConfig, run: Path | None = None) -> None:
         """`run`: the folder of one that goes on, from which model and tokenizer come instead of from `init_from`."""
-        self.config, self.run = config, run
+        super().__init__(config, pick_device(config.device, heavy=True))
+        self.run = run
         if config.reward.name != "default" and not self.rewarded:
             raise RequestError(
                 f"reward={config.reward.name}: method={config.method.name} takes no reward; ppo, grpo, rloo and "
                 "best_of_n do"
             )
-        self.device = pick_device(config.device, heavy=True)
         self.start = self._start(run)
         self.tokenizer = self.start.tokenizer
         config.model, config.causal = self.start.knobs, self.start.model.causal
@@ -85,31 +75,21 @@ class Finetuning(ABC):
             raise RequestError(
                 f"method={config.method.name} needs {kinds[self.causal]}; {config.init_from} is the other"
             )
-        self.facts: dict[str, Any] = {"parent": self.start.parent}
-        self.notices: list[str] = []
+        self.facts = {"parent": self.start.parent}
         self.prepare()
         if config.gradient_accumulation_steps > config.batch_size:
             raise RequestError(
                 f"gradient_accumulation_steps={config.gradient_accumulation_steps} is more than "
                 f"batch_size={config.batch_size}"
             )
-        self._settle()
+        self._resolve()
         head = self.make_head()
         if config.optimizer.name == "muon" and config.adapt.mode in ("head", "lora"):
             raise RequestError(f"optimizer=muon needs whole matrices to train, adapt.mode={config.adapt.mode} has none")
         adapt(self.start.model, config.adapt, head is not None, config.seed)
         self.model = Finetuned(self.start.model, head).to(self.device)
-        cls = registry.resolve(registry.entry("optimizer", config.optimizer.name).target)
-        self.optimizer = cls(self.model, config.optimizer)
-        self.progress = Progress()
-        exact = "exact, with the recorded thread count"
-        same = exact if self.device.type == "cpu" else "to rounding: GPUs add in any order"
-        self.exactness = {"data": "exact: examples and dropout follow from seed and update", "arithmetic": same}
-
-    @classmethod
-    def resumed(cls, config: FinetuneConfig, folder: Path) -> Finetuning:
-        """The learner of a run that goes on, with the tokenizer and the model's shape that it began with."""
-        return cls(config, folder)
+        self.optimizer = self.build_optimizer()
+        self.exactness = {"data": "exact: examples and dropout follow from seed and update", **self.exactness}
 
     def _start(self, run: Path | None) -> Start:
         config = self.config
@@ -123,7 +103,7 @@ class Finetuning(ABC):
         model = rebuild(config.model, config.causal, tokenizer, config.seed)
         return Start(model, tokenizer, config.model, Run(run).manifest.get("parent", {}))
 
-    def _settle(self) -> None:
+    def _resolve(self) -> None:
         """What the config leaves open: budget, cadences, step size, device, precision, threads."""
         config = self.config
         if config.tokens is None:
@@ -138,12 +118,12 @@ class Finetuning(ABC):
             config.optimizer.learning_rate = SHARE_OF_PRETRAINING * learning_rate_for(width)
         parameters = sum(parameter.numel() for parameter in self.start.model.parameters())
         flops = 6.0 * parameters * self.tokens_per_update()
-        threads = max(1, min(os.cpu_count() or 1, int(flops / FLOPS_A_THREAD)))
+        threads = threads_for(flops)
         self.dtype = choose(self.device, config.precision, flops)
         config.precision = "bf16" if self.dtype == torch.bfloat16 else "fp32"
         resolve_auto(config, self.device, False, threads)
 
-    # ---- what a method says
+    # ---- what a method sets
 
     @abstractmethod
     def prepare(self) -> None:
@@ -164,75 +144,14 @@ class Finetuning(ABC):
     def make_head(self) -> nn.Module | None:
         return None
 
-    @abstractmethod
-    def loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The summed loss of a part and sums of what is to be logged, all 0-d; divided by the whole batch's weight."""
-
-    @abstractmethod
-    def update(self) -> Metrics: ...
-
-    @abstractmethod
-    def evaluate(self) -> Evaluation: ...
-
-    # ---- an update
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, self.dtype) if self.dtype == torch.bfloat16 else nullcontext()
-
     def descend(self, parts: list[Batch]) -> Metrics:
         """One optimiser step on the parts of a batch: every part's summed loss by the weight of the whole batch."""
         weight = torch.stack([part["weight"] for part in parts]).sum().float()
-        self.optimizer.zero()
-        total = torch.zeros((), device=self.device)
-        logged: dict[str, Tensor] = {}
-        for part in parts:
-            with self.autocast():
-                summed, sums = self.loss(part)
-                loss = summed / weight
-            loss.backward()
-            total = total + loss.detach()
-            for tag, value in sums.items():
-                logged[tag] = logged.get(tag, torch.zeros((), device=self.device)) + value.detach() / weight
-        scale = self.scale(self.progress.step)
-        norm, skipped = self.optimizer.step(scale, total)
-        return {
-            NON_FINITE: skipped,
-            "train/loss": total,
-            "train/grad_norm": norm,
-            "train/learning_rate": scale * self.config.optimizer.learning_rate,
-            **logged,
-        }
-
-    def scale(self, step: int) -> float:
-        """The schedule's share of the peak step size at `step` tokens."""
-        knobs, total = self.config.optimizer, self.config.schedule_budget
-        return factor(knobs.schedule, step, total, knobs.warmup, knobs.decay, knobs.min_learning_rate)
-
-    # ---- the rest of a learner
+        return self.gradient_step([{**part, "total": weight} for part in parts], self.progress.step)
 
     def write_run_files(self, folder: Path) -> dict[str, str]:
-        self.tokenizer.save(folder / "tokenizer")
         write_atomic(folder / "parent.json", to_json(self.start.parent))
-        return {}
-
-    def histograms(self) -> dict[str, Tensor]:
-        return weights_and_gradients(self.model)
-
-    def state_dict(self) -> dict[str, Section]:
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "progress": {"step": self.progress.step, "update": self.progress.update},
-        }
-
-    def load_state_dict(self, state: Mapping[str, Section]) -> None:
-        load_module(self.model, state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.progress.step = cast(int, state["progress"]["step"])
-        self.progress.update = cast(int, state["progress"]["update"])
-
-    def close(self) -> None:  # noqa: B027  nothing to release is a fine default
-        """Release threads and files."""
+        return super().write_run_files(folder)
 
 
 class Supervised(Finetuning):
@@ -245,9 +164,9 @@ class Supervised(Finetuning):
         and `update`."""
 
     def update(self) -> Metrics:
-        config, progress = self.config, self.progress
+        progress = self.progress
         parts = self.batch(progress.update)
-        seed(self.device, (config.seed << 32) + progress.update)  # dropout
+        self.seed_dropout()
         self.model.train()
         metrics = self.descend(parts)
         progress.step += sum(int(part["count"] if "count" in part else part["tokens"].numel()) for part in parts)

@@ -17,9 +17,9 @@ from torch import Tensor
 from rlgym.agents.common.losses import clipped_surrogate
 from rlgym.learner import Metrics
 from rlgym.ssl.finetune import kl
-from rlgym.ssl.finetune.finetuning import Batch
 from rlgym.ssl.finetune.rewarded import Rewarded, surrogate_statistics
 from rlgym.ssl.finetune.rollouts import Rollouts
+from rlgym.ssl.learner import Batch
 
 if TYPE_CHECKING:
     from rlgym.ssl.finetune.config import GRPOMethod

@@ -19,11 +19,12 @@ from rlgym.ssl.data.documents import Row, unknown_column
 from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.finetune import examples, library, template
 from rlgym.ssl.finetune.chat import language_model
-from rlgym.ssl.finetune.finetuning import Batch, Supervised, chosen
+from rlgym.ssl.finetune.finetuning import Supervised, chosen
 from rlgym.ssl.finetune.labelled import TIMES, by_length, passes, settle_length
 from rlgym.ssl.finetune.start import language_part
 from rlgym.ssl.inference.language_model import LanguageModel, continued
 from rlgym.ssl.inference.sampling import sample
+from rlgym.ssl.learner import Batch
 
 if TYPE_CHECKING:
     from rlgym.config.schema import FinetuneConfig

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from rlgym.errors import RequestError
 from rlgym.ssl.data.documents import Row
 from rlgym.ssl.finetune import examples
-from rlgym.ssl.finetune.finetuning import Batch, Supervised, chosen, padded
+from rlgym.ssl.finetune.finetuning import Supervised, chosen, padded
 from rlgym.ssl.finetune.heads import Head, pool, settle_pooling
+from rlgym.ssl.learner import Batch
 
 if TYPE_CHECKING:
     from rlgym.ssl.models.backbone import Backbone

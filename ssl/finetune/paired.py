@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from rlgym.ssl.data.documents import left_out
-from rlgym.ssl.finetune.finetuning import Batch, Supervised, chosen, padded
+from rlgym.ssl.finetune.finetuning import Supervised, chosen, padded
 from rlgym.ssl.finetune.labelled import by_length, settle_length
 from rlgym.ssl.finetune.preferences import Tokens, open_pairs
+from rlgym.ssl.learner import Batch
 
 if TYPE_CHECKING:
     from rlgym.ssl.finetune.config import PreferenceMethod

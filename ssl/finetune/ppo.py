@@ -20,9 +20,9 @@ from rlgym.agents.common.losses import clipped_surrogate, explained_variance, st
 from rlgym.agents.common.returns import gae
 from rlgym.learner import Metrics, Section
 from rlgym.ssl.finetune import kl
-from rlgym.ssl.finetune.finetuning import Batch
 from rlgym.ssl.finetune.rewarded import Rewarded, spread, surrogate_statistics
 from rlgym.ssl.finetune.rollouts import Rollouts
+from rlgym.ssl.learner import Batch
 
 if TYPE_CHECKING:
     from rlgym.ssl.finetune.config import PPOMethod

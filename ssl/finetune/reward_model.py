@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from rlgym.errors import RequestError
 from rlgym.learner import Evaluation
-from rlgym.ssl.finetune.finetuning import Batch
 from rlgym.ssl.finetune.heads import Head
 from rlgym.ssl.finetune.labelled import forward
 from rlgym.ssl.finetune.labeller import Headed, headed_parts
 from rlgym.ssl.finetune.paired import Paired
 from rlgym.ssl.finetune.preferences import by_kind, calibration, joined, kind_table, reliability_table
+from rlgym.ssl.learner import Batch
 from rlgym.ssl.models.build import learning_rate_for
 
 if TYPE_CHECKING:

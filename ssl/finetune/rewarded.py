@@ -27,11 +27,12 @@ from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.finetune import kl, prompts, rewards, template
 from rlgym.ssl.finetune.chat import language_model, settle_chat
 from rlgym.ssl.finetune.config import PythonSyntaxReward, RewardedMethod
-from rlgym.ssl.finetune.finetuning import Batch, Finetuning, chosen
+from rlgym.ssl.finetune.finetuning import Finetuning, chosen
 from rlgym.ssl.finetune.rollouts import Rollouts, Sampling, diversity, roll_out
 from rlgym.ssl.finetune.start import language_part
 from rlgym.ssl.inference.language_model import LanguageModel
 from rlgym.ssl.inference.sampling import log_probabilities
+from rlgym.ssl.learner import Batch
 from rlgym.ssl.models.build import learning_rate_for
 from rlgym.training.load_module import load_module
 

@@ -16,9 +16,9 @@ from rlgym.agents.common.losses import clipped_surrogate, standardized
 from rlgym.errors import RequestError
 from rlgym.learner import Metrics
 from rlgym.ssl.finetune import kl
-from rlgym.ssl.finetune.finetuning import Batch
 from rlgym.ssl.finetune.rewarded import Rewarded
 from rlgym.ssl.finetune.rollouts import Rollouts
+from rlgym.ssl.learner import Batch
 
 if TYPE_CHECKING:
     from rlgym.ssl.finetune.config import RLOOMethod

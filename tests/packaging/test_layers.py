@@ -22,7 +22,7 @@ LAYERS = (
     ("rlgym.ssl.finetune",),
     ("rlgym.ssl.pretraining",),
     ("rlgym.ssl.inference",),
-    ("rlgym.ssl.objectives",),
+    ("rlgym.ssl.objectives", "rlgym.ssl.learner"),
     ("rlgym.ssl.models", "rlgym.ssl.data"),
     ("rlgym.ssl.config",),
     ("rlgym.agents.export", "rlgym.agents.sb3"),

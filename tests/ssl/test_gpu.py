@@ -206,6 +206,6 @@ def test_evaluates_and_samples_there(text: Path) -> None:
     assert found.metrics["validation/loss"] == pytest.approx(cpu.evaluate().metrics["validation/loss"], rel=1e-4)
     assert found.texts["samples"]
     part = parts(gpu.batches.get(0))[0]
-    assert gpu.part_loss(part).is_cuda
+    assert gpu.part_loss(part)[0].is_cuda
     for one in (gpu, cpu):
         one.close()

@@ -24,7 +24,7 @@ import rlgym.training.train
 from rlgym.agents.configs.on_policy import PPOConfig
 from rlgym.config.schema import TrainConfig
 from rlgym.errors import TrainingError
-from rlgym.learner import NON_FINITE, Evaluation, Metrics, Progress, Section
+from rlgym.learner import NON_FINITE, Evaluation, Learner, Metrics, Section
 from rlgym.run_folder import checkpoint
 from rlgym.run_folder.folder import Run, create_run
 from rlgym.training.budgets import Budget
@@ -35,18 +35,12 @@ class Crash(BaseException):
     """The process dies here."""
 
 
-class Counter:
+class Counter(Learner):
     """A learner that counts: update u reports u. `scores` are its evaluations in turn (the last one again after)."""
 
-    unit: Literal["steps", "moves", "tokens"] = "steps"
-
     def __init__(self, scores: list[float] | None = None, direction: Literal["max", "min"] = "max", per: int = 10):
-        self.monitor: tuple[str, Literal["max", "min"]] = ("eval/score", direction)
-        self.exactness = {"environment": "exact"}
-        self.notices: list[str] = []
-        self.facts: dict[str, Any] = {}
-        self.arithmetic: tuple[float, float] | None = None
-        self.progress = Progress()
+        super().__init__(torch.device("cpu"))
+        self.monitor = ("eval/score", direction)
         self.scores, self.per = scores or [0.0], per
         self.evaluated: list[int] = []
         self.bad_update = self.crash_update = 0
@@ -77,16 +71,12 @@ class Counter:
     def state_dict(self) -> dict[str, Section]:
         return {
             "model": {"w": torch.tensor([float(self.progress.update)])},
-            "progress": {"step": self.progress.step, "update": self.progress.update, "evaluated": self.evaluated},
+            "progress": {**self.progress_state(), "evaluated": self.evaluated},
         }
 
     def load_state_dict(self, state: Mapping[str, Section]) -> None:
-        progress: Any = state["progress"]
-        self.progress.step, self.progress.update = progress["step"], progress["update"]
+        progress: Any = self.load_progress(state)
         self.evaluated = list(progress["evaluated"])
-
-    def close(self) -> None:
-        pass
 
 
 def configured(folder: Path, **changes: Any) -> TrainConfig:
