@@ -22,6 +22,7 @@ from rlgym.envs.make import episode_limit, make_env
 from rlgym.envs.video import record, require_frames
 from rlgym.errors import RequestError, TrainingError
 from rlgym.learner import Evaluation, Learner, Monitor, Section, weights_and_gradients
+from rlgym.run_folder.manifest import NOT_EXACT
 from rlgym.training.load_module import load_module
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ class Agent(Learner):
             self.notices.append(self.env.restore_report)
             if self.env.restores == "exact":  # what happened counts for more than what a probe finds
                 self._verified = True
-                self.exactness["environment"] = self.env.restores = f"not exact: {self.env.restore_report}"
+                self.exactness["environment"] = self.env.restores = f"{NOT_EXACT}: {self.env.restore_report}"
         return obs
 
     @classmethod

@@ -48,6 +48,15 @@ def facts(config: RootConfig, command: list[str]) -> dict[str, Any]:
     }
 
 
+NOT_EXACT = "not exact"
+"""How a promise begins once a resume has broken it."""
+
+
+def promises(recorded: dict[str, str] | None, now: dict[str, str]) -> dict[str, str]:
+    """What a manifest says of resumes: what holds `now`, and what an earlier resume has lost stays on record."""
+    return now | {part: said for part, said in (recorded or {}).items() if said.startswith(NOT_EXACT)}
+
+
 def process() -> Process:
     """Which process trains the run; a resume records its own. Process ids come again, hence the time."""
     import psutil

@@ -22,6 +22,7 @@ from rlgym.config.memory import too_large
 from rlgym.errors import TrainingError
 from rlgym.learner import NON_FINITE
 from rlgym.run_folder import checkpoint
+from rlgym.run_folder.manifest import promises
 from rlgym.training.budgets import Budget, budgets, leading
 from rlgym.training.schedules import cut_short, ended
 
@@ -396,8 +397,9 @@ class Loop:
                 self.run.dir, step, self.learner.state_dict(), asdict(self.state), {"best": self.state.best}
             )
             self.saved = step
-            if self.run.manifest.get("resume") != self.learner.exactness:
-                self.run.update_manifest(resume=self.learner.exactness)
+            recorded = self.run.manifest.get("resume")
+            if recorded != (now := promises(recorded, self.learner.exactness)):
+                self.run.update_manifest(resume=now)
             if best:
                 checkpoint.mark_best(self.run.dir, step)
         except OSError as error:

@@ -16,7 +16,7 @@ from rlgym.run_folder import checkpoint
 from rlgym.run_folder.config_file import load_config, save_config
 from rlgym.run_folder.folder import LOG, Run
 from rlgym.run_folder.lock import locked
-from rlgym.run_folder.manifest import alive, process
+from rlgym.run_folder.manifest import alive, process, promises
 from rlgym.run_folder.records import expect
 from rlgym.training.budgets import budgets, more
 from rlgym.training.loop import LoopState
@@ -76,15 +76,17 @@ def _resume(run: Run, words: dict[str, Any]) -> Run:
                 learner.load_state_dict(state)
         except CheckpointError as error:
             raise _cannot_resume(run, error, without) from error
-        try:
+        again = [*run.manifest.get("resumed_from", []), step]
+        without_replay = run.manifest.get("without_replay", [])
+        if REPLAY in learner.exactness and REPLAY not in state:
+            without_replay = [*without_replay, step]
+        kept = {"without_replay": without_replay} if without_replay else {}
+        try:  # the manifest first: config.yaml was read and is a file, which nothing has shown of the manifest
+            exactness = promises(run.manifest.get("resume"), learner.exactness)
+            run.update_manifest(**process(), end=None, resume=exactness, resumed_from=again, **kept)
             save_config(config, run.config_path)
         except OSError as error:
             raise RequestError(f"{folder}: cannot be written ({error.strerror})") from None
-        run.update_manifest(
-            **process(), end=None, resume=learner.exactness, resumed_from=[*run.manifest.get("resumed_from", []), step]
-        )
-        if REPLAY in learner.exactness and REPLAY not in state:
-            run.update_manifest(without_replay=[*run.manifest.get("without_replay", []), step])
         return drive(learner, config, run, loop_state)
     finally:
         close(learner)

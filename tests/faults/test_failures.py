@@ -206,6 +206,9 @@ def test_a_resume_that_lost_episodes_is_not_called_exact(
     after = json.loads((here / "run/manifest.json").read_text())["resume"]["environment"]
     lost = "faulty:Faulty-v0: 2 of 2 running episodes could not be restored and start over"
     assert (exact, after) == ("exact", f"not exact: {lost}")
+    monkeypatch.setattr(SyncEnv, "load_state_dict", lambda env, state: env.reset(0))  # one that loses nothing
+    assert rlgym("resume", "run", "steps=96", "trust=true", "display=quiet").code == 0
+    assert json.loads((here / "run/manifest.json").read_text())["resume"]["environment"] == after
 
 
 # ---- fault 13
@@ -280,6 +283,12 @@ def test_another_number_of_environments_is_refused(trained: Path, rlgym: Callabl
     refused(rlgym, trained, ["resume", "steps=128"], "env.num_envs=3: the checkpoint holds 2 running environments")
     edit(trained, lambda data: data["env"].update(num_envs=2, backend="sync"))
     refused(rlgym, trained, ["resume", "steps=128"], "does not fit its config.yaml")
+
+
+def test_a_manifest_that_cannot_be_written_leaves_the_config(trained: Path, rlgym: Callable[..., Answer]) -> None:
+    (trained / "manifest.json").unlink()
+    (trained / "manifest.json").mkdir()
+    refused(rlgym, trained, ["resume", "steps=128"], "cannot be written")
 
 
 class Canary:
