@@ -53,7 +53,7 @@ class AlphaZeroConfig:
         "mlp", "residual layers over all planes (mlp), or over neighbouring cells (conv)", choices=("mlp", "conv")
     )
     width: int = knob(256, "units of a layer, or channels", gt=0)
-    blocks: int = knob(2, "residual blocks, two layers each", ge=0)
+    blocks: int = knob(2, "residual blocks, two layers each", ge=0, le=1_000)
     precision: str = knob("auto", "of the network in searches: bf16 on a GPU (auto)", choices=("auto", "fp32", "bf16"))
     # ---- learning
     buffer_size: int = knob(400_000, "positions that the replay keeps", gt=0)

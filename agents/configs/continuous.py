@@ -27,7 +27,7 @@ class ContinuousConfig:
     n_step: int = knob(1, "rewards summed before a target's value, all within one episode", gt=0)
     train_freq: int = knob(1, "transitions between one learning and the next", gt=0)
     gradient_steps: int = knob(1, "gradient steps for train_freq transitions; -1: one for each transition", ge=-1)
-    n_critics: int = knob(2, "critics; targets take their minimum", gt=0)
+    n_critics: int = knob(2, "critics; targets take their minimum", gt=0, le=1_000)
     net_arch: list[int] = knob([256, 256], "widths of the hidden layers of actor and of each critic", gt=0)
     activation: str = knob("relu", "between layers", choices=("tanh", "relu"))
 

@@ -77,7 +77,7 @@ HELP: dict[str, dict[str, Any]] = {
     "activation": {"help": "between layers", "choices": ACTIVATIONS},
     "ortho_init": {"help": "orthogonal initial weights"},
     "log_std_init": {"help": "initial log deviation of a Gaussian policy"},
-    "n_critics": {"help": "critics, the least of which counts", "gt": 0},
+    "n_critics": {"help": "critics, the least of which counts", "gt": 0, "le": 1_000},
 }
 """Help line and bounds of what the library's algorithms take; an argument that is not here stays the library's own."""
 

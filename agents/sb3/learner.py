@@ -382,8 +382,6 @@ def build_model(
             kwargs = policy_kwargs(knobs)
             kwargs.pop("use_sde", None)  # the algorithm passes it on
             model = build(view.policy, venv, policy_kwargs=kwargs, device=device, seed=seed, **given)
-    except MemoryError as error:
-        raise RequestError(f"agent.buffer_size={knobs.buffer_size}: no memory for that many transitions") from error
     finally:
         random.setstate(own_random)
     lines = [" ".join(str(warning.message).split()) for warning in said if warning.category is UserWarning]

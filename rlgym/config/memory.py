@@ -33,6 +33,11 @@ def free_memory(device: torch.device | str = "cpu") -> int:
     return int(psutil.virtual_memory().available)
 
 
+def resident_memory() -> int:
+    """Bytes of memory that this process holds."""
+    return int(psutil.Process().memory_info().rss)
+
+
 def require_memory(size: float, device: torch.device | str = "cpu", share: float = 1.0) -> None:
     """MemoryError, with the sizes, where `size` bytes are more than a `share` of what is free."""
     if size > (1 << 26) and size > share * (free := free_memory(device)):

@@ -80,6 +80,10 @@ def why_not_batched(config: EnvConfig) -> str:
     return f"ale_py's batched code takes no env.kwargs.{others[0]}" if others else ""
 
 
+EMULATOR_BYTES = 0.9e6
+"""Memory of one of ale_py's games, with a stack of four screens of 84 x 84."""
+
+
 def make_batched(config: EnvConfig, num_envs: int) -> gym.vector.VectorEnv[Any, Any, Any]:
     """`num_envs` games in ale_py's own threads, stacked."""
     _be_quiet()

@@ -17,6 +17,7 @@ import gymnasium as gym
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.wrappers import FrameStackObservation
 
+from rlgym.config.memory import require_memory
 from rlgym.config.registry import see_current_folder
 from rlgym.config.schema import EnvConfig, TrainConfig
 from rlgym.envs import atari, classic, game_ids
@@ -168,6 +169,7 @@ def _native(config: EnvConfig, name: str, count: int, kwargs: dict[str, Any]) ->
     if atari.is_game(config.id):
         why = atari.why_not_batched(config)
         if not why:
+            require_memory(count * atari.EMULATOR_BYTES)
             with quiet(), _explained(config):
                 return VectorEnv(config.id, atari.make_batched(config, count), check=config.check)
         if config.backend == "native":

@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from rlgym.config.memory import require_memory, resident_memory
 from rlgym.envs.batch import GOES_ON, BatchEnv, Step, Tally, mask_size
 from rlgym.envs.buffers import Buffers, allocate
 from rlgym.envs.check import Checker
@@ -53,8 +54,11 @@ class SyncEnv(BatchEnv):
         self.envs = [make()]
         try:
             super().__init__(id, num_envs, self.envs[0].observation_space, self.envs[0].action_space)
-            while len(self.envs) < num_envs:
+            before = resident_memory()
+            while (built := len(self.envs)) < num_envs:
                 self.envs.append(make())
+                if built >= 16 and built & (built - 1) == 0:  # at 16, 32, 64, ...: what the rest will take
+                    require_memory((resident_memory() - before) / built * (num_envs - built))
         except BaseException:
             self.close()
             raise

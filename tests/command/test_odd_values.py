@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gymnasium as gym
 import psutil
 import pytest
 import torch
@@ -16,6 +17,7 @@ from rlgym.config.compose import compose
 from rlgym.config.memory import require_memory, sizes_named
 from rlgym.config.options import GenerateOptions, read
 from rlgym.envs.classic import make_native
+from rlgym.envs.sync import SyncEnv
 from rlgym.errors import RequestError
 from rlgym.training.train import check_request
 from tests.command.conftest import Answer
@@ -66,6 +68,7 @@ TOO_LARGE = {
     "env.num_envs=10000000000": r"env.num_envs=10000000000: that many take .* GB at least, and 10.0 GB are free",
     "env.num_envs=10000000000 env.backend=sync": "env.num_envs=10000000000: that many take ",
     "agent.net_arch=[1000000000]": r"agent.net_arch=\[1000000000\]: a part of it alone takes 16.0 GB, and 10.0 GB",
+    "agent=sb3/dqn agent.net_arch=[1000000000]": r"agent.net_arch=\[1000000000\]: a part of it alone takes 16.0 GB",
     "agent.n_steps=10000000000": "agent.n_steps=10000000000: a part of it alone takes .* GB, and 10.0 GB are free",
     "agent=dqn agent.buffer_size=1000000000000": "agent.buffer_size=1000000000000: that many transitions of [0-9]+ ",
 }
@@ -77,6 +80,20 @@ def test_what_cannot_fit_is_refused_with_its_size(words: str, monkeypatch: pytes
     config = compose(["tuned=off", "device=cpu", *words.split()])
     with pytest.raises(RequestError, match=f"^{TOO_LARGE[words]}"):
         check_request(config)
+
+
+def test_environments_that_cannot_fit_are_refused_before_all_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Games of an emulator, of which no size is known before some were made."""
+    monkeypatch.setattr("rlgym.envs.sync.resident_memory", iter(range(0, 10**9, 10**6)).__next__)
+    made = []
+
+    def make() -> gym.Env[Any, Any]:
+        made.append(gym.make("CartPole-v1"))
+        return made[-1]
+
+    with pytest.raises(MemoryError, match="takes .* GB"):
+        SyncEnv("CartPole-v1", make, 10**7)
+    assert len(made) < 100
 
 
 def test_the_largest_number_that_was_given_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
