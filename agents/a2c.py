@@ -52,7 +52,7 @@ class A2C(OnPolicy):
     def minibatch_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss of a rollout, 0-d, and its `STATISTICS`, `[4]`."""
         knobs = self.knobs
-        log_prob, entropy, value = self.judge(batch)
+        log_prob, entropy, value = self.evaluate_actions(batch)
         advantage = standardized(batch["advantage"]) if knobs.normalize_advantage else batch["advantage"]
         policy_loss = policy_gradient(log_prob, advantage).mean()
         critic_loss = value_loss(value, batch["target"]).mean()

@@ -36,7 +36,7 @@ from rlgym.common.rng import generator_state, load_generator_state
 from rlgym.config.device import pick_device, resolve_auto
 from rlgym.envs.episodes import fresh_seed
 from rlgym.errors import RequestError
-from rlgym.games.evaluation import judge
+from rlgym.games.evaluation import evaluate_player
 from rlgym.games.film import against_itself
 from rlgym.games.game import DONE, TURN, rewards
 from rlgym.games.match import versus
@@ -267,11 +267,15 @@ class AlphaZero(Learner):
         settings = search_settings(knobs, knobs.evaluate_simulations)
         me = f"step_{self.progress.step}"
         player = SearchPlayer(game, self.evaluate_positions, settings, name=me)
-        found = judge(game, player, self.opponents, config.evaluate.episodes, seed, self.device)
+        found = evaluate_player(game, player, self.opponents, config.evaluate.episodes, seed, self.device)
         alone = NetworkPlayer(game, self.evaluate_positions)
-        judged = judge(game, alone, self.opponents, config.evaluate.episodes, seed + 1, self.device).metrics
+        alone_metrics = evaluate_player(
+            game, alone, self.opponents, config.evaluate.episodes, seed + 1, self.device
+        ).metrics
         found.metrics |= {
-            tag.replace("eval/", "eval/network_"): value for tag, value in judged.items() if tag.endswith("/win_rate")
+            tag.replace("eval/", "eval/network_"): value
+            for tag, value in alone_metrics.items()
+            if tag.endswith("/win_rate")
         }
         if knobs.exact:
             found.metrics |= self.exact_errors(player, alone)

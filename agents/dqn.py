@@ -197,7 +197,7 @@ class DQN(OffPolicy):
     def next_q(self, next_obs: dict[str, Tensor]) -> Tensor:
         """What the target network says of all next states: `[batch, actions, atoms]`."""
         if isinstance(self.passes, ByHand):
-            return self.target_by_hand.judge(next_obs)
+            return self.target_by_hand.values_of(next_obs)
         parts = zip(*(x.split(ROWS_AT_ONCE) for x in next_obs.values()), strict=True)
         return torch.cat([self.target(dict(zip(next_obs, part, strict=True))) for part in parts])
 
@@ -209,11 +209,11 @@ class DQN(OffPolicy):
         next_obs = {name: x[part] for name, x in batches["next_obs"].items()}
         mask = None if batches["next_mask"] is None else batches["next_mask"][part]
         outputs = self.target(next_obs, self.target.draw(self.noise)) if next_q is None else next_q[part]
-        judge = outputs
+        choosing = outputs
         if self.knobs.double:
             (x,) = self.passes.split(next_obs, len(outputs))
-            judge = self.passes.forward(x, self.network.draw(self.noise))
-        best = mask_logits(self.network.expected(judge), mask).argmax(-1)
+            choosing = self.passes.forward(x, self.network.draw(self.noise))
+        best = mask_logits(self.network.expected(choosing), mask).argmax(-1)
         outputs = of_actions(outputs, best)
         reward, discount = batches["reward"][part], batches["discount"][part]
         if self.knobs.distributional == "c51":

@@ -38,7 +38,7 @@ from rlgym.common.rng import generator_state, load_generator_state
 from rlgym.config.device import pick_device, resolve_auto
 from rlgym.envs.episodes import fresh_seed
 from rlgym.errors import RequestError
-from rlgym.games.evaluation import judge
+from rlgym.games.evaluation import evaluate_player
 from rlgym.games.exploitability import nash_conv
 from rlgym.games.film import against_itself
 from rlgym.games.game import DONE, TURN, random_moves, rewards
@@ -268,7 +268,7 @@ class NFSP(Learner):
         """NashConv of the policy that is learned and of the best response, exactly; and games against others."""
         game, seed = self.game, fresh_seed(self.config.seed, self.progress.step)
         player = NetworkPlayer(game, self.networks)
-        found = judge(game, player, usual(game), self.config.evaluate.episodes, seed, self.device)
+        found = evaluate_player(game, player, usual(game), self.config.evaluate.episodes, seed, self.device)
         found.metrics["eval/nash_conv"] = nash_conv(game, player.chances)
         if self.average is not None:
             response = NetworkPlayer(game, nn.ModuleDict({"best_response": self.response}))

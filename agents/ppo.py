@@ -71,7 +71,7 @@ class PPO(OnPolicy):
     def minibatch_loss(self, batch: Batch, clip: float, ent_coef: float) -> tuple[Tensor, Tensor]:
         """The loss of one minibatch, 0-d, and its `STATISTICS`, `[6]`."""
         knobs = self.knobs
-        log_prob, entropy, value = self.judge(batch)
+        log_prob, entropy, value = self.evaluate_actions(batch)
         advantage = standardized(batch["advantage"]) if knobs.normalize_advantage else batch["advantage"]
         surrogate, log_ratio = clipped_surrogate(log_prob, batch["old_log_prob"], advantage, clip)
         policy_loss = surrogate.mean()

@@ -76,7 +76,7 @@ class PQN(OnPolicy):
         cast(EpsilonGreedy, self.policy.distribution).epsilon = epsilon
         return {**super().update(), "rollout/exploration_rate": epsilon}
 
-    def judged(
+    def evaluate_rollout(
         self, obs: dict[str, Tensor], mask: Tensor | None, action: Tensor
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         rollout = self.rollout

@@ -103,7 +103,7 @@ class SAC(Continuous):
     def td_target(self, batch: Batch, noise: Tensor, ent_coef: Tensor) -> Tensor:
         """y, `[batch]`; `noise [batch, dimensions]` draws a'."""
         action, log_prob = self.drawing.draw(self.actor_passes.forward(batch["next_obs"]), noise)
-        value = torch.addcmul(self.judge(batch["next_obs"], action), ent_coef, log_prob, value=-1)
+        value = torch.addcmul(self.target_q(batch["next_obs"], action), ent_coef, log_prob, value=-1)
         return torch.addcmul(batch["reward"], batch["discount"], value)
 
     # ---- checkpoints

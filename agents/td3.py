@@ -73,5 +73,5 @@ class TD3(Continuous):
     def td_target(self, batch: Batch, noise: Tensor) -> Tensor:
         """y, `[batch]`; `noise [batch, dimensions]` as clipped."""
         action = (self.target_actor.policy(batch["next_obs"]).tanh() + noise).clamp(-1, 1)
-        value = self.judge(batch["next_obs"], action)
+        value = self.target_q(batch["next_obs"], action)
         return torch.addcmul(batch["reward"], batch["discount"], value)

@@ -80,7 +80,7 @@ SOLVED = 475.0
 EPISODES = 100
 
 
-class Judge:
+class Evaluator:
     """Plays 100 greedy episodes every 1,024 steps, and knows how long that took in all."""
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class Judge:
 
 
 class Greedy:
-    """Stable-Baselines3's model as the judge plays it."""
+    """Stable-Baselines3's model as the evaluator plays it."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -121,7 +121,7 @@ class Greedy:
 # ---- one measurement, in a process of its own
 
 
-def measure_rlgym(settings: dict[str, Any], seed: int, threads: int, judge: Judge | None) -> list[Point]:
+def measure_rlgym(settings: dict[str, Any], seed: int, threads: int, evaluator: Evaluator | None) -> list[Point]:
     """The real command's own code, every update's log point stamped with the clock."""
     from rlgym.agents.ppo import PPO
     from rlgym.cli.main import main
@@ -138,11 +138,11 @@ def measure_rlgym(settings: dict[str, Any], seed: int, threads: int, judge: Judg
 
     def stamped(self: Tracker, step: int, seconds: float, metrics: Any) -> None:
         log(self, step, seconds, metrics)
-        if judge is None:
+        if evaluator is None:
             points.append((step, time.time(), metrics.get("rollout/ep_rew_mean")))
         else:
-            at = time.time() - judge.paused
-            points.append((step, at, judge(step, self_policy[-1])))
+            at = time.time() - evaluator.paused
+            points.append((step, at, evaluator(step, self_policy[-1])))
 
     self_policy: list[Any] = []
     PPO.update = first_stamped  # type: ignore[method-assign]
@@ -156,7 +156,7 @@ def measure_rlgym(settings: dict[str, Any], seed: int, threads: int, judge: Judg
     return points
 
 
-def measure_sb3(settings: dict[str, Any], seed: int, threads: int, judge: Judge | None) -> list[Point]:
+def measure_sb3(settings: dict[str, Any], seed: int, threads: int, evaluator: Evaluator | None) -> list[Point]:
     import numpy as np
     import torch
     from stable_baselines3 import PPO
@@ -169,9 +169,9 @@ def measure_sb3(settings: dict[str, Any], seed: int, threads: int, judge: Judge 
 
     class Stamp(BaseCallback):
         def _on_rollout_start(self) -> None:
-            if judge is not None:
-                at = time.time() - judge.paused
-                points.append((self.num_timesteps, at, judge(self.num_timesteps, Greedy(self.model))))
+            if evaluator is not None:
+                at = time.time() - evaluator.paused
+                points.append((self.num_timesteps, at, evaluator(self.num_timesteps, Greedy(self.model))))
                 return
             recent = [info["r"] for info in self.model.ep_info_buffer or ()]
             points.append((self.num_timesteps, time.time(), float(np.mean(recent)) if len(recent) == 100 else None))
@@ -192,7 +192,7 @@ def measure_sb3(settings: dict[str, Any], seed: int, threads: int, judge: Judge 
     networks = {"net_arch": {"pi": [64, 64], "vf": [64, 64]}, "activation_fn": nn.Tanh}
     model = PPO("MlpPolicy", envs, seed=seed, device="cpu", policy_kwargs=networks, **knobs)
     model.learn(steps, callback=Stamp())
-    points.append((model.num_timesteps, time.time() - (judge.paused if judge else 0), None))
+    points.append((model.num_timesteps, time.time() - (evaluator.paused if evaluator else 0), None))
     return points
 
 
@@ -213,11 +213,11 @@ def figures(points: list[Point], process_began: float) -> dict[str, float | None
 def one(case: str, program: str, seed: int, threads: int, steps: int, process_began: float) -> None:
     settings = CASES[case][program] | ({"steps": steps} if steps else {})
     began = time.time()
-    judge = Judge() if settings.pop("greedy", False) else None
-    if judge is not None and "words" not in settings:
-        judge.paused = time.time() - began  # the other program would not have loaded this
+    evaluator = Evaluator() if settings.pop("greedy", False) else None
+    if evaluator is not None and "words" not in settings:
+        evaluator.paused = time.time() - began  # the other program would not have loaded this
     measure = measure_rlgym if "words" in settings else measure_sb3
-    print(json.dumps(figures(measure(settings, seed, threads, judge), process_began)))
+    print(json.dumps(figures(measure(settings, seed, threads, evaluator), process_began)))
 
 
 # ---- the table

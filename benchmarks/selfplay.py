@@ -4,7 +4,7 @@
     python benchmarks/selfplay.py search linear            # some of: search, linear, memory, openspiel
     python benchmarks/selfplay.py search --network conv --width 32 --blocks 3 --device cuda
 
-`search`: simulations and moves per second by the number of games, and the rate at which the network alone judges
+`search`: simulations and moves per second by the number of games, and the rate at which the network alone evaluates
 batches of that size. `linear`: the cost of a move by simulations. `memory`: of the trees. `openspiel`: its Python
 MCTSBot, whose evaluator asks the same network, in turns with this search. Medians over rounds, in which what is
 compared takes turns.

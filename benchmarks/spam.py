@@ -39,7 +39,7 @@ KINDS = {
 }
 
 
-def judged(folder: Path) -> dict[str, Any]:
+def evaluated(folder: Path) -> dict[str, Any]:
     """The last evaluation of a run."""
     files = (folder / "evaluations").glob("step_*.json")
     found: dict[str, Any] = json.loads(max(files, key=lambda path: int(path.stem.split("_")[1])).read_text())
@@ -79,7 +79,7 @@ def main(words: Sequence[str]) -> None:
             run = folder / f"{kind.replace(', ', '_').replace(' %', '')}_{seed}"
             begin = ["finetune", f"init_from={parent}", *TABLE, f"data.path={file}", f"seed={seed}", *words, *QUIET]
             seconds[kind].append(summary(begin, run)["wall_time_s"])
-            rows[kind].append(judged(run))
+            rows[kind].append(evaluated(run))
             print(f"seed {seed}, {kind}: {100 * rows[kind][-1]['validation/accuracy']:.2f}", file=sys.stderr)
     print(f"{machine()}\n\nseeds {given.seeds}; means (least-most)\n")
     print("| | accuracy, % | macro-F1 | s | TF-IDF: accuracy | macro-F1 | difference, points, by seed (95 %) |")

@@ -19,14 +19,14 @@ def fake_run(
     evaluations: Mapping[int, float] | None = None,
     *,
     status: str = "finished",
-    judged: float | None = None,
+    evaluated: float | None = None,
     tag: str = "eval/mean_reward",
     config: Mapping[str, Any] | None = None,
     hours: float = 1.0,
     name: str = "",
     monitor: list[str] | None = None,
 ) -> Path:
-    """A run of `agent` on `env` that began `hours` ago. `evaluations`: step -> value of `tag`; `judged`: what
+    """A run of `agent` on `env` that began `hours` ago. `evaluations`: step -> value of `tag`; `evaluated`: what
     `evaluate RUN` found; `config`: dotted keys besides the usual; `monitor`: as in manifests, but for older ones."""
     curve = {1_000: 10.0, 2_000: 20.0} if evaluations is None else dict(evaluations)
     folder = root / (
@@ -52,9 +52,13 @@ def fake_run(
     if rows and status != "killed":
         summary = {"status": status, "steps": rows[-1]["step"], "wall_time_s": 1.0, "final": rows[-1], "best": None}
         (folder / "summary.json").write_text(json.dumps(summary))
-    if judged is not None:
+    if evaluated is not None:
         (folder / "evaluations").mkdir()
-        record = {tag.rsplit("/", 1)[-1]: judged, "checkpoint": "best", "episodes": [{"return": judged, "length": 1}]}
+        record = {
+            tag.rsplit("/", 1)[-1]: evaluated,
+            "checkpoint": "best",
+            "episodes": [{"return": evaluated, "length": 1}],
+        }
         (folder / "evaluations/2026-01-01_00-00-00_1_episodes_seed_1.json").write_text(json.dumps(record))
         (folder / "evaluations/step_9.json").write_text(json.dumps({"eval/mean_reward": -1, "mean_reward": -1}))
     return folder

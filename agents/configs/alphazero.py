@@ -77,7 +77,7 @@ class AlphaZeroConfig:
         0.02, "share of games that nothing is learned from: eval/policy_loss, eval/value_loss", ge=0, lt=1
     )
     # ---- evaluating
-    evaluate_simulations: int = knob(64, "positions that a search values before a move, where it is judged", gt=0)
+    evaluate_simulations: int = knob(64, "positions that a search evaluates before a move, in evaluations", gt=0)
     opponents: str = knob("random,one_ply", "opponents of evaluations: random, one_ply, mcts_K, a RUN")
     exact: bool = knob(False, "connect_four: how often it errs in solved positions too, which are solved once")
     past_selves: int = knob(4, "earlier networks that it is rated against", ge=0)

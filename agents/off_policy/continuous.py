@@ -61,7 +61,7 @@ class Continuous(OffPolicy):
     target_critics: Critics
     actor_passes: ActorPasses
     critic_passes: CriticPasses
-    judge: Callable[[dict[str, Tensor], Tensor], Tensor]
+    target_q: Callable[[dict[str, Tensor], Tensor], Tensor]
     """The least of the target critics' q `[batch]`, without gradients."""
     by_hand: bool
     """Whether all passes are (by_hand.py): on a CPU, where encoders learn nothing."""
@@ -113,14 +113,14 @@ class Continuous(OffPolicy):
             turns, slopes = Memory(), Memory()
             self.actor_passes = ActorByHand(self.actor, slopes)
             self.critic_passes = CriticsByHand(self.critics, turns, slopes)
-            self.judge = CriticsByHand(self.target_critics, turns, slopes).least
+            self.target_q = CriticsByHand(self.target_critics, turns, slopes).least
         else:
             compiled = config.compile == "on"
             fixed = mirror(self.critics, flat.views(flat.parameters))
             self.actor_passes = AutogradActor(self.actor, self.actor_adam.gradients, compiled)
             self.critic_passes = AutogradCritics(self.critics, fixed, flat.gradients, compiled)
             target = torch.compile(self.target_critics, dynamic=False) if compiled else self.target_critics
-            self.judge = lambda obs, action: target(obs, action).amin(0)
+            self.target_q = lambda obs, action: target(obs, action).amin(0)
         return policy
 
     def trained(self) -> nn.Module:

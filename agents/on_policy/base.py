@@ -176,8 +176,8 @@ class OnPolicy(Agent):
         """
         rollout = self.rollout
         obs, mask, action = rollout.flat_obs(), rollout.flat_mask(), rollout.action.flatten(0, 1)
-        judged = self.judged if self.sequences is None else self.sequences.judged
-        log_prob, value, next_value = judged(obs, mask, action)
+        evaluate = self.evaluate_rollout if self.sequences is None else self.sequences.evaluate_rollout
+        log_prob, value, next_value = evaluate(obs, mask, action)
         advantage = torch.empty_like(rollout.reward)
         # The same recursion on a CPU's arrays: NumPy's calls cost less than torch's on rows this short.
         native: Callable[[Tensor], Any] = Tensor.numpy if self.device.type == "cpu" else Tensor.detach
@@ -202,7 +202,7 @@ class OnPolicy(Agent):
         }
         return batch if rollout.valid is None else take(batch, rollout.valid.flatten().nonzero().squeeze(-1))
 
-    def judged(
+    def evaluate_rollout(
         self, obs: dict[str, Tensor], mask: Tensor | None, action: Tensor
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         """Of the rollout's rows `[time * envs, ...]`: log pi(action) `[time * envs]`, where the loss needs it; V, and V
@@ -230,7 +230,7 @@ class OnPolicy(Agent):
 
     # ---- minimise
 
-    def judge(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate_actions(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Of a minibatch, by the network as it stands: log pi(action), the entropy and V, each `[batch]`."""
         outputs, value = self.network(batch["obs"], *batch.get("sequence", ()))
         logits = mask_logits(outputs, batch["mask"])

@@ -82,8 +82,8 @@ class RecurrentActorCritic(Heads):
     def run(self, features: Tensor, sizes: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`forward` from features on; also the memories at the ends `[sequences, 2, width]`."""
         acting, actor_end = self.memory_of("actor")(features, sizes, memory[:, 0])
-        judging, critic_end = self.memory_of("critic")(features, sizes, memory[:, 1])
-        value: Tensor = self.critic(judging).squeeze(-1)
+        critic_features, critic_end = self.memory_of("critic")(features, sizes, memory[:, 1])
+        value: Tensor = self.critic(critic_features).squeeze(-1)
         return self.outputs(acting), value, torch.stack([actor_end, critic_end], 1)
 
     def act(self, obs: dict[str, Tensor], memory: Tensor) -> tuple[Tensor, Tensor]:

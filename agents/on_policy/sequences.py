@@ -64,7 +64,7 @@ def cut(done: Array, valid: Array | None) -> Pieces:
 
 
 class Sequences:
-    """`memory [envs, 2, width]`: where the rollout in hand began, and after `judged` where the next one will."""
+    """`memory [envs, 2, width]`: at the start of the current rollout; after `evaluate_rollout`, of the next one."""
 
     def __init__(self, network: RecurrentActorCritic, rollout: Rollout, policy: Policy) -> None:
         self.network, self.rollout, self.policy = network, rollout, policy
@@ -83,10 +83,10 @@ class Sequences:
     def _tensor(self, array: Array) -> Tensor:
         return torch.from_numpy(array).to(self.device)
 
-    def judged(
+    def evaluate_rollout(
         self, obs: dict[str, Tensor], mask: Tensor | None, action: Tensor
     ) -> tuple[Tensor | None, Tensor, Tensor]:
-        """As `OnPolicy.judged`. What each step truly led to is evaluated with the memory of that very episode."""
+        """As `OnPolicy.evaluate_rollout`; each final observation is evaluated with the memory of its own episode."""
         rollout, network, time, envs = self.rollout, self.network, self.time, self.envs
         done, valid = rollout.host["done"], rollout.host.get("valid")
         self._began = self.memory

@@ -90,7 +90,7 @@ class ByHand:
         advantage = torch.from_numpy(self.advantage.forward(of_advantage)).view(shape)
         return value + (advantage - advantage.mean(1, keepdim=True))
 
-    def judge(self, obs: dict[str, Tensor]) -> Tensor:
+    def values_of(self, obs: dict[str, Tensor]) -> Tensor:
         """`forward` over many rows, `[rows, actions, atoms]`: a few at a time."""
         return torch.cat([self.forward(part, None).clone() for part in self.split(obs, ROWS_BY_HAND)])
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from rlgym.agents.selfplay.opponent_pool import Pool, part_of, past_self, seated, weights_of
 from rlgym.errors import RequestError
 from rlgym.games import make_game
-from rlgym.games.evaluation import judge
+from rlgym.games.evaluation import evaluate_player
 from rlgym.games.game import Game, random_moves
 from rlgym.games.match import play_games
 from rlgym.games.opponents import PolicyPlayer, usual
@@ -42,11 +42,11 @@ class Standings:
         """Earlier selves that the next evaluation meets: the one before, and the best."""
 
     def evaluate(self, games: int, seed: int) -> Evaluation:
-        """`games` against each opponent, by `rlgym.games.evaluation.judge`; adds `eval/rating`, its 95 % interval
-        `eval/rating_low` and `eval/rating_high`, and `eval/rating_behind_best`: how far the best so far is ahead."""
+        """Play `games` against each opponent (`rlgym.games.evaluation.evaluate_player`). Adds `eval/rating`, its 95 %
+        interval `eval/rating_low` to `eval/rating_high`, and `eval/rating_behind_best`: the lead of the best so far."""
         name = f"step_{self.agent.progress.step}"
         player = PolicyPlayer(self.agent.policy, self.game)
-        found = judge(self.game, player, self.opponents, games, seed)
+        found = evaluate_player(self.game, player, self.opponents, games, seed)
         if any(name in pair for pair in self.ladder.games):  # a resume evaluates its last step once more
             return found
         for opponent in self.opponents:

@@ -101,8 +101,8 @@ class CompiledSearch(Search):
         descend(self.trees, self.way, self.rule, self.noise, self.table[simulation])
         position = self.play(self.standing, self.action)
         legal = self.game.legal(position)  # before the network: it leaves nothing of the rules in the cache
-        judged = [x.contiguous().numpy() for x in self.evaluate(position)]
-        absorb(self.trees, self.way, self.games * (simulation + 2), position.numpy(), legal.numpy(), *judged)
+        evaluated = [x.contiguous().numpy() for x in self.evaluate(position)]
+        absorb(self.trees, self.way, self.games * (simulation + 2), position.numpy(), legal.numpy(), *evaluated)
 
     def found(self) -> Found:
         if self.settings.method == "gumbel":
@@ -198,9 +198,9 @@ def descend(trees: Trees, way: Way, rule: Rule, noise: Array, considered: Array)
 
 
 @compiled
-def absorb(trees: Trees, way: Way, first: int, position: Array, legal: Array, judged: Array, value: Array) -> None:
-    """Put `position [games, words]`, its `legal` moves, the network's logits (`judged`) and `value` into the rows from
-    `first` on, link those that go on to where they came from, and carry their values up."""
+def absorb(trees: Trees, way: Way, first: int, position: Array, legal: Array, scores: Array, value: Array) -> None:
+    """Add the nodes from row `first` on: `position [games, words]`, its `legal` moves, the network's logits (`scores`) and
+    its `value`. Links them to their parents and backs their values up."""
     logits, prior = trees.logits, trees.prior
     actions = logits.shape[1]
     for game in range(len(way.leaf)):
@@ -210,7 +210,7 @@ def absorb(trees: Trees, way: Way, first: int, position: Array, legal: Array, ju
         trees.sign[new], trees.raw_value[new] = side, value[game]
         greatest = -math.inf
         for a in range(actions):
-            logits[new, a] = judged[game, a] if legal[game, a] else ILLEGAL
+            logits[new, a] = scores[game, a] if legal[game, a] else ILLEGAL
             greatest = max(greatest, logits[new, a])
         whole = 0.0
         for a in range(actions):

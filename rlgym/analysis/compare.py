@@ -14,8 +14,8 @@ import numpy as np
 
 from rlgym.analysis import statistics
 from rlgym.analysis.scores import (
-    Judged,
     Row,
+    ScoredRun,
     differences,
     find_runs,
     grouped,
@@ -73,21 +73,21 @@ def compare(words: Sequence[str], options: dict[str, Any]) -> Path:
             f"none of {len(runs)} runs is finished; unfinished=true scores what they reached, where they reached any"
         )
     differences(kept, notes.append)
-    judged = score(kept, metric.tag, options["score"], options["at"], notes.append)
-    if not judged:
+    scored = score(kept, metric.tag, options["score"], options["at"], notes.append)
+    if not scored:
         raise RequestError(f"none of {len(kept)} runs has {metric.tag}; metric=TAG names another of metrics.jsonl")
-    judged.sort(key=lambda run: (run.env, run.agent, run.seed))
-    scale, units = scales(judged, options["scores"], metric)
-    rows = [environment_row(group, scale[group[0].env]) for group in grouped(judged, _place).values()]
-    overall = across(judged, scale, notes.append)
-    pairs = compare_pairs(judged, metric.lower)
+    scored.sort(key=lambda run: (run.env, run.agent, run.seed))
+    scale, units = scales(scored, options["scores"], metric)
+    rows = [environment_row(group, scale[group[0].env]) for group in grouped(scored, _place).values()]
+    overall = across(scored, scale, notes.append)
+    pairs = compare_pairs(scored, metric.lower)
     few = min(row.seeds for row in rows)
     if few == 1:
         alone = ", ".join(f"{row.agent} on {row.env}" for row in rows if row.seeds == 1)
         notes.append(f"one seed says nothing about spread, so there is no interval: {alone}")
     elif few < FEW:
         notes.append(f"some have only {few} seeds: bootstrap intervals of fewer than {FEW} are too narrow")
-    text = report(judged, metric, units, rows, overall, pairs, notes)
+    text = report(scored, metric, units, rows, overall, pairs, notes)
 
     folder = Path(options["out"] or f"runs/compare_{time.strftime('%Y-%m-%d_%H-%M-%S')}").expanduser()
     if is_run(folder):
@@ -95,21 +95,21 @@ def compare(words: Sequence[str], options: dict[str, Any]) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / "comparison.md", text)
-        write_atomic(folder / "comparison.json", to_json(_record(judged, metric, scale, rows, overall, pairs, notes)))
+        write_atomic(folder / "comparison.json", to_json(_record(scored, metric, scale, rows, overall, pairs, notes)))
     except OSError as error:
         raise RequestError(f"out={folder}: cannot be written ({error.strerror}); choose another") from None
     from rlgym.analysis.plots import curves, summary  # matplotlib takes a second to import
 
     pictures = [summary(overall or rows, folder / "summary.png")]
-    if any(len(run.curve[0]) > 1 for run in judged):
-        pictures.append(curves(judged, metric.tag, folder / "curves.png"))
+    if any(len(run.curve[0]) > 1 for run in scored):
+        pictures.append(curves(scored, metric.tag, folder / "curves.png"))
     print(text)
     names = ", ".join(["comparison.md", "comparison.json", *(picture.name for picture in pictures)])
     print(f"written to {folder}: {names}")
     return folder
 
 
-def chosen(runs: Sequence[Judged], options: dict[str, Any]) -> list[Judged]:
+def chosen(runs: Sequence[ScoredRun], options: dict[str, Any]) -> list[ScoredRun]:
     """The runs that fit `agent`, `env` and `since`."""
     oldest = age(options["since"]) if options["since"] else math.inf
     kept = [run for run in runs if run.age <= oldest]
@@ -123,14 +123,14 @@ def chosen(runs: Sequence[Judged], options: dict[str, Any]) -> list[Judged]:
     return kept
 
 
-def _place(run: Judged) -> tuple[str, str]:
+def _place(run: ScoredRun) -> tuple[str, str]:
     return run.env, run.agent
 
 
 # ---- estimates
 
 
-def environment_row(runs: Sequence[Judged], scale: tuple[float, float]) -> Row:
+def environment_row(runs: Sequence[ScoredRun], scale: tuple[float, float]) -> Row:
     """One agent's seeds on one environment, in the environment's own units but for the gap."""
     raw = np.array([[run.score] for run in runs])
     unit = np.array([[normalized(run.score, scale)] for run in runs])
@@ -145,9 +145,9 @@ def environment_row(runs: Sequence[Judged], scale: tuple[float, float]) -> Row:
     return Row(runs[0].env, runs[0].agent, len(runs), steps, values)
 
 
-def across(judged: Sequence[Judged], scale: dict[str, tuple[float, float]], say: Callable[[str], None]) -> list[Row]:
+def across(scored: Sequence[ScoredRun], scale: dict[str, tuple[float, float]], say: Callable[[str], None]) -> list[Row]:
     """Each agent over the environments that all agents have, in normalised units; none where those are fewer than 2."""
-    agents = grouped(judged, lambda run: run.agent)
+    agents = grouped(scored, lambda run: run.agent)
     common = [env for env in scale if all(env in {run.env for run in runs} for runs in agents.values())]
     if len(common) < 2:
         if len(scale) > 1:
@@ -176,11 +176,11 @@ def estimate(statistic: Statistic, scores: Array) -> Interval:
     return float(statistic(scores)), *statistics.interval(statistic, scores)
 
 
-def compare_pairs(judged: Sequence[Judged], lower: bool) -> list[Pair]:
+def compare_pairs(scored: Sequence[ScoredRun], lower: bool) -> list[Pair]:
     """Every two agents that share an environment, the better one first."""
     agents = {
         agent: {env: np.array([run.score for run in own]) for env, own in grouped(runs, lambda run: run.env).items()}
-        for agent, runs in grouped(judged, lambda run: run.agent).items()
+        for agent, runs in grouped(scored, lambda run: run.agent).items()
     }
     shared = [
         (a, b, envs) for a, b in combinations(agents, 2) if (envs := [env for env in agents[a] if env in agents[b]])
@@ -228,7 +228,7 @@ def _p(p: float) -> str:
 
 
 def report(
-    judged: Sequence[Judged],
+    scored: Sequence[ScoredRun],
     metric: Monitor,
     units: str,
     rows: Sequence[Row],
@@ -237,10 +237,10 @@ def report(
     notes: Sequence[str],
 ) -> str:
     """The comparison as Markdown that is read in a terminal as well."""
-    sources = ", or ".join(dict.fromkeys(run.source for run in judged))
+    sources = ", or ".join(dict.fromkeys(run.source for run in scored))
     better = "lower" if metric.lower else "higher"
     lines = [
-        f"Score: {sources}; {better} is better. One value a run, {len(judged)} runs.",
+        f"Score: {sources}; {better} is better. One value a run, {len(scored)} runs.",
         f"In brackets: 95 % intervals, stratified bootstrap over seeds, {statistics.REPETITIONS:,} repetitions.",
         f"Optimality gap, in units in which 0 and 1 are: {units}.",
         "",
@@ -287,7 +287,7 @@ def _number(value: float) -> str:
 
 
 def _record(
-    judged: Sequence[Judged],
+    scored: Sequence[ScoredRun],
     metric: Monitor,
     scale: dict[str, tuple[float, float]],
     rows: Sequence[Row],
@@ -302,7 +302,7 @@ def _record(
         "lower_is_better": metric.lower,
         "notes": list(notes),
         "scales": scale,
-        "runs": [{"dir": str(run.run.dir)} | {key: getattr(run, key) for key in keys} for run in judged],
+        "runs": [{"dir": str(run.run.dir)} | {key: getattr(run, key) for key in keys} for run in scored],
         "environments": [vars(row) for row in rows],
         "over_environments": [vars(row) for row in overall],
         "pairs": [vars(pair) | {"real": pair.p <= 1 - statistics.LEVEL, "verdict": verdict(pair)} for pair in pairs],

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlgym.analysis import statistics
-from rlgym.analysis.scores import Judged, Row, grouped
+from rlgym.analysis.scores import Row, ScoredRun, grouped
 from rlgym.analysis.statistics import Array
 from rlgym.training.curves import LABELS
 
@@ -19,13 +19,13 @@ POINTS = 50
 COLUMNS = 3
 
 
-def curves(judged: Sequence[Judged], metric: str, path: Path) -> Path:
+def curves(scored: Sequence[ScoredRun], metric: str, path: Path) -> Path:
     """A panel an environment: each agent's IQM over its seeds at every step, with the bootstrap's 95 % band."""
-    envs = grouped([run for run in judged if run.curve[0]], lambda run: run.env)
-    unit = "tokens" if judged[0].root == "pretrain" else "environment steps"
+    envs = grouped([run for run in scored if run.curve[0]], lambda run: run.env)
+    unit = "tokens" if scored[0].root == "pretrain" else "environment steps"
     columns = min(COLUMNS, len(envs))
     figure = _figure(5.5 * columns, 4.2 * math.ceil(len(envs) / columns))
-    colors = _colors(judged)
+    colors = _colors(scored)
     for index, (env, runs) in enumerate(envs.items(), 1):
         axes = figure.add_subplot(math.ceil(len(envs) / columns), columns, index)
         for agent, own in grouped(runs, lambda run: run.agent).items():
@@ -88,6 +88,6 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _colors(items: Sequence[Judged] | Sequence[Row]) -> dict[str, str]:
+def _colors(items: Sequence[ScoredRun] | Sequence[Row]) -> dict[str, str]:
     agents = dict.fromkeys(item.agent for item in items)
     return {agent: f"C{index % 10}" for index, agent in enumerate(sorted(agents))}

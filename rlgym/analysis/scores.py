@@ -44,7 +44,7 @@ that counts as solved: Gymnasium's `reward_threshold`, and what good agents reac
 
 
 @dataclass
-class Judged:
+class ScoredRun:
     """A run as `compare` sees it."""
 
     run: Run
@@ -104,7 +104,7 @@ def _named(word: str, root: Path) -> list[Run]:
     return [find_run(word, root)]
 
 
-def read_run(run: Run) -> Judged:
+def read_run(run: Run) -> ScoredRun:
     """What a run's folder says of it; its score comes later, when it is known what all runs have."""
     row, manifest = row_of(run), run.manifest
     try:
@@ -118,7 +118,7 @@ def read_run(run: Run) -> Judged:
     root = str(manifest.get("root") or ("pretrain" if "objective.name" in config else "train"))
     usual = METRIC.get(root) or str(row["metric"])
     monitor = monitor_of(manifest, {}, {}) or Monitor(usual, lower_is_better(usual))
-    return Judged(run, root, agent, env, seed, str(row["status"]), steps, row["age_s"], config, monitor)
+    return ScoredRun(run, root, agent, env, seed, str(row["status"]), steps, row["age_s"], config, monitor)
 
 
 @dataclass
@@ -132,7 +132,7 @@ class Row:
     values: dict[str, Interval]
 
 
-def split_by(runs: Sequence[Judged], keys: Sequence[str]) -> None:
+def split_by(runs: Sequence[ScoredRun], keys: Sequence[str]) -> None:
     """Give the runs of one agent with different values of `keys` different names."""
     every = {key for run in runs for key in run.config}
     for key in keys:
@@ -148,7 +148,7 @@ def _text(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
 
 
-def one_of_each(runs: Sequence[Judged], unfinished: bool, say: Callable[[str], None]) -> list[Judged]:
+def one_of_each(runs: Sequence[ScoredRun], unfinished: bool, say: Callable[[str], None]) -> list[ScoredRun]:
     """The finished runs, one a seed; what is left out, and why, is said."""
     kept = [run for run in runs if run.status == "finished" or (unfinished and run.steps > 0)]
     others = [run for run in runs if run not in kept]
@@ -160,7 +160,7 @@ def one_of_each(runs: Sequence[Judged], unfinished: bool, say: Callable[[str], N
         say(
             f"{_count(len(early), 'run')} not finished, scored by what they reached: {', '.join(r.name for r in early)}"
         )
-    newest: dict[tuple[str, str, int], Judged] = {}
+    newest: dict[tuple[str, str, int], ScoredRun] = {}
     for run in sorted(kept, key=lambda run: -run.age):
         newest[run.agent, run.env, run.seed] = run
     twice = [run for run in kept if newest[run.agent, run.env, run.seed] is not run]
@@ -170,7 +170,7 @@ def one_of_each(runs: Sequence[Judged], unfinished: bool, say: Callable[[str], N
     return list(newest.values())
 
 
-def differences(runs: Sequence[Judged], say: Callable[[str], None]) -> None:
+def differences(runs: Sequence[ScoredRun], say: Callable[[str], None]) -> None:
     """Say where runs that go by one name were not the same experiment, and where budgets differ."""
     for (agent, env), group in grouped(runs, lambda run: (run.agent, run.env)).items():
         keys = {key for run in group for key in run.config}
@@ -196,8 +196,8 @@ def differences(runs: Sequence[Judged], say: Callable[[str], None]) -> None:
             )
 
 
-def grouped(runs: Iterable[Judged], key: Callable[[Judged], Any]) -> dict[Any, list[Judged]]:
-    found: dict[Any, list[Judged]] = {}
+def grouped(runs: Iterable[ScoredRun], key: Callable[[ScoredRun], Any]) -> dict[Any, list[ScoredRun]]:
+    found: dict[Any, list[ScoredRun]] = {}
     for run in runs:
         found.setdefault(key(run), []).append(run)
     return found
@@ -210,7 +210,7 @@ def _count(number: int, word: str) -> str:
 # ---- what is scored
 
 
-def metric_of(runs: Sequence[Judged], wanted: str, say: Callable[[str], None]) -> Monitor:
+def metric_of(runs: Sequence[ScoredRun], wanted: str, say: Callable[[str], None]) -> Monitor:
     """The metric by which these runs are compared: what all of them are monitored by. Runs that no metric compares are
     refused."""
     roots = {run.root for run in runs}
@@ -241,21 +241,23 @@ def metric_of(runs: Sequence[Judged], wanted: str, say: Callable[[str], None]) -
     return monitors.get(tag) or Monitor(tag, lower_is_better(tag))
 
 
-def score(runs: Sequence[Judged], metric: str, how: str, at: int | None, say: Callable[[str], None]) -> list[Judged]:
+def score(
+    runs: Sequence[ScoredRun], metric: str, how: str, at: int | None, say: Callable[[str], None]
+) -> list[ScoredRun]:
     """Fill in `score`, `source` and `curve`, by the best source that all runs have; those with none are left out.
 
     `how`: evaluate (what `evaluate RUN` found), training (the last evaluation while training), rollout, or auto: the
     first of these that every run has. `at`: what training found up to that step.
     """
     curves = {run.name: _curves(run, metric) for run in runs}
-    sources: dict[str, Callable[[Judged], tuple[float, str] | None]] = {
+    sources: dict[str, Callable[[ScoredRun], tuple[float, str] | None]] = {
         "evaluate": lambda run: _evaluated(run, metric),
         "training": lambda run: _last(curves[run.name][0], at, f"{metric} of the last evaluation while training"),
         "rollout": lambda run: _last(curves[run.name][1], at, f"{ROLLOUT}, the return while training"),
     }
     if at is not None:
         if how == "evaluate":
-            raise RequestError(f"at={at}: `evaluate RUN` judges one checkpoint; score=training has scores over steps")
+            raise RequestError(f"at={at}: `evaluate RUN` is about one checkpoint; score=training has scores over steps")
         del sources["evaluate"]
     if how != "auto":
         sources = {how: sources[how]}
@@ -275,13 +277,13 @@ def score(runs: Sequence[Judged], metric: str, how: str, at: int | None, say: Ca
         say(f"{_count(len(lacking), 'run')} without {metric if name != 'rollout' else ROLLOUT} left out: {shown}")
     some = sum(value is not None for value in found.get("evaluate", []))
     if name != "evaluate" and some:
-        say(f"`evaluate RUN` has judged {some} of {len(runs)} runs: judge them all to compare by that")
+        say(f"`evaluate RUN` has evaluated {some} of {len(runs)} runs: evaluate them all to compare by that")
     if at is not None and (short := [run for run in kept if run.steps * NEAR < at]):
         say(f"at={at}: {_count(len(short), 'run')} ended earlier, as {short[0].name} at step {short[0].steps:,}")
     return kept
 
 
-def _curves(run: Judged, metric: str) -> tuple[tuple[list[int], list[float]], tuple[list[int], list[float]]]:
+def _curves(run: ScoredRun, metric: str) -> tuple[tuple[list[int], list[float]], tuple[list[int], list[float]]]:
     """(steps, values) of the metric, and of the return while training."""
     rows = read_rows(run.run.dir / "metrics.jsonl")
 
@@ -297,8 +299,8 @@ def _last(curve: tuple[list[int], list[float]], at: int | None, words: str) -> t
     return (reached[-1], words + (f" up to step {at:,}" if at is not None else "")) if reached else None
 
 
-def _evaluated(run: Judged, metric: str) -> tuple[float, str] | None:
-    """The newest judgement that `evaluate RUN` wrote; of text, on what was held out."""
+def _evaluated(run: ScoredRun, metric: str) -> tuple[float, str] | None:
+    """The newest evaluation that `evaluate RUN` wrote; of text, on what was held out."""
     name = metric.rsplit("/", 1)[-1]
     for path in sorted((run.run.dir / "evaluations").glob("*.json"), reverse=True):
         if path.name.startswith("step_"):
@@ -317,7 +319,7 @@ def _evaluated(run: Judged, metric: str) -> tuple[float, str] | None:
 # ---- in which units
 
 
-def scales(runs: Sequence[Judged], given: str, metric: Monitor) -> tuple[dict[str, tuple[float, float]], str]:
+def scales(runs: Sequence[ScoredRun], given: str, metric: Monitor) -> tuple[dict[str, tuple[float, float]], str]:
     """Environment -> (the value that counts as 0, the one that counts as 1), and in words what they are."""
     envs = list(dict.fromkeys(run.env for run in runs))
     own = _given(given, envs)

@@ -64,7 +64,7 @@ COMMANDS = {
         "continue a run from its last checkpoint", "rlgym resume RUN [key=value ...]", "resume", ResumeOptions
     ),
     "evaluate": Command(
-        "judge a run: fresh episodes, or held-out and other text",
+        "evaluate a run: on fresh episodes, or on held-out and other text",
         "rlgym evaluate RUN [key=value ...]",
         "use",
         code={

@@ -41,7 +41,7 @@ class Checker:
             within = batch >= low  # false for NaN, too
             within &= batch <= high
             if not within.all():
-                self._judge(name, batch, within, what)
+                self._check_batch(name, batch, within, what)
 
     def rewards(self, rewards: Array) -> None:
         if not math.isfinite(rewards.dot(rewards)) and not np.isfinite(rewards).all():
@@ -56,7 +56,7 @@ class Checker:
                 raise TrainingError(f"{self.id}: info['action_mask'] allows no action")
             first += size
 
-    def _judge(self, name: str, batch: Array, within: Array, what: str) -> None:
+    def _check_batch(self, name: str, batch: Array, within: Array, what: str) -> None:
         leaf = self._leaves[name]
         row, *at = (int(index) for index in np.argwhere(~within)[0])
         value = batch[(row, *at)]

@@ -9,7 +9,7 @@ from rlgym.common.table import print_table
 from rlgym.envs.evaluation import report
 from rlgym.errors import RequestError
 from rlgym.games import make_game
-from rlgym.games.evaluation import SEATS, judge
+from rlgym.games.evaluation import SEATS, evaluate_player
 from rlgym.games.game import Game
 from rlgym.games.opponents import as_player, make_players, usual
 from rlgym.games.players import Player
@@ -25,7 +25,7 @@ def contest(
     opponents = make_players(given, game, trust=words["trust"]) if given else usual(game)
     player = as_player(loaded, game)
     errors = exact(game, player, words["positions"], seed) if words["positions"] else []
-    found = judge(game, player, opponents, games, seed)
+    found = evaluate_player(game, player, opponents, games, seed)
     rows = []
     for opponent in opponents:
         rate = {seat: found.metrics.get(f"eval/{opponent.name}/win_rate_{seat}") for seat in SEATS}

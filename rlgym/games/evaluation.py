@@ -16,7 +16,7 @@ from rlgym.learner import Evaluation
 SEATS = ("first", "second")
 
 
-def judge(
+def evaluate_player(
     game: Game,
     player: Player,
     opponents: Sequence[Player],

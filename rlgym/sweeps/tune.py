@@ -220,7 +220,7 @@ def go_on(folder: Path, request: Request, overwrite: bool, trust: bool, runs: bo
         words = [*request.words, *best["words"]]
         lines = write_tuned(request.agent, request.env, words, request.config_dir, overwrite, comment, trust)
         print(*lines, sep="\n")
-        print("the best of many is part luck: judge it on seeds that the sweep has not seen, as seed=range(101,106)")
+        print("the best of many is part luck: evaluate it on seeds that the sweep has not seen, as seed=range(101,106)")
     return code
 
 

@@ -37,9 +37,11 @@ def overlap(corpus: Corpus) -> dict[str, Any]:
     return between(corpus, ~corpus.held_out, corpus, corpus.held_out)
 
 
-def between(training: Corpus, trained: NDArray[np.bool_], judged: Corpus, chosen: NDArray[np.bool_]) -> dict[str, Any]:
+def between(
+    training: Corpus, trained: NDArray[np.bool_], evaluated: Corpus, chosen: NDArray[np.bool_]
+) -> dict[str, Any]:
     """The same of the `chosen` [documents] of one corpus, against the `trained` ones of another."""
-    runs, places, bits = _validation_runs(judged, chosen)
+    runs, places, bits = _validation_runs(evaluated, chosen)
     wanted, which = np.unique(runs, return_inverse=True)
     found = np.zeros(len(wanted), bool)
     if len(wanted):

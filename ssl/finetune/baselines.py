@@ -28,9 +28,12 @@ def classes(train: Sequence[str], labels: measures.Ints, held: Sequence[str]) ->
 
     common = int(np.bincount(labels).argmax())
     kept = _spread(len(train))
-    features, judged = _features([train[i] for i in kept], held)
+    features, tests = _features([train[i] for i in kept], held)
     model: Any = LogisticRegression(C=C, max_iter=1_000).fit(features, labels[kept])
-    return {"the commonest class": np.full(len(held), common), f"{TFIDF} + logistic regression": model.predict(judged)}
+    return {
+        "the commonest class": np.full(len(held), common),
+        f"{TFIDF} + logistic regression": model.predict(tests),
+    }
 
 
 def numbers(train: Sequence[str], targets: measures.Floats, held: Sequence[str]) -> dict[str, np.ndarray]:
@@ -38,10 +41,13 @@ def numbers(train: Sequence[str], targets: measures.Floats, held: Sequence[str])
     from sklearn.linear_model import Ridge
 
     kept = _spread(len(train))
-    features, judged = _features([train[i] for i in kept], held)
+    features, tests = _features([train[i] for i in kept], held)
     mean, spread = float(targets.mean()), float(targets.std()) or 1.0
     model: Any = Ridge(ALPHA, solver="lsqr").fit(features, (targets[kept] - mean) / spread)
-    return {"the mean": np.full(len(held), mean), f"{TFIDF} + ridge regression": model.predict(judged) * spread + mean}
+    return {
+        "the mean": np.full(len(held), mean),
+        f"{TFIDF} + ridge regression": model.predict(tests) * spread + mean,
+    }
 
 
 def _features(train: Sequence[str], held: Sequence[str]) -> tuple[Any, Any]:
@@ -67,8 +73,8 @@ def verdict(name: str, found: float, other: float, low: float, high: float, unit
     scale, form = (100, "+.2f") if unit == "points" else (1, "+.4g")
     gain = found - other
     if low <= 0 <= high:
-        judgement = "no clear difference"
+        verdict = "no clear difference"
     else:
-        judgement = "the network is better" if (gain > 0) == better_is_more else "the network is worse"
+        verdict = "the network is better" if (gain > 0) == better_is_more else "the network is worse"
     numbers = f"{scale * gain:{form}} {unit} (95 % interval {scale * low:{form}} to {scale * high:{form}})"
-    return f"against {name}: {numbers}; {judgement}"
+    return f"against {name}: {numbers}; {verdict}"

@@ -28,8 +28,8 @@ class BestOfN(Rewarded):
         return found
 
     def learn(self, rollouts: Rollouts, reward: Tensor) -> Metrics:
-        log_prob, entropy, _ = self.judged(self.model.backbone, rollouts)
-        reference, _, _ = self.judged(self.reference, rollouts)
+        log_prob, entropy, _ = self.evaluate_tokens(self.model.backbone, rollouts)
+        reference, _, _ = self.evaluate_tokens(self.reference, rollouts)
         kept = best(self.shaped(rollouts, reward), self.knobs.group_size, self.knobs.above)
         if self.knobs.truncated == "mask":
             kept = kept[rollouts.ended[kept]]

@@ -67,7 +67,7 @@ class Classification(Labelled):
         return np.array([number[value] for value in values])
 
     def check_split(self) -> None:
-        if self.all_judged:
+        if self.all_held_out:
             return
         missing = set(range(len(self.labels))) - set(self.targets[self.train].tolist())
         if missing:
@@ -101,7 +101,7 @@ class Classification(Labelled):
     # ---- evaluating
 
     def evaluate(self) -> Evaluation:
-        logits, y = self.judge(self.held.tolist()), self.targets[self.held]
+        logits, y = self.predict_rows(self.held.tolist()), self.targets[self.held]
         shares = logits.double().softmax(-1).numpy()
         predicted = shares.argmax(1)
         table = measures.confusion(y, predicted, self.outputs)

@@ -52,7 +52,7 @@ class DPO(Paired):
         self.reference = torch.zeros(2, len(self.pairs))
         """Log-probabilities of the chosen and the rejected answers under the reference, `[2, pairs]`, on the CPU."""
         if run is None:
-            self.reference = self.judge(range(len(self.pairs)))
+            self.reference = self.log_probs_of(range(len(self.pairs)))
 
     def prepare(self) -> None:
         config = self.config
@@ -61,7 +61,7 @@ class DPO(Paired):
                 f"method.label_smoothing={config.method.label_smoothing:g}: only with method.loss_type=sigmoid"
             )
         if self.run is None and config.reward.name != "default" and not config.method.samples:
-            raise no_effect("reward", config.reward.name, "method.samples=0: it judges the answers that are sampled")
+            raise no_effect("reward", config.reward.name, "method.samples=0: it scores sampled answers")
         if told := settle_chat(config, self.start):
             self.notices.append(told)
         super().prepare()
@@ -82,7 +82,7 @@ class DPO(Paired):
         return answer_log_probs(self.start.model, part["tokens"], part["answer"]).view(2, -1)
 
     @torch.no_grad()
-    def judge(self, rows: Sequence[int]) -> Tensor:
+    def log_probs_of(self, rows: Sequence[int]) -> Tensor:
         """`log_probs` of the pairs numbered `rows`, `[2, pairs]`, on the CPU; without dropout."""
         was_training = self.model.training
         self.model.eval()
@@ -123,7 +123,7 @@ class DPO(Paired):
 
     def evaluate(self) -> Evaluation:
         beta, held = self.config.method.beta, [self.tokens[i] for i in self.held]
-        policy, reference = self.judge(self.held.tolist()), self.reference[:, self.held]
+        policy, reference = self.log_probs_of(self.held.tolist()), self.reference[:, self.held]
         lengths = torch.tensor([[len(side) - pair.prompt for side in (pair.chosen, pair.rejected)] for pair in held]).T
         moved = policy - reference
         margin = beta * (moved[0] - moved[1])
@@ -196,10 +196,10 @@ class DPO(Paired):
         try:
             start = self._start(None)
         except RequestError as error:
-            raise RequestError(f"to judge other pairs takes the model that the run started from: {error}") from None
+            raise RequestError(f"to evaluate other pairs takes the model that the run started from: {error}") from None
         own, self.start = self.start, start
         start.model.to(self.device).eval()
-        self.reference = self.judge(range(len(self.pairs)))
+        self.reference = self.log_probs_of(range(len(self.pairs)))
         self.start = own
 
     @staticmethod

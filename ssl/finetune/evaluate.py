@@ -30,7 +30,7 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     state, _ = open_checkpoint(run, words["checkpoint"])
     if words["data"]:
         if not hasattr(cls, "adopt"):
-            raise RequestError(f"data={words['data']}: method={config.method.name} is judged on its own data alone")
+            raise RequestError(f"data={words['data']}: method={config.method.name} is evaluated on its own data alone")
         config.data = table_config(config, words["data"], words["settings"])
         cls.adopt(config, folder)
     elif words["settings"]:
@@ -44,7 +44,7 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
             learner.load_state_dict(state)
         evaluation = learner.evaluate()
         chosen = words["data"] or "held_out"
-        told = warning(run.manifest.get("parent"), getattr(learner, "judged_texts", list)())
+        told = warning(run.manifest.get("parent"), getattr(learner, "evaluated_texts", list)())
     finally:
         learner.close()
     result = {

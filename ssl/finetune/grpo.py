@@ -35,8 +35,8 @@ class GRPO(Rewarded):
 
     def learn(self, rollouts: Rollouts, reward: Tensor) -> Metrics:
         knobs = self.knobs
-        log_prob, entropy, _ = self.judged(self.model.backbone, rollouts)
-        reference, _, _ = self.judged(self.reference, rollouts)
+        log_prob, entropy, _ = self.evaluate_tokens(self.model.backbone, rollouts)
+        reference, _, _ = self.evaluate_tokens(self.reference, rollouts)
         advantage = group_advantages(self.shaped(rollouts, reward), knobs.group_size, knobs.scale_rewards)
         whole = {
             "tokens": rollouts.tokens,

@@ -39,7 +39,7 @@ NAMES = {
     "completion": ("completion", "response", "answer", "output"),
 }
 ROWS = 16
-"""Judged at once."""
+"""Evaluated at once."""
 
 
 class Instruction(Supervised):
@@ -253,7 +253,7 @@ class Instruction(Supervised):
         texts = {"samples": "\n\n---\n\n".join(parts)} if parts else {}
         return Evaluation(metrics, {"examples": len(self.held), "tokens": count, "samples": told}, texts=texts)
 
-    def judged_texts(self) -> list[str]:
+    def evaluated_texts(self) -> list[str]:
         return [self.tokenizer.decode(self.examples[i].ids) for i in self.held]
 
     @staticmethod

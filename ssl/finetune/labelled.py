@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rlgym.ssl.models.backbone import Backbone
 
 ROWS = 64
-"""Judged at once."""
+"""Evaluated at once."""
 TIMES = 10
 """So often at most a run is evaluated and saved, where its config does not say."""
 
@@ -69,8 +69,8 @@ class Labelled(Supervised):
     def prepare(self) -> None:
         config, method = self.config, self.config.method
         settle_pooling(method, self.start.model.causal)
-        self.all_judged = method.held_out >= 1
-        if method.baselines and not self.all_judged and importlib.util.find_spec("sklearn") is None:
+        self.all_held_out = method.held_out >= 1
+        if method.baselines and not self.all_held_out and importlib.util.find_spec("sklearn") is None:
             raise RequestError(
                 "method.baselines=true needs scikit-learn, which is not installed: "
                 'pip install "rlgym-ssl[finetune]", or method.baselines=false'
@@ -179,7 +179,7 @@ class Labelled(Supervised):
     # ---- evaluating
 
     @torch.no_grad()
-    def judge(self, rows: Sequence[int]) -> Tensor:
+    def predict_rows(self, rows: Sequence[int]) -> Tensor:
         """`[rows, outputs]`, on the CPU."""
         was_training = self.model.training
         self.model.eval()
@@ -197,11 +197,11 @@ class Labelled(Supervised):
         """Baseline -> predictions on the held-out part, `[held out]`."""
 
     def baselines(self) -> dict[str, np.ndarray]:
-        if self.config.method.baselines and not self.all_judged and not self.compared:
+        if self.config.method.baselines and not self.all_held_out and not self.compared:
             self.compared = self.fit_baselines()
         return self.compared
 
-    def judged_texts(self) -> list[str]:
+    def evaluated_texts(self) -> list[str]:
         return [self.texts[i] for i in self.held]
 
     @staticmethod

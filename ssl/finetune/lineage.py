@@ -39,14 +39,14 @@ def warning(parent: dict[str, Any] | None, texts: Sequence[str]) -> Overlap | No
             corpus = build_corpus(config.data, silent)
             if corpus.fingerprint != (source.get("data") or {}).get("fingerprint"):
                 raise RequestError("its corpus has changed since")
-            judged = of_texts(texts, Path(work))
-            found = between(corpus, ~corpus.held_out, judged, judged.held_out)
+            evaluated = of_texts(texts, Path(work))
+            found = between(corpus, ~corpus.held_out, evaluated, evaluated.held_out)
     except (RequestError, OSError) as error:
         return Overlap(None, f"overlap with the training text of {source.get('run')}: not known ({error})")
     if found["share"] < NOTED:
         return None
     line = (
-        f"warning: {found['share']:.1%} of the runs of 13 words judged here ({found['documents']:,} of {len(texts):,} "
+        f"warning: {found['share']:.1%} of the 13-grams evaluated here ({found['documents']:,} of {len(texts):,} "
         f"texts) stand in what {source.get('run')} was trained on: new text may be harder"
     )
     return Overlap(found["share"], line)

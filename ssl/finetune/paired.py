@@ -91,7 +91,7 @@ class Paired(Supervised):
     def kinds(self) -> list[str]:
         return [self.pairs[i].kind for i in self.held]
 
-    def judged_texts(self) -> list[str]:
+    def evaluated_texts(self) -> list[str]:
         """The held-out prompts with the chosen answers, as overlap is looked for."""
         return [self.pairs[i].prompt + self.pairs[i].chosen for i in self.held]
 

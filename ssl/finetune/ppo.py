@@ -47,8 +47,8 @@ class PPO(Rewarded):
 
     def learn(self, rollouts: Rollouts, reward: Tensor) -> Metrics:
         knobs, mask = self.knobs, rollouts.mask
-        log_prob, entropy, hidden = self.judged(self.model.backbone, rollouts)
-        reference, _, _ = self.judged(self.reference, rollouts)
+        log_prob, entropy, hidden = self.evaluate_tokens(self.model.backbone, rollouts)
+        reference, _, _ = self.evaluate_tokens(self.reference, rollouts)
         with torch.no_grad():
             value = spread(self.values(hidden), mask)
         each = token_rewards(self.shaped(rollouts, reward), log_prob, reference, mask, self.kl_coef)

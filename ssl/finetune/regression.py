@@ -62,7 +62,7 @@ class Regression(Labelled):
         return (off**2).sum(), {}
 
     def evaluate(self) -> Evaluation:
-        outputs, targets = self.judge(self.held.tolist()).squeeze(1).double().numpy(), self.targets[self.held]
+        outputs, targets = self.predict_rows(self.held.tolist()).squeeze(1).double().numpy(), self.targets[self.held]
         predicted = outputs * self.std + self.mean
         metrics = {f"validation/{name}": value for name, value in measures.errors(targets, predicted).items()}
         metrics["validation/loss"] = float(((outputs - (targets - self.mean) / self.std) ** 2).mean())

@@ -62,7 +62,7 @@ class RewardModelling(Paired):
         return each.sum(), {"train/accuracy": (chosen > rejected).float().sum()}
 
     @torch.no_grad()
-    def judge(self) -> tuple[Tensor, Tensor]:
+    def score_held_out(self) -> tuple[Tensor, Tensor]:
         """Rewards of the held-out pairs, chosen and rejected, `[pairs]` each, on the CPU."""
         was_training = self.model.training
         self.model.eval()
@@ -74,7 +74,7 @@ class RewardModelling(Paired):
         return found[0], found[1]
 
     def evaluate(self) -> Evaluation:
-        chosen, rejected = self.judge()
+        chosen, rejected = self.score_held_out()
         margin = torch.tensor([self.pairs[i].margin for i in self.held])
         right = (chosen > rejected).numpy()
         error, table = calibration((chosen - rejected).sigmoid().double().numpy())

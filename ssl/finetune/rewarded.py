@@ -192,7 +192,7 @@ class Rewarded(Finetuning):
         return spread(log_prob, mask), spread(entropy, mask), hidden
 
     @torch.no_grad()
-    def judged(self, backbone: Backbone, rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor]:
+    def evaluate_tokens(self, backbone: Backbone, rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor]:
         """`log_probs` of all completions without gradients, some at a time."""
         found = []
         for rows in torch.arange(len(rollouts.tokens), device=self.device).split(self.config.batch_size):
@@ -221,7 +221,8 @@ class Rewarded(Finetuning):
         found = self.evaluate().metrics
         self.start_distinct = found["eval/distinct_2"]
         self.notices.append(
-            f"start      reward {found['eval/reward_mean']:.4g} on {min(len(self.held), self._judged)} held-out prompts"
+            f"start      reward {found['eval/reward_mean']:.4g} on {min(len(self.held), self._prompts)} held-out "
+            "prompts"
         )
         if not found["eval/reward_std"]:
             does = "; one that a bare `pretrain` makes, which has seen functions end, would do"
@@ -232,7 +233,7 @@ class Rewarded(Finetuning):
         return {tag.replace("eval/", "start/"): value for tag, value in found.items() if tag != DIVERSE}
 
     @property
-    def _judged(self) -> int:
+    def _prompts(self) -> int:
         return int(self.config.method.evaluate_prompts)
 
     def shaped(self, rollouts: Rollouts, reward: Tensor) -> Tensor:
@@ -290,10 +291,10 @@ class Rewarded(Finetuning):
     # ---- evaluating
 
     def evaluate(self) -> Evaluation:
-        asked = self.held[: self._judged]
+        asked = self.held[: self._prompts]
         rollouts, reward = self.complete(asked, self.generator(EVALUATION, 0))
-        log_prob, entropy, _ = self.judged(self.model.backbone, rollouts)
-        reference, _, _ = self.judged(self.reference, rollouts)
+        log_prob, entropy, _ = self.evaluate_tokens(self.model.backbone, rollouts)
+        reference, _, _ = self.evaluate_tokens(self.reference, rollouts)
         found = self.observed(rollouts, reward, log_prob, reference, entropy)
         metrics = {tag.replace("rollout/", "eval/"): float(value) for tag, value in found.items()}
         lines = []

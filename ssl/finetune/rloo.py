@@ -39,8 +39,8 @@ class RLOO(Rewarded):
 
     def learn(self, rollouts: Rollouts, reward: Tensor) -> Metrics:
         knobs = self.knobs
-        log_prob, entropy, _ = self.judged(self.model.backbone, rollouts)
-        reference, _, _ = self.judged(self.reference, rollouts)
+        log_prob, entropy, _ = self.evaluate_tokens(self.model.backbone, rollouts)
+        reference, _, _ = self.evaluate_tokens(self.reference, rollouts)
         cost = kl.k1(log_prob, reference).sum(1)
         advantage = leave_one_out(self.shaped(rollouts, reward) - knobs.kl_coef * cost, knobs.group_size)
         if knobs.normalize_advantage:

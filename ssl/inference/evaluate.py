@@ -54,11 +54,11 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
         if "separator" in words["settings"]:
             check_separator(corpus, data)
         if model.causal:
-            found = judge(
+            found = evaluate_causal(
                 model, _documents(corpus, held_out=chosen == "held_out"), words["tokens"], words["batch_size"]
             )
         else:
-            found = judge_masked(
+            found = evaluate_masked(
                 model, config, corpus, chosen == "held_out", words["tokens"], words["batch_size"], report
             )
     result = {**found, "data": chosen, "fingerprint": corpus.fingerprint, "checkpoint": words["checkpoint"]}
@@ -100,7 +100,7 @@ def refuse_idle(settings: Mapping[str, str]) -> None:
     """RequestError for a knob of a corpus that matters to training alone."""
     for key in NOT_JUDGED:
         if key in settings:
-            raise no_effect(f"data.{key}", settings[key], "all of the text is judged, read as in training")
+            raise no_effect(f"data.{key}", settings[key], "all of the text is evaluated, read as in training")
 
 
 def _has_header(config: CsvData) -> bool:
@@ -122,7 +122,9 @@ def _documents(corpus: Corpus, held_out: bool) -> Iterator[str]:
 # ---- next-token
 
 
-def judge(model: LanguageModel, documents: Iterator[str], limit: int | None, batch_size: int) -> dict[str, Any]:
+def evaluate_causal(
+    model: LanguageModel, documents: Iterator[str], limit: int | None, batch_size: int
+) -> dict[str, Any]:
     """Every token of every document is predicted once, from as much of its document as the block holds.
 
     Windows as lm-eval's `loglikelihood_rolling` lays them: disjoint, each given the token before it (the first what
@@ -153,7 +155,7 @@ def judge(model: LanguageModel, documents: Iterator[str], limit: int | None, bat
                 flush()
     flush()
     if not tokens:
-        raise RequestError("data: there is no text to judge")
+        raise RequestError("data: there is no text to evaluate")
     loss = nats / tokens
     return {
         "loss": loss,
@@ -190,7 +192,7 @@ def _score(model: LanguageModel, rows: list[tuple[list[int], list[int]]]) -> tup
 # ---- masked
 
 
-def judge_masked(
+def evaluate_masked(
     model: LanguageModel, config: Any, corpus: Corpus, held_out: bool, limit: int | None, batch_size: int, report: Any
 ) -> dict[str, Any]:
     """The objective's own metrics over all blocks of the text, masked by a seed that training never used."""

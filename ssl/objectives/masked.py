@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rlgym.ssl.objectives.base import IGNORED, Batch, Vocabulary, summed_loss
 from rlgym.ssl.objectives.masking import deviation, mask_tokens
-from rlgym.ssl.objectives.metrics import judge
+from rlgym.ssl.objectives.metrics import evaluate_batches
 
 if TYPE_CHECKING:
     from rlgym.ssl.config import MaskedConfig
@@ -91,5 +91,5 @@ class Masked:
         return summed_loss(*self.predict(model, part))
 
     def evaluate(self, model: Backbone, batches: Iterable[Batch]) -> dict[str, float]:
-        """Metrics of held-out batches, on their device, over the hidden tokens; see `judge`."""
-        return judge(self.predict, model, batches, self.token_bytes, self.commonest)
+        """Metrics of held-out batches, on their device, over the hidden tokens; see `evaluate_batches`."""
+        return evaluate_batches(self.predict, model, batches, self.token_bytes, self.commonest)

@@ -19,7 +19,7 @@ Predict = Callable[["Backbone", Batch], tuple[Tensor, Tensor]]
 """(model, one part of a batch) -> logits `[n, vocab]`, labels `[n]`"""
 
 
-def judge(
+def evaluate_batches(
     predict: Predict, model: Backbone, batches: Iterable[Batch], token_bytes: Tensor, commonest: int
 ) -> dict[str, float]:
     """Metrics over all labels of `batches`. `token_bytes [vocab]`: UTF-8 bytes of each token, 0 for special ones.

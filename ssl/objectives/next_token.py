@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlgym.ssl.objectives.base import Batch, Vocabulary, summed_loss
-from rlgym.ssl.objectives.metrics import judge
+from rlgym.ssl.objectives.metrics import evaluate_batches
 
 if TYPE_CHECKING:
     from rlgym.ssl.config import NextTokenConfig
@@ -57,5 +57,5 @@ class NextToken:
         return summed_loss(*self.predict(model, part))
 
     def evaluate(self, model: Backbone, batches: Iterable[Batch]) -> dict[str, float]:
-        """Metrics of held-out batches, on their device; see `judge`."""
-        return judge(self.predict, model, batches, self.token_bytes, self.commonest)
+        """Metrics of held-out batches, on their device; see `evaluate_batches`."""
+        return evaluate_batches(self.predict, model, batches, self.token_bytes, self.commonest)

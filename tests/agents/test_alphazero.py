@@ -60,24 +60,24 @@ def test_resume_is_bit_exact(knobs: dict[str, Any], tmp_path: Path) -> None:
     straight.evaluate()
     checkpoint.save(tmp_path, 1, straight.state_dict(), {}, {})
     expected = run(straight, 10)
-    judged = straight.evaluate()
+    evaluated = straight.evaluate()
     resumed = learner(seed=7, **knobs)
     resumed.config.seed = 1
     state, _ = checkpoint.load(tmp_path / "checkpoints" / "step_1")
     resumed.load_state_dict(state)
     assert run(resumed, 10) == expected and any("train/loss" in row for row in expected)
     again = resumed.evaluate()
-    assert again.metrics == judged.metrics and again.records == judged.records
+    assert again.metrics == evaluated.metrics and again.records == evaluated.records
     assert same(resumed.state_dict(), straight.state_dict())
     assert straight.replay.oldest > 0, "the ring went round"
 
 
 def test_evaluation_leaves_no_trace_in_training() -> None:
-    judged, plain = learner(), learner()
-    for agent in (judged, plain):
+    evaluated, plain = learner(), learner()
+    for agent in (evaluated, plain):
         run(agent, 10)
-    judged.evaluate()
-    assert run(judged, 10) == run(plain, 10)
+    evaluated.evaluate()
+    assert run(evaluated, 10) == run(plain, 10)
 
 
 def test_without_its_replay_a_resume_gathers_anew(tmp_path: Path) -> None:
@@ -265,8 +265,8 @@ def test_networks_learn_what_they_are_shown(kind: str, width: int) -> None:
     first_logits, first_value = network(planes)
     assert first_logits.shape == (64, 7) and first_value.shape == (64,) and first_value.abs().max() < 0.2
     for _ in range(120):
-        said, judged = network(planes)
-        loss = (said - logits).square().mean() + (judged - value).square().mean()
+        said, evaluated = network(planes)
+        loss = (said - logits).square().mean() + (evaluated - value).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -61,8 +61,8 @@ def reference_loss(network: Any, target: Any, batch: Any, knobs: Any) -> tuple[T
     rows = torch.arange(len(batch["action"]))
     with torch.no_grad():
         said = target(batch["next_obs"])
-        judge = network(batch["next_obs"]) if knobs.double else said
-        best = network.expected(judge).argmax(-1)
+        choosing = network(batch["next_obs"]) if knobs.double else said
+        best = network.expected(choosing).argmax(-1)
         said = said[rows, best]
     predicted = network(batch["obs"])[rows, batch["action"]]
     if knobs.distributional == "c51":

@@ -122,7 +122,7 @@ def test_the_target_network_moves_when_it_is_due_and_not_between() -> None:
     assert [update for update, did in enumerate(moved, 1) if did] == [10, 20]  # 64 moves each
 
 
-def test_naive_self_play_has_no_average_and_is_judged_by_its_best_response() -> None:
+def test_naive_self_play_has_no_average_and_is_evaluated_by_its_best_response() -> None:
     made = learner("agent.average=false")
     for _ in range(10):
         made.update()

@@ -170,7 +170,7 @@ def test_images(observation: str, action: str) -> None:
 
 @pytest.mark.parametrize("observation", OBSERVATIONS)
 def test_every_leaf_reaches_the_network(observation: str) -> None:
-    """Actor and critic see each leaf: an observation that differs there alone is judged differently."""
+    """Actor and critic see each leaf: an observation that differs there alone is evaluated differently."""
     ppo = learner("Anything-v0", num_envs=2, kwargs={"observation": observation})
     one, two = ({name: x.copy() for name, x in ppo.env.reset(seed).items()} for seed in (1, 9))
     for leaf in ppo.env.leaves:

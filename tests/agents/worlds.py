@@ -218,7 +218,7 @@ def spy_on_minibatches(learner: Any) -> list[Batch]:
 
     def loss(batch: Batch, *rest: Any) -> Any:
         with torch.no_grad():
-            log_prob, _, _ = learner.judge(batch)
+            log_prob, _, _ = learner.evaluate_actions(batch)
         loss, statistics = original(batch, *rest)
         seen.append({**batch, "log_prob": log_prob, **dict(zip(STATISTICS, statistics.tolist(), strict=False))})
         return loss, statistics

@@ -35,7 +35,7 @@ def record(answer: Answer, tmp_path: Path) -> dict[str, Any]:
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes seconds, and one test looks at it."""
-    monkeypatch.setattr("rlgym.analysis.plots.curves", lambda judged, metric, path: path)
+    monkeypatch.setattr("rlgym.analysis.plots.curves", lambda evaluated, metric, path: path)
     monkeypatch.setattr("rlgym.analysis.plots.summary", lambda rows, path: path)
 
 
@@ -170,14 +170,14 @@ def test_runs_that_were_not_the_same_experiment(command: Callable[..., Answer], 
 @numbers_only
 def test_the_best_source_that_all_runs_have(command: Callable[..., Answer], tmp_path: Path) -> None:
     root = tmp_path / "runs"
-    seeds(root, "ppo", GOOD, judged=300.0)
+    seeds(root, "ppo", GOOD, evaluated=300.0)
     fake_run(root, "ppo", seed=9, evaluations={2_000: 11.0})
     found = record(command("compare", "out=out"), tmp_path)
     assert sorted(run["score"] for run in found["runs"]) == [11.0, *sorted(GOOD)]
-    assert "`evaluate RUN` has judged 5 of 6 runs: judge them all to compare by that" in found["notes"]
-    judged = record(command("compare", "out=out", "score=evaluate"), tmp_path)
-    assert [run["score"] for run in judged["runs"]] == [300.0] * 5
-    assert judged["runs"][0]["source"] == "mean_reward of `evaluate RUN`, checkpoint best, 1 fresh episodes"
+    assert "`evaluate RUN` has evaluated 5 of 6 runs: evaluate them all to compare by that" in found["notes"]
+    evaluated = record(command("compare", "out=out", "score=evaluate"), tmp_path)
+    assert [run["score"] for run in evaluated["runs"]] == [300.0] * 5
+    assert evaluated["runs"][0]["source"] == "mean_reward of `evaluate RUN`, checkpoint best, 1 fresh episodes"
     for seed in (1, 2):
         fake_run(tmp_path / "plain", seed=seed, evaluations={10: 5.0 + seed}, tag="rollout/ep_rew_mean")
     plain = record(command("compare", "plain", "out=out"), tmp_path)
@@ -230,7 +230,7 @@ def test_units_given_known_or_of_the_runs_compared(command: Callable[..., Answer
         ("scores=CartPole-v1:3", "scores=CartPole-v1:3: must be ENV:LOW:HIGH"),
         ("scores=CartPole-v1:3:3", "must be two finite numbers that differ"),
         ("scores=CartPoel-v1:3:4", "no run is of CartPoel-v1 - did you mean CartPole-v1?"),
-        ("at=5 score=evaluate", "judges one checkpoint"),
+        ("at=5 score=evaluate", "is about one checkpoint"),
         ("since=yesterday", "since=yesterday: must be a day like"),
         ("scor=auto", "no run 'scor=auto'"),
         ("score=zzz", "score=zzz: must be one of auto, evaluate"),

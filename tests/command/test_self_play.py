@@ -1,4 +1,4 @@
-"""Games through the real command line: learning, judging by seat, watching, resuming, and what is refused."""
+"""Games through the real command line: learning, evaluating by seat, watching, resuming, and what is refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AGENTS = {
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_learns_is_judged_resumed_and_watched(agent: str, command: Callable[..., Answer], tmp_path: Path) -> None:
+def test_learns_is_evaluated_resumed_and_watched(agent: str, command: Callable[..., Answer], tmp_path: Path) -> None:
     words = [*AGENTS[agent], *FEW, "env=tic_tac_toe", "env.self_play.pool.every=64", "steps=192"]
     assert command(*words, "run.dir=run").code == 0
     run = tmp_path / "run"
@@ -29,9 +29,9 @@ def test_learns_is_judged_resumed_and_watched(agent: str, command: Callable[...,
     checkpoint = max((run / "checkpoints").glob("step_*"), key=lambda path: int(path.name[5:]))
     assert (checkpoint / "pool.safetensors").is_file() and (checkpoint / "standings.safetensors").is_file()
 
-    judged = command("evaluate", "run", "episodes=6", "opponents=one_ply,mcts_2,run", "seed=1")
-    assert judged.code == 0, judged.err
-    table = [line.split() for line in judged.out.splitlines()]
+    evaluated = command("evaluate", "run", "episodes=6", "opponents=one_ply,mcts_2,run", "seed=1")
+    assert evaluated.code == 0, evaluated.err
+    table = [line.split() for line in evaluated.out.splitlines()]
     assert table[0] == ["opponent", "games", "win", "rate", "first", "second"]
     assert [row[:2] for row in table[1:4]] == [["one_ply", "6"], ["mcts_2", "6"], ["run", "6"]]
     (written,) = (run / "evaluations").glob("*_18_episodes_seed_1.json")

@@ -214,7 +214,7 @@ def test_a_wrong_request_is_one_line(kind: str, words: str, runs: Runs, command:
 # ---- evaluate
 
 
-def judged(run: Path, command: Callable[..., Answer], *words: str) -> dict[str, Any]:
+def evaluated(run: Path, command: Callable[..., Answer], *words: str) -> dict[str, Any]:
     """What `evaluate` writes; the same numbers are printed."""
     before = set((run / "evaluations").iterdir())
     out = printed(command("evaluate", str(run), *words))
@@ -249,49 +249,51 @@ def test_evaluate_on_held_out_and_on_other_text(
 ) -> None:
     run = runs["gpt2"]
     files = {path.name: path.read_text(encoding="utf-8") for path in sorted(text.iterdir())}
-    held = judged(run, command)
+    held = evaluated(run, command)
     data = json.loads((run / "manifest.json").read_text())["data"]
     assert (held["documents"], held["bytes"]) == (data["held_out_documents"], data["held_out_bytes"])
     assert held["tokens"] == held["bytes"], "one token a byte" and held["fingerprint"] == data["fingerprint"]
     assert held["bits_per_byte"] == pytest.approx(held["loss"] / math.log(2)), "of bytes"
-    assert judged(run, command, "batch_size=1") == pytest.approx(held)
+    assert evaluated(run, command, "batch_size=1") == pytest.approx(held)
 
     one = tmp_path / "one.txt"
     one.write_text(files["003.txt"])
     for words in (["data=text", f"data.path={one}"], [f"data={one}"], ["data=one.txt"]):
-        found = judged(run, command, *words)
+        found = evaluated(run, command, *words)
         assert (found["documents"], found["bytes"]) == (1, len(files["003.txt"].encode())), (
             "all of it, nothing held out"
         )
         assert found["bits_per_byte"] == pytest.approx(bits_per_byte(run, [files["003.txt"]]), rel=1e-5)
-    two = judged(run, command, "data=text", f"data.path={text}")
+    two = evaluated(run, command, "data=text", f"data.path={text}")
     assert two["documents"] == len(files) and two["bytes"] == data["bytes"]
-    some = judged(run, command, "data=text", f"data.path={text}", "tokens=100")
+    some = evaluated(run, command, "data=text", f"data.path={text}", "tokens=100")
     assert some["tokens"] == 100
     random = "".join(chr(33 + 7 * i % 90) for i in range(200))
     one.write_text(random)
-    assert judged(run, command, f"data={one}")["bits_per_byte"] > two["bits_per_byte"] + 1
+    assert evaluated(run, command, f"data={one}")["bits_per_byte"] > two["bits_per_byte"] + 1
 
 
 def test_evaluate_takes_the_checkpoint_that_is_asked_for(runs: Runs, command: Callable[..., Answer]) -> None:
-    first, last = (judged(runs["qwen3"], command, f"checkpoint={n}") for n in (2048, 4096))
+    first, last = (evaluated(runs["qwen3"], command, f"checkpoint={n}") for n in (2048, 4096))
     assert (
-        judged(runs["qwen3"], command)["loss"] == min(first["loss"], last["loss"]) != max(first["loss"], last["loss"])
+        evaluated(runs["qwen3"], command)["loss"]
+        == min(first["loss"], last["loss"])
+        != max(first["loss"], last["loss"])
     )
 
 
 def test_evaluate_a_masked_model(runs: Runs, command: Callable[..., Answer], text: Path, tmp_path: Path) -> None:
     run = runs["bert"]
-    held = judged(run, command)
-    assert held == judged(run, command), "the same masks each time"
+    held = evaluated(run, command)
+    assert held == evaluated(run, command), "the same masks each time"
     assert 0 < held["unigram_accuracy"] < 0.5 and held["perplexity"] == pytest.approx(math.exp(held["loss"]))
-    everything = judged(run, command, "data=text", f"data.path={text}")
+    everything = evaluated(run, command, "data=text", f"data.path={text}")
     data = json.loads((run / "manifest.json").read_text())["data"]
     assert everything["tokens"] == pytest.approx(0.3 * sum(data["tokens"].values()), rel=0.15)
 
     small = tmp_path / "small.txt"  # what a split of it would hold out is less than a block
     small.write_text("\n".join(path.read_text() for path in sorted(text.iterdir())[:3]))
-    found = judged(run, command, f"data={small}")
+    found = evaluated(run, command, f"data={small}")
     ids = len(rlgym.load(run).tokenizer.encode(small.read_text()))
     assert 0.1 * ids < found["tokens"] < 0.5 * ids
     less = tmp_path / "less.txt"

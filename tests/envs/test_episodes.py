@@ -1,4 +1,4 @@
-"""Judging a policy over parallel environments (rl.md, trap 19)."""
+"""Evaluating a policy over parallel environments (rl.md, trap 19)."""
 
 from __future__ import annotations
 

@@ -33,14 +33,14 @@ def lifted(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Reward at the start, the best while diverse, and the last; KL a token at the best; distinct_2 as a share of the
     start's, there and where it is least in the whole run."""
     start = next(row for row in rows if "start/reward_mean" in row)
-    judged = [row for row in rows if "eval/reward_mean" in row]
-    best = max(judged, key=lambda row: float(row.get("eval/diverse_reward", 0)))
-    distinct = [row["eval/distinct_2"] / start["start/distinct_2"] for row in judged]
+    evaluated = [row for row in rows if "eval/reward_mean" in row]
+    best = max(evaluated, key=lambda row: float(row.get("eval/diverse_reward", 0)))
+    distinct = [row["eval/distinct_2"] / start["start/distinct_2"] for row in evaluated]
     return {
         "start": start["start/reward_mean"],
         "best": best["eval/diverse_reward"],
         "kl": best["eval/kl"],
-        "last": judged[-1]["eval/reward_mean"],
+        "last": evaluated[-1]["eval/reward_mean"],
         "distinct": best["eval/distinct_2"] / start["start/distinct_2"],
         "least_distinct": min(distinct),
         "seconds": rows[-1]["time"],

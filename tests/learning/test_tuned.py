@@ -35,8 +35,8 @@ NEEDS = {"LunarLander-v3": "Box2D", "MiniGrid-Empty-8x8-v0": "minigrid"}
 
 def mean_reward(words: list[str], folder: Path) -> float:
     run = train(*words, f"run.dir='{folder}'", "display=quiet")
-    judged = evaluate(run.dir, read(EvaluateOptions, ["episodes=1000", "device=cpu"]))
-    return float(judged["mean_reward"])
+    evaluated = evaluate(run.dir, read(EvaluateOptions, ["episodes=1000", "device=cpu"]))
+    return float(evaluated["mean_reward"])
 
 
 @pytest.mark.parametrize(

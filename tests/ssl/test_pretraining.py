@@ -131,7 +131,7 @@ def test_evaluations_rest_on_as_many_tokens_as_asked(learner: Callable[..., Pret
     assert few.records["tokens"] == 64 < all_.records["tokens"]
 
 
-def test_the_averaged_weights_are_judged_and_the_own_ones_trained(learner: Callable[..., Pretraining]) -> None:
+def test_the_averaged_weights_are_evaluated_and_the_own_ones_trained(learner: Callable[..., Pretraining]) -> None:
     averaged, plain = learner(*NEXT, "ema_decay=0.9"), learner(*NEXT)
     for _ in range(6):
         averaged.update()
@@ -279,7 +279,7 @@ def test_best_is_never_overwritten_by_a_worse_one(text: Path, tmp_path: Path) ->
     assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.model.state_dict().items())
     assert not torch.equal(loaded.model.embedding(), rlgym.load(run, "latest").model.embedding())
 
-    # judged again, the best one is as good as it was said to be
+    # evaluated again, the best one is as good as it was said to be
     again = Pretraining(compose(tiny.words(text, *NEXT, "tokens=8192", "sample.count=0"), "pretrain"))
     again.model.load_state_dict(weights)
     assert again.evaluate().metrics["validation/loss"] == pytest.approx(found[best], rel=1e-6)

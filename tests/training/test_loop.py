@@ -234,7 +234,7 @@ def test_the_best(direction: Literal["max", "min"], scores: list[float], best_at
         assert best is None and run.summary["best"] is None
         return
     assert best is not None and best.name == f"step_{best_at}"
-    assert float(checkpoint.load(best)[0]["model"]["w"]) == best_at / 10, "its weights are those that were judged"
+    assert float(checkpoint.load(best)[0]["model"]["w"]) == best_at / 10, "its weights are those that were evaluated"
     assert run.summary["best"] == {"eval/score": scores[best_at // 10 - 1], "step": best_at}
     assert checkpoint.steps(run.dir) == sorted({best_at, 50}), "kept beside the last one"
 

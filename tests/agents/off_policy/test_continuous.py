@@ -168,7 +168,7 @@ def test_by_hand_equals_autograd(agent: str, net_arch: list[int], activation: st
     other.actor_passes = AutogradActor(other.actor, other.actor_adam.gradients, compiled=False)
     fixed = mirror(other.critics, other.critics_adam.flat.views(other.critics_adam.parameters))
     other.critic_passes = AutogradCritics(other.critics, fixed, other.critics_adam.gradients, compiled=False)
-    other.judge = lambda obs, action: other.target_critics(obs, action).amin(0)
+    other.target_q = lambda obs, action: other.target_critics(obs, action).amin(0)
     if isinstance(other, SAC):
         other.drawing = other.distribution
     noise = one.noise(4)

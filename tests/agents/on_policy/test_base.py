@@ -87,7 +87,7 @@ def test_evaluation_leaves_no_trace(agent: str) -> None:
     assert same(disturbed.state_dict(), undisturbed.state_dict())
 
 
-def test_of_one_copy_the_latest_episodes_of_training_are_judged() -> None:
+def test_of_one_copy_the_latest_episodes_of_training_are_evaluated() -> None:
     """No second environment, neither for a checkpoint to try a restore on nor for an evaluation: both say so once."""
     toys.register()
     ppo = on_policy("ppo", "OnlyOne-v0", {"backend": "sync"}, num_envs=1)

@@ -81,7 +81,7 @@ class ByHand:
         agent, rollout = self.agent, self.agent.rollout
         network = agent.network
         time, envs = rollout.reward.shape
-        acts, judges = stepper(network, "actor"), stepper(network, "critic")
+        acts, criticises = stepper(network, "actor"), stepper(network, "critic")
         outputs = torch.full((time, envs, agent.policy.distribution.outputs), torch.nan)
         value, next_value = torch.full((2, time, envs), torch.nan)
         finals = {
@@ -93,12 +93,12 @@ class ByHand:
                 x = network.encoder({name: rows[t, e][None] for name, rows in rollout.obs.items()})
                 hidden, actor = acts(x, actor)
                 outputs[t, e] = network.outputs(hidden)
-                hidden, critic = judges(x, critic)
+                hidden, critic = criticises(x, critic)
                 value[t, e] = network.critic(hidden)
                 following = {name: rows[t + 1, e] for name, rows in rollout.obs.items()}
                 following = finals.get((t, e), following)
                 x = network.encoder({name: torch.as_tensor(row)[None] for name, row in following.items()})
-                next_value[t, e] = network.critic(judges(x, critic)[0])
+                next_value[t, e] = network.critic(criticises(x, critic)[0])
                 if rollout.done[t, e] or (rollout.valid is not None and not rollout.valid[t, e]):
                     actor = critic = None
             self.memories[e] = (actor, critic)
@@ -127,9 +127,9 @@ def gathered(agent: Any) -> tuple[Any, Tensor, Tensor, Tensor]:
     """One rollout, as `update` gathers it: the batch, the outputs that were acted by `[time, envs, n]`, V and V of what
     followed `[time, envs]`."""
     acted: list[Tensor] = []
-    judged: list[Any] = []
+    evaluated: list[Any] = []
     name = "compute" if agent.acting.numpy_actor is None else "outputs"
-    act, judge = getattr(agent.acting, name), agent.sequences.judged
+    act, evaluate = getattr(agent.acting, name), agent.sequences.evaluate_rollout
 
     def noted(*given: Any) -> Any:
         outputs = act(*given)
@@ -137,17 +137,17 @@ def gathered(agent: Any) -> tuple[Any, Tensor, Tensor, Tensor]:
         return outputs
 
     def kept(*given: Any) -> Any:
-        judged.extend(judge(*given))
-        return tuple(judged)
+        evaluated.extend(evaluate(*given))
+        return tuple(evaluated)
 
     setattr(agent.acting, name, noted)
-    agent.sequences.judged = kept
+    agent.sequences.evaluate_rollout = kept
     agent.acting.remember(agent.sequences.memory)
     agent.rollout.collect(agent.env, agent.acting, agent.sampler, None)
     batch = agent.batch()
     setattr(agent.acting, name, act)
-    agent.sequences.judged = judge
-    return batch, torch.stack(acted), judged[1], judged[2]
+    agent.sequences.evaluate_rollout = evaluate
+    return batch, torch.stack(acted), evaluated[1], evaluated[2]
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -167,7 +167,7 @@ def test_the_packed_pass_and_the_acting_equal_step_by_step(world: str, cell: str
         torch.testing.assert_close(next_value[known], expected_next[known], rtol=1e-5, atol=1e-5)
         for envs in ([1], [2, 0], range(agent.env.num_envs)):
             part = agent.sequences.of(batch, envs)
-            log_prob, _, again = agent.judge(part)
+            log_prob, _, again = agent.evaluate_actions(part)
             torch.testing.assert_close(log_prob, part["old_log_prob"], rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(again, part["old_value"], rtol=1e-5, atol=1e-5)
             assert len(again) == real[:, list(envs)].sum()
@@ -216,7 +216,9 @@ def test_permuting_the_previous_episode_leaves_outputs_unchanged(cell: str) -> N
     for rows in rollout.obs.values():
         rows[:5] = rows[[3, 1, 4, 0, 2]]
     agent.sequences.memory = agent.sequences._began
-    log_prob, permuted, permuted_next = agent.sequences.judged(rollout.flat_obs(), None, rollout.action.flatten(0, 1))
+    log_prob, permuted, permuted_next = agent.sequences.evaluate_rollout(
+        rollout.flat_obs(), None, rollout.action.flatten(0, 1)
+    )
     assert torch.equal(permuted[5:], value[5:]) and torch.equal(permuted_next[5:], next_value[5:])
     assert torch.equal(log_prob[20:], batch["old_log_prob"][20:])
     assert (permuted[2:5] != value[2:5]).all() and (log_prob[8:20] != batch["old_log_prob"][8:20]).any()

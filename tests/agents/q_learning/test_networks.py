@@ -96,7 +96,7 @@ def test_noise_is_factorised_and_drawn_anew() -> None:
 
 
 @pytest.mark.parametrize("part", NOISY)
-def test_a_noisy_policy_explores_by_noise_and_is_judged_without(part: str) -> None:
+def test_a_noisy_policy_explores_by_noise_and_is_evaluated_without(part: str) -> None:
     q = network(**NOISY[part])
     space = ACTIONS["discrete"]
     policy = QPolicy(q, EpsilonGreedy(3, 0.0), space)
@@ -104,7 +104,7 @@ def test_a_noisy_policy_explores_by_noise_and_is_judged_without(part: str) -> No
     obs = {"obs": vectors(6)["obs"].numpy()}
     first, second = (policy.noisy_outputs(obs, None, rng, generator) for _ in range(2))
     assert (first != second).all()
-    assert (policy.outputs(obs, None) == policy.outputs(obs, None)).all(), "judged by mean weights"
+    assert (policy.outputs(obs, None) == policy.outputs(obs, None)).all(), "evaluated by mean weights"
     with torch.no_grad():
         np.testing.assert_allclose(policy.outputs(obs, None), q.policy(vectors(6)), atol=1e-5)
     # NumPy's noise, one for each environment, is torch's in distribution.
@@ -172,7 +172,7 @@ def test_many_rows_by_hand(part: str) -> None:
     FlatAdam(q, 1.0, 1e-8)
     obs = vectors(2 * ROWS_BY_HAND + 3)
     with torch.no_grad():
-        np.testing.assert_allclose(ByHand(q).judge(obs), q(obs), atol=1e-5)
+        np.testing.assert_allclose(ByHand(q).values_of(obs), q(obs), atol=1e-5)
 
 
 def test_images_go_through_autograd() -> None:

@@ -458,8 +458,8 @@ def test_train_evaluate_play_resume_load(tmp_path: Path, monkeypatch: pytest.Mon
     while not over:
         obs, _, terminated, truncated, _ = env.step(policy.predict(obs))
         steps, over = steps + 1, terminated or truncated
-    (judged,) = (folder / "evaluations").glob("*_3_episodes_seed_5.json")
-    assert json.loads(judged.read_text())["episodes"][0]["length"] == steps
+    (evaluated,) = (folder / "evaluations").glob("*_3_episodes_seed_5.json")
+    assert json.loads(evaluated.read_text())["episodes"][0]["length"] == steps
 
     assert main(["resume", str(folder), "steps=400", "display=quiet"]) == 0
     assert json.loads((folder / "summary.json").read_text())["steps"] >= 400
@@ -502,7 +502,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_an_archive_is_judged(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_archive_is_evaluated(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "evaluate",
         str(archive),

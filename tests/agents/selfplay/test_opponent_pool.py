@@ -20,7 +20,7 @@ from rlgym.config.schema import PoolConfig
 from rlgym.envs.self_play import SelfPlay
 from rlgym.errors import RequestError
 from rlgym.games import make_game
-from rlgym.games.evaluation import judge
+from rlgym.games.evaluation import evaluate_player
 from rlgym.games.game import Game, random_moves
 from rlgym.games.opponents import PolicyPlayer, seen, usual
 from rlgym.games.players import OnePlyPlayer, RandomPlayer
@@ -237,10 +237,10 @@ def test_a_memory_is_refused() -> None:
         agent(*PPO_WORDS, "agent.recurrent=lstm", "agent.batch_size=32")
 
 
-# ---- judging
+# ---- evaluating
 
 
-def test_judging_counts_by_seat_and_leaves_training_alone() -> None:
+def test_evaluating_counts_by_seat_and_leaves_training_alone() -> None:
     learner = agent(*PPO_WORDS)
     learner.update()
     environment = {name: x.clone() for name, x in learner.env.state_dict().items()}
@@ -260,7 +260,7 @@ def test_judging_counts_by_seat_and_leaves_training_alone() -> None:
 
 def test_the_same_seed_plays_the_same_games() -> None:
     game = make_game("connect_four")
-    a, b, c = (judge(game, OnePlyPlayer(game), usual(game), 10, seed).records for seed in (1, 1, 2))
+    a, b, c = (evaluate_player(game, OnePlyPlayer(game), usual(game), 10, seed).records for seed in (1, 1, 2))
     assert a == b and a["episodes"] != c["episodes"]
 
 

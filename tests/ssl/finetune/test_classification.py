@@ -167,7 +167,7 @@ def test_labels_are_told_apart_by_what_they_say(values: list[Any], expected: set
 
 
 def test_numbers_are_the_same_classes_in_every_format(starts: Starts, tmp_path: Path) -> None:
-    """Trained on whole numbers written as fractions, some of them; judged on integers of another format. A run that
+    """Trained on whole numbers written as fractions, some of them; evaluated on integers of another format. A run that
     began before one rule was kept for both has its own classes."""
     path = tmp_path / "t.jsonl"
     labels = [0.0, 0, 1.0, 1]
@@ -198,7 +198,7 @@ def test_the_default_examples_share_no_file(starts: Starts) -> None:
     one = Classification(compose([f"init_from='{starts['bert']}'", "method.baselines=false", "threads=1"], "finetune"))
     files = [{str(table.rows[i].values["file"]) for i in part} for part in (one.train.tolist(), one.held.tolist())]
     assert not files[0] & files[1] and 0.1 < len(one.held) / len(labels) < 0.3
-    assert set(one.targets[one.held].tolist()) == set(range(len(one.labels))), "every class is judged"
+    assert set(one.targets[one.held].tolist()) == set(range(len(one.labels))), "every class is evaluated"
 
 
 def test_without_scikit_learn_it_says_so(starts: Starts, table: Path, monkeypatch: Any) -> None:

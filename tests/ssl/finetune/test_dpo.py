@@ -145,7 +145,7 @@ def test_the_chosen_answers_own_loss_by_hand(learner: Callable[..., DPO]) -> Non
 
 def test_the_first_loss_is_log_2_under_dropout_off_and_nothing_is_preferred(learner: Callable[..., DPO]) -> None:
     one = learner()
-    torch.testing.assert_close(one.judge(range(len(one.pairs))), one.reference, rtol=0, atol=1e-4)
+    torch.testing.assert_close(one.log_probs_of(range(len(one.pairs))), one.reference, rtol=0, atol=1e-4)
     metrics = one.evaluate().metrics
     assert metrics["validation/loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert metrics["validation/margin"] == pytest.approx(0, abs=1e-4)
@@ -161,7 +161,7 @@ def test_the_reference_is_found_once_and_kept(learner: Callable[..., DPO]) -> No
     for _ in range(3):
         one.update()
     assert torch.equal(one.reference, before)
-    assert (one.judge(range(4)) - before[:, :4]).abs().max() > 1e-4, "the policy has moved"
+    assert (one.log_probs_of(range(4)) - before[:, :4]).abs().max() > 1e-4, "the policy has moved"
     other = learner()
     other.reference.zero_()
     other.load_state_dict(one.state_dict())

@@ -27,7 +27,7 @@ from rlgym.ssl.finetune import template
 from rlgym.ssl.finetune.chat import Chat
 from rlgym.ssl.finetune.dpo import DPO
 from rlgym.ssl.finetune.start import open_start
-from rlgym.ssl.inference.evaluate import judge
+from rlgym.ssl.inference.evaluate import evaluate_causal
 from rlgym.ssl.inference.language_model import LanguageModel
 from rlgym.ssl.objectives.masked import Masked
 from tests.ssl import folders, tiny
@@ -149,7 +149,7 @@ def test_a_folder_is_read_as_its_tokenizer_reads(made: Callable[[str], Path]) ->
             nats += float(model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
             tokens += ids.shape[1] - 1
     start = open_start(str(folder), 0)
-    found = judge(LanguageModel(start.model.eval(), start.tokenizer), iter(texts), None, 4)
+    found = evaluate_causal(LanguageModel(start.model.eval(), start.tokenizer), iter(texts), None, 4)
     assert (found["tokens"], found["loss"]) == (tokens, pytest.approx(nats / tokens, rel=1e-4))
     kept = Tokenizer.of_run(made("llama"))
     assert [kept.backend.id_to_token(i) for i in (kept.bos_id, kept.eos_id)] == ["<s>", "</s>"]

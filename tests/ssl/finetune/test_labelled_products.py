@@ -258,7 +258,7 @@ def test_what_predict_writes_reads_back_equal(excel: Path, tmp_path: Path) -> No
     assert [{k: v for k, v in json.loads(line).items() if k in ("text", "note", "tags")} for line in lines] == rows
 
 
-def test_judging_what_was_trained_on_is_said(
+def test_evaluating_what_was_trained_on_is_said(
     starts: Starts, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Lines of the parent's own corpus as examples: long enough for runs of 13 words."""
@@ -272,7 +272,7 @@ def test_judging_what_was_trained_on_is_said(
     capsys.readouterr()
     assert main(["evaluate", str(run)]) == 0
     out = capsys.readouterr().out
-    assert "warning: " in out and "of the runs of 13 words judged here" in out and "bert was trained on" in out
+    assert "warning: " in out and "of the 13-grams evaluated here" in out and "bert was trained on" in out
 
 
 @pytest.mark.parametrize("kind", ["bert", "modernbert", "qwen3", "gpt2"])

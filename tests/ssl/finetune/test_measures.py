@@ -18,20 +18,20 @@ def drawn() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_classes_as_scikit_learn_counts_them(drawn: tuple[np.ndarray, np.ndarray]) -> None:
-    judge = pytest.importorskip("sklearn.metrics")
+    reference = pytest.importorskip("sklearn.metrics")
     shares, labels = drawn
     predicted = shares.argmax(1)
     table = measures.confusion(labels, predicted, 4)
-    assert (table == judge.confusion_matrix(labels, predicted, labels=range(4))).all()
+    assert (table == reference.confusion_matrix(labels, predicted, labels=range(4))).all()
     each = measures.per_class(table)
-    found = judge.precision_recall_fscore_support(labels, predicted, labels=range(4), zero_division=0)
+    found = reference.precision_recall_fscore_support(labels, predicted, labels=range(4), zero_division=0)
     for name, theirs in zip(("precision", "recall", "f1", "support"), found, strict=True):
         assert each[name] == pytest.approx(theirs), name
-    assert measures.macro_f1(table) == pytest.approx(judge.f1_score(labels, predicted, average="macro"))
+    assert measures.macro_f1(table) == pytest.approx(reference.f1_score(labels, predicted, average="macro"))
     some = labels != 2  # a class that neither occurs nor is predicted does not count
     few = measures.confusion(labels[some], predicted[some], 4)
-    assert measures.macro_f1(few) == pytest.approx(judge.f1_score(labels[some], predicted[some], average="macro"))
-    area = judge.roc_auc_score(labels, shares, multi_class="ovr", average="macro")
+    assert measures.macro_f1(few) == pytest.approx(reference.f1_score(labels[some], predicted[some], average="macro"))
+    area = reference.roc_auc_score(labels, shares, multi_class="ovr", average="macro")
     assert measures.mean_area(shares, labels) == pytest.approx(area)
 
 
@@ -51,14 +51,14 @@ def test_calibration_error_by_hand() -> None:
 
 
 def test_errors_of_numbers_as_scikit_learn_and_numpy_have_them() -> None:
-    judge = pytest.importorskip("sklearn.metrics")
+    reference = pytest.importorskip("sklearn.metrics")
     random = np.random.default_rng(1)
     targets = random.normal(3, 2, 50)
     predicted = 0.6 * targets + random.normal(size=50)
     found = measures.errors(targets, predicted)
-    assert found["mae"] == pytest.approx(judge.mean_absolute_error(targets, predicted))
-    assert found["rmse"] == pytest.approx(judge.mean_squared_error(targets, predicted) ** 0.5)
-    assert found["r2"] == pytest.approx(judge.r2_score(targets, predicted))
+    assert found["mae"] == pytest.approx(reference.mean_absolute_error(targets, predicted))
+    assert found["rmse"] == pytest.approx(reference.mean_squared_error(targets, predicted) ** 0.5)
+    assert found["r2"] == pytest.approx(reference.r2_score(targets, predicted))
     assert found["pearson"] == pytest.approx(np.corrcoef(targets, predicted)[0, 1])
 
 

@@ -119,7 +119,7 @@ def test_it_learns_and_says_how_sure_it_is(run: Path) -> None:
     assert data["documents"] == 60 and 0 < data["held_out"] < 30
 
 
-def test_score_is_what_training_judged(run: Path, parent: Path, table: Path) -> None:
+def test_score_is_what_training_saw(run: Path, parent: Path, table: Path) -> None:
     model = rlgym.load(run)
     rows = [json.loads(line) for line in table.read_text().splitlines()]
     prompts = [row["prompt"] for row in rows]
@@ -135,7 +135,7 @@ def test_score_is_what_training_judged(run: Path, parent: Path, table: Path) -> 
         model.score(["a"], [])
 
 
-def test_evaluate_judges_its_own_and_other_pairs(run: Path, tmp_path: Path, capsys: Any) -> None:
+def test_evaluate_evaluate_its_own_and_other_pairs(run: Path, tmp_path: Path, capsys: Any) -> None:
     final = json.loads((run / "summary.json").read_text())["final"]
     assert main(["evaluate", str(run), "checkpoint=latest"]) == 0
     own = json.loads(max((run / "evaluations").glob("*held_out.json")).read_text())
@@ -173,7 +173,7 @@ def test_predict_refuses_a_table_without_answers(run: Path, tmp_path: Path, caps
 def test_an_export_gives_the_same_rewards(kind: str, text: Path, table: Path, tmp_path: Path) -> None:
     """As the README says how, tokenizer included: with a class of transformers, or by hand for an encoder."""
     start = Starts(text, tmp_path)[kind]
-    run = tmp_path / "judge"
+    run = tmp_path / "scorer"
     words = pairs.words(Path(start), table, "reward_model", "tokens=2_000", "optimizer.learning_rate=1e-2")
     assert main(["finetune", *words, f"run.dir={run}"]) == 0
     assert main(["export", str(run)]) == 0
@@ -200,14 +200,14 @@ def test_low_rank_additions_are_merged(parent: Path, table: Path, tmp_path: Path
     assert not any("lora" in name for name, _ in model.model.named_parameters())
     learner = RewardModelling(load_config(folder), folder)
     learner.load_state_dict(open_checkpoint(Run(folder), "latest")[0])
-    chosen, _ = learner.judge()
+    chosen, _ = learner.score_held_out()
     held = [learner.pairs[i] for i in learner.held]
     found = model.score([pair.prompt for pair in held], [pair.chosen for pair in held])
     torch.testing.assert_close(found, chosen, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("objective", ["masked"])
-def test_encoders_judge_too(objective: str, tmp_path: Path, text: Path, table: Path) -> None:
+def test_encoders_score_too(objective: str, tmp_path: Path, text: Path, table: Path) -> None:
     folder = pairs.pretrained(tmp_path / "encoder", text, f"objective={objective}", "model=bert_nano")
     run = tmp_path / "run"
     assert main(["finetune", *pairs.words(folder, table, "reward_model"), f"run.dir={run}"]) == 0

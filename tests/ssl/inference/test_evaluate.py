@@ -1,4 +1,4 @@
-"""Judging finished models: which token is predicted from what, and bits per byte of models made by hand."""
+"""Evaluating finished models: which token is predicted from what, and bits per byte of models made by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rlgym.ssl.data.build_tokenizer import build_tokenizer
 from rlgym.ssl.data.corpus import Corpus
 from rlgym.ssl.data.progress import silent
 from rlgym.ssl.data.tokenizer import Tokenizer
-from rlgym.ssl.inference.evaluate import data_config, judge, judge_masked, refuse_idle, windows
+from rlgym.ssl.inference.evaluate import data_config, evaluate_causal, evaluate_masked, refuse_idle, windows
 from rlgym.ssl.inference.language_model import LanguageModel
 from rlgym.ssl.models.attention import Cache
 from rlgym.ssl.models.backbone import Backbone
@@ -115,7 +115,7 @@ def test_bits_per_byte_of_a_model_made_by_hand(block: int, batch: int) -> None:
     tokenizer = bytes_tokenizer()
     table = torch.randn(tokenizer.vocab_size, tokenizer.vocab_size, generator=torch.Generator().manual_seed(1)) * 3
     model = Table(table, block)
-    found = judge(LanguageModel(model, tokenizer), iter(DOCUMENTS), None, batch)
+    found = evaluate_causal(LanguageModel(model, tokenizer), iter(DOCUMENTS), None, batch)
     nats, hits, count = by_hand(table, tokenizer, DOCUMENTS)
     size = sum(len(document.encode()) for document in DOCUMENTS)
     assert (found["tokens"], found["bytes"], found["documents"]) == (count, size, len(DOCUMENTS))
@@ -129,7 +129,7 @@ def test_bits_per_byte_of_a_model_made_by_hand(block: int, batch: int) -> None:
 def test_a_model_that_knows_nothing_has_the_entropy_of_its_vocabulary() -> None:
     tokenizer = bytes_tokenizer()
     model = LanguageModel(Table(torch.zeros(tokenizer.vocab_size, tokenizer.vocab_size), 8), tokenizer)
-    found = judge(model, iter(DOCUMENTS), None, 4)
+    found = evaluate_causal(model, iter(DOCUMENTS), None, 4)
     assert found["bits_per_byte"] == pytest.approx(math.log2(258)), "a token a byte"
 
 
@@ -140,17 +140,17 @@ def test_bits_per_byte_is_of_bytes_whatever_a_token_is(tmp_path: Path) -> None:
     corpus = corpus_of(tmp_path, [CODE * 4, CODE], held_out=[1])
     tokenizer = build_tokenizer(BpeTokenizer(vocab_size=400), corpus, True, silent)
     model = LanguageModel(Table(torch.zeros(tokenizer.vocab_size, tokenizer.vocab_size), 8), tokenizer)
-    found = judge(model, iter([CODE]), None, 4)
+    found = evaluate_causal(model, iter([CODE]), None, 4)
     tokens, size = len(tokenizer.encode(CODE)), len(CODE.encode())
     assert tokens < 0.7 * size
     assert found["bits_per_byte"] == pytest.approx(math.log2(tokenizer.vocab_size) * tokens / size)
     assert found["loss"] == pytest.approx(math.log(tokenizer.vocab_size))
 
 
-def test_a_limit_judges_the_first_tokens_and_their_bytes() -> None:
+def test_a_limit_evaluate_the_first_tokens_and_their_bytes() -> None:
     tokenizer = bytes_tokenizer()
     table = torch.randn(tokenizer.vocab_size, tokenizer.vocab_size, generator=torch.Generator().manual_seed(1))
-    found = judge(LanguageModel(Table(table, 4), tokenizer), iter(["the tree", "sings", "and falls"]), 11, 2)
+    found = evaluate_causal(LanguageModel(Table(table, 4), tokenizer), iter(["the tree", "sings", "and falls"]), 11, 2)
     nats, _, count = by_hand(table, tokenizer, ["the tree", "sin"])
     assert (found["tokens"], found["bytes"], found["documents"]) == (count, 11, 2) == (11, 11, 2)
     assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / 11, rel=1e-6)
@@ -159,8 +159,8 @@ def test_a_limit_judges_the_first_tokens_and_their_bytes() -> None:
 def test_no_text_at_all_is_refused() -> None:
     tokenizer = bytes_tokenizer()
     model = LanguageModel(Table(torch.zeros(tokenizer.vocab_size, tokenizer.vocab_size), 8), tokenizer)
-    with pytest.raises(RequestError, match="there is no text to judge"):
-        judge(model, iter(["", ""]), None, 4)
+    with pytest.raises(RequestError, match="there is no text to evaluate"):
+        evaluate_causal(model, iter(["", ""]), None, 4)
 
 
 # ---- masked
@@ -190,7 +190,7 @@ class Unigram(Backbone):
 
 
 def masked_run() -> Any:
-    """What `judge_masked` reads of a run's config."""
+    """What `evaluate_masked` reads of a run's config."""
     from rlgym.config.schema import PretrainConfig
 
     config = PretrainConfig()
@@ -198,11 +198,11 @@ def masked_run() -> Any:
     return config
 
 
-def judged(model: LanguageModel, corpus: Corpus, held_out: bool, limit: int | None = None) -> dict[str, Any]:
-    return judge_masked(model, masked_run(), corpus, held_out, limit, 3, silent)
+def evaluated(model: LanguageModel, corpus: Corpus, held_out: bool, limit: int | None = None) -> dict[str, Any]:
+    return evaluate_masked(model, masked_run(), corpus, held_out, limit, 3, silent)
 
 
-def test_a_masked_model_is_judged_on_every_block_of_the_text(tmp_path: Path) -> None:
+def test_a_masked_model_is_evaluated_on_every_block_of_the_text(tmp_path: Path) -> None:
     """At a rate of nearly 1 all tokens but the special ones are hidden, and what is found can be told in advance."""
     tokenizer = bytes_tokenizer(causal=False)
     scores = torch.randn(tokenizer.vocab_size, generator=torch.Generator().manual_seed(1))
@@ -210,7 +210,7 @@ def test_a_masked_model_is_judged_on_every_block_of_the_text(tmp_path: Path) -> 
     language = LanguageModel(model, tokenizer)
     texts = [CODE, "short", CODE[::-1], "the held-out one"]
     corpus = corpus_of(tmp_path, texts)
-    found = judged(language, corpus, held_out=False)
+    found = evaluated(language, corpus, held_out=False)
     ends = (tokenizer.cls_id, tokenizer.sep_id)
     stream = [token for text in texts for token in (ends[0], *tokenizer.encode(text), ends[1]) if token is not None]
     blocks = len(stream) // 16
@@ -225,24 +225,24 @@ def test_a_masked_model_is_judged_on_every_block_of_the_text(tmp_path: Path) -> 
     # a token a byte, and none of them special
     assert found["bytes"] == found["tokens"] and found["bits_per_byte"] == pytest.approx(found["loss"] / math.log(2))
 
-    assert judged(language, corpus, held_out=False) == found, "the same masks each time"
+    assert evaluated(language, corpus, held_out=False) == found, "the same masks each time"
     for held_out, limit, seen in ((True, None, 16), (False, 40, 32)):
         model.seen = 0
-        judged(language, corpus, held_out, limit)
+        evaluated(language, corpus, held_out, limit)
         assert model.seen == seen
 
 
-def test_small_text_is_judged_whole_and_less_than_a_block_refused(tmp_path: Path) -> None:
+def test_small_text_is_evaluated_whole_and_less_than_a_block_refused(tmp_path: Path) -> None:
     """Another corpus holds nothing out: its last part being less than a block matters to nobody."""
     tokenizer = bytes_tokenizer(causal=False)
     model = Unigram(torch.zeros(tokenizer.vocab_size), 16)
     language = LanguageModel(model, tokenizer)
-    found = judged(language, corpus_of(tmp_path, ["ten bytes.", "six by"]), held_out=False)
+    found = evaluated(language, corpus_of(tmp_path, ["ten bytes.", "six by"]), held_out=False)
     assert model.seen == 16 and found["loss"] == pytest.approx(math.log(tokenizer.vocab_size))
     with pytest.raises(RequestError, match="data: 15 tokens are fewer than one block of 16"):
-        judged(language, corpus_of(tmp_path, ["ten bytes.", "x"]), held_out=False)
+        evaluated(language, corpus_of(tmp_path, ["ten bytes.", "x"]), held_out=False)
     with pytest.raises(RequestError, match="data: 9 tokens are fewer than one block of 16"):
-        judged(language, corpus_of(tmp_path, ["ten bytes.", "six by"]), held_out=False, limit=9)
+        evaluated(language, corpus_of(tmp_path, ["ten bytes.", "six by"]), held_out=False, limit=9)
 
 
 # ---- which text
@@ -264,7 +264,9 @@ def test_the_words_name_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert data_config(posts, "a.txt", {}) == TextData(path=["a.txt"]), "any other file is text"
     assert data_config(own, "t.JSONL.gz", {}).name == "text", "as of a model that learnt from text any is"
     for key, value in {"packing": "stream", "validation_fraction": "0.5", "licence": "MIT"}.items():
-        with pytest.raises(RequestError, match=rf"data\.{key}={value} has no effect because all of the text is judged"):
+        with pytest.raises(
+            RequestError, match=rf"data\.{key}={value} has no effect because all of the text is evaluated"
+        ):
             refuse_idle({"path": "a.txt", key: value})
     with pytest.raises(RequestError, match=r"data\.path needs data=NAME"):
         data_config(own, "", {"path": "a.txt"})
