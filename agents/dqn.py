@@ -166,7 +166,7 @@ class DQN(OffPolicy):
             skipped.append(bad)
         error, predicted = torch.cat(errors), torch.cat(predictions)
         if self.priorities is not None:
-            self.priorities.update(batches["places"], self.surprise(error))
+            self.priorities.update(batches["places"], self.priority(error))
         if knobs.distributional == "c51":
             predicted = predicted.softmax(-1) @ self.network.support
         return {
@@ -177,7 +177,7 @@ class DQN(OffPolicy):
             NON_FINITE: torch.stack(skipped).sum(),
         }
 
-    def surprise(self, error: Tensor) -> Tensor:
+    def priority(self, error: Tensor) -> Tensor:
         """Priorities `[batch]` from unweighted losses `[batch]`: |TD error| where that is what the loss is made of,
         the loss itself for distributions (Hessel et al. 2018, section 3) and quantiles."""
         if self.knobs.distributional != "none":

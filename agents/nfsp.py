@@ -161,7 +161,7 @@ class NFSP(Learner):
         """One move in every game."""
         game, position, every = self.game, self.position, self.every
         seat = position[:, TURN]
-        self.settle_moves((self.last_action[every, seat] >= 0).nonzero().squeeze(1), seat, position)
+        self.record_moves((self.last_action[every, seat] >= 0).nonzero().squeeze(1), seat, position)
         action, responded = self.choose(position, self.responds[every, seat])
         if self.average is not None:
             rows = responded.nonzero().squeeze(1)
@@ -185,7 +185,7 @@ class NFSP(Learner):
         drawn = draw(mask_logits(self.average(obs), legal), self.player_rng)
         return torch.where(responds, best, drawn), responds
 
-    def settle_moves(self, rows: Tensor, seat: Tensor, after: Tensor) -> None:
+    def record_moves(self, rows: Tensor, seat: Tensor, after: Tensor) -> None:
         """The latest moves of `seat [games]` in the games `rows [n]` have led to `after [games, words]`."""
         seat, after = seat[rows], after[rows]
         self.replay.add(
@@ -201,7 +201,7 @@ class NFSP(Learner):
         """The games `over [n]` have ended; others begin in their place."""
         for seat in (0, 1):
             moved = over[self.last_action[over, seat] >= 0]
-            self.settle_moves(moved, torch.full_like(self.every, seat), self.position)
+            self.record_moves(moved, torch.full_like(self.every, seat), self.position)
         won = rewards(self.position[over], torch.zeros_like(over))
         self.recent.extend(zip(self.length[over].tolist(), won.long().tolist(), strict=True))
         self.position[over] = self.game.init(len(over), self.device, self.player_rng)

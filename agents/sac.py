@@ -88,10 +88,10 @@ class SAC(Continuous):
         share = 1 / len(action)
         value, of_action = self.critic_passes.of_action(batch["obs"], action, -share)
         self.actor_passes.backward(self.drawing.draw_slope(outputs, noise, action, of_action, ent_coef * share))
-        surprise = log_prob.mean()
-        losses = {"train/actor_loss": ent_coef * surprise - value.mean()}
+        mean_log_prob = log_prob.mean()
+        losses = {"train/actor_loss": ent_coef * mean_log_prob - value.mean()}
         if self.log_ent_coef is not None:
-            slope = torch.neg(surprise + self.target_entropy, out=cast(Tensor, self.log_ent_coef.grad))
+            slope = torch.neg(mean_log_prob + self.target_entropy, out=cast(Tensor, self.log_ent_coef.grad))
             losses["train/ent_coef_loss"] = self.log_ent_coef * slope
         return losses
 

@@ -85,10 +85,10 @@ class Agent(Learner):
         resolve_auto(config, self.device, repays, threads=(os.cpu_count() or 1) if images else 1)
         self.pool: Opponents | None = None
         """Its past selves, where it plays against them."""
-        self.standings: Ratings | None = None
+        self.ratings: Ratings | None = None
         """Its ratings, where the environment is a game."""
         if is_game(config.env.id):
-            self.pool, self.standings = resolve(GAME_SIDE)(self)
+            self.pool, self.ratings = resolve(GAME_SIDE)(self)
             self.unit = "moves"
         self.recent = RecentEpisodes(None if self.pool is None else self.pool.metrics)
         self._evaluation_env: BatchEnv | None = None
@@ -102,8 +102,8 @@ class Agent(Learner):
     def evaluate(self) -> Evaluation:
         config = self.config
         episodes, seed = config.evaluate.episodes, fresh_seed(config.seed, self.progress.step)
-        if self.standings is not None:
-            found = self.standings.evaluate(episodes, seed)
+        if self.ratings is not None:
+            found = self.ratings.evaluate(episodes, seed)
         elif self.monitor == BY_TRAINING:
             return Evaluation(self.recent.metrics())
         else:
@@ -161,8 +161,8 @@ class Agent(Learner):
         }
         if self.pool is not None:
             state["pool"] = self.pool.state_dict()
-        if self.standings is not None:
-            state["standings"] = self.standings.state_dict()
+        if self.ratings is not None:
+            state["standings"] = self.ratings.state_dict()
         return state
 
     def check_base_state(self, state: Mapping[str, Section]) -> None:
@@ -186,8 +186,8 @@ class Agent(Learner):
         self.recent.restore(cast(list[Any], progress["recent"]))
         if self.pool is not None:
             self.pool.load_state_dict(state["pool"])
-        if self.standings is not None:
-            self.standings.load_state_dict(state["standings"])
+        if self.ratings is not None:
+            self.ratings.load_state_dict(state["standings"])
         obs = self.env.load_state_dict(state["environment"])
         if self.env.restore_report:
             self.notices.append(self.env.restore_report)

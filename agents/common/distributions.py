@@ -209,8 +209,8 @@ class ClampedGaussian(SquashedGaussian):
         log_std = log_std.clamp(*self.LOG_STD)
         u = torch.addcmul(mean, log_std.exp(), noise)
         # - log N(u) + log(1 - tanh(u)^2), number by number but for a constant: 1 - tanh(u)^2 = 4 / (e^u + e^-u)^2
-        surprise = torch.add(log_std, torch.logaddexp(u, -u), alpha=-2).addcmul_(noise, noise, value=0.5)
-        return u.tanh(), surprise.sum(-1).neg_().sub_(self.dimensions * (HALF_LOG_2PI + 2 * math.log(2)))
+        minus_log_prob = torch.add(log_std, torch.logaddexp(u, -u), alpha=-2).addcmul_(noise, noise, value=0.5)
+        return u.tanh(), minus_log_prob.sum(-1).neg_().sub_(self.dimensions * (HALF_LOG_2PI + 2 * math.log(2)))
 
     def draw_slope(
         self, outputs: Tensor, noise: Tensor, action: Tensor, of_action: Tensor, of_log_prob: Tensor

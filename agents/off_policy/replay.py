@@ -137,7 +137,7 @@ class Replay:
 
     def interrupt(self, obs: Obs, mask: Array | None) -> None:
         """The environments stand at `obs`, wherever they stood: episodes that do not go on there end, cut off."""
-        stood = {name: x.cpu().numpy() for name, x in self._observations(self._standing()).items()}
+        stood = {name: x.cpu().numpy() for name, x in self._observations(self._running_rows()).items()}
         moved = np.zeros(self.envs, bool)
         for name, x in stood.items():
             moved |= (x != obs[name].astype(x.dtype)).reshape(self.envs, -1).any(1)
@@ -345,7 +345,7 @@ class Replay:
         frames = (places // self.rows)[:, None] * self.rows + row
         return {name: x.flatten(0, 1)[frames] for name, x in self.obs.items()}
 
-    def _standing(self) -> Tensor:
+    def _running_rows(self) -> Tensor:
         """Places of the running observations, `[envs]`."""
         return torch.from_numpy(self._lanes * self.rows + self.written % self.rows).to(self.device)
 
@@ -363,7 +363,7 @@ class Replay:
             if number not in self._segments:
                 self._segments[number] = self._segment(number)
         tail = self._bounds[max(full) + 1] if full else next(iter(self._bounds.values()))
-        standing = self._standing()
+        running = self._running_rows()
         section: dict[str, Any] = {
             "rows": self.rows,
             "steps": self.steps,
@@ -374,10 +374,10 @@ class Replay:
             "ages": self._ages.tolist(),
             **{f"segment_{number}": self._segments[number] for number in full},
             **{f"tail.{name}": x for name, x in self._cut(tail, self.written).items()},
-            **{f"standing.{name}": x.flatten(0, 1)[standing] for name, x in self.obs.items()},
+            **{f"standing.{name}": x.flatten(0, 1)[running] for name, x in self.obs.items()},
         }
         if self.mask is not None:
-            section["standing_mask"] = self.mask.flatten(0, 1)[standing]
+            section["standing_mask"] = self.mask.flatten(0, 1)[running]
         return section
 
     def load_state_dict(self, section: Section) -> None:
@@ -399,16 +399,16 @@ class Replay:
                 self._segments[number] = self._segment(number)
                 self._segments[number].file = part.file
         self._paste({key.removeprefix("tail."): x for key, x in section.items() if key.startswith("tail.")})
-        standing = self._standing()
+        running = self._running_rows()
         for name, x in self.obs.items():
-            x.flatten(0, 1)[standing] = section[f"standing.{name}"].to(x)
+            x.flatten(0, 1)[running] = section[f"standing.{name}"].to(x)
         if self.age is not None:
-            self.age.view(-1)[standing] = torch.from_numpy(self._ages).to(self.age)
+            self.age.view(-1)[running] = torch.from_numpy(self._ages).to(self.age)
         if "standing_mask" in section:
             if self.mask is None:
                 self._make_mask(section["standing_mask"].shape[1])
             assert self.mask is not None
-            self.mask.flatten(0, 1)[standing] = section["standing_mask"].to(self.mask)
+            self.mask.flatten(0, 1)[running] = section["standing_mask"].to(self.mask)
 
     def _oldest(self) -> Array:
         """The first transition of each environment that still lies in its ring; below 0, rows of frames alone."""

@@ -66,7 +66,7 @@ class BatchVecEnv(VecEnv):
     def __init__(self, env: BatchEnv, view: View) -> None:
         assert env.num_envs == 1 or not env.phantoms, "there is no way to step some environments and not the others"
         self.env, self.view = env, view
-        self.standing: Obs = {}
+        self.obs: Obs = {}
         """The observations to act on next."""
         self.episodes: list[Episode] = []
         """Those that ended, for whoever logs to read and clear."""
@@ -74,7 +74,7 @@ class BatchVecEnv(VecEnv):
         super().__init__(env.num_envs, view.observation_space, view.action_space)
 
     def reset(self) -> SeenObs:
-        return self.view.obs(self.standing)
+        return self.view.obs(self.obs)
 
     def step_async(self, actions: Array) -> None:
         self.chosen = self.view.actions(actions)
@@ -93,7 +93,7 @@ class BatchVecEnv(VecEnv):
         self.episodes += step.episodes
         if self.env.phantoms and done.any():  # the step that does nothing but reset, and is no transition
             step = self.env.step(self.chosen)
-        self.standing = step.obs
+        self.obs = step.obs
         self.steps += 1
         return self.view.obs(step.obs), reward, done, infos
 

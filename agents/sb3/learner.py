@@ -104,7 +104,7 @@ class SB3(Agent):
         self.view = View(self.env.leaves, self.env.action_space)
         check(config, self.env, self.view)
         self.venv = BatchVecEnv(self.env, self.view)
-        self.venv.standing = self.env.reset(config.seed)
+        self.venv.obs = self.env.reset(config.seed)
         self.normalizer = build_normalizer(self.venv, config.env, knobs.gamma)
         self.random = GlobalRandom(self.device)
         venv = self.venv if self.normalizer is None else self.normalizer
@@ -249,7 +249,7 @@ class SB3(Agent):
         load_numpy_state(model.action_space.np_random, cast(Any, state["rng"]["action_space"]))
         if self.replay is not None and REPLAY in state:
             self.venv.steps = self.replay.load_state_dict(state[REPLAY])
-        self.venv.standing = self.load_base_state(state)
+        self.venv.obs = self.load_base_state(state)
         self._lately = self.recent.metrics()
         assert model.env is not None
         if self.normalizer is None:

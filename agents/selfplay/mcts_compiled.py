@@ -52,7 +52,7 @@ class Way(NamedTuple):
     """How many there are, `[games]`."""
     leaf: Array
     """The last of them, `[games]`."""
-    standing: Array
+    leaf_position: Array
     """Its position, `[games, words]`."""
     action: Array
     """What is chosen there, `[games]`."""
@@ -81,8 +81,8 @@ class CompiledSearch(Search):
         self.trees = Trees(*(tensor.numpy() for tensor in (*tensors, child, self.position)))
         self.moves, self.length = torch.zeros_like(self.path), torch.zeros_like(self.path[0])
         self.leaf, self.action = torch.zeros_like(self.path[:2])
-        self.standing = torch.empty_like(position)
-        walks = self.path, self.moves, self.length, self.leaf, self.standing, self.action
+        self.leaf_position = torch.empty_like(position)
+        walks = self.path, self.moves, self.length, self.leaf, self.leaf_position, self.action
         self.way = Way(*(tensor.numpy() for tensor in walks))
         top = float(game.max_return)
         method, explore = {
@@ -99,7 +99,7 @@ class CompiledSearch(Search):
 
     def simulate(self, simulation: int) -> None:
         descend(self.trees, self.way, self.rule, self.noise, self.table[simulation])
-        position = self.play(self.standing, self.action)
+        position = self.play(self.leaf_position, self.action)
         legal = self.game.legal(position)  # before the network: it leaves nothing of the rules in the cache
         evaluated = [x.contiguous().numpy() for x in self.evaluate(position)]
         absorb(self.trees, self.way, self.games * (simulation + 2), position.numpy(), legal.numpy(), *evaluated)
@@ -191,7 +191,7 @@ def descend(trees: Trees, way: Way, rule: Rule, noise: Array, considered: Array)
             way.path[depth, game], way.moves[depth, game] = node, best
             depth += 1
             if trees.child[node, best] == 0:
-                way.leaf[game], way.standing[game], way.action[game] = node, trees.position[node], best
+                way.leaf[game], way.leaf_position[game], way.action[game] = node, trees.position[node], best
                 way.length[game] = depth
                 break
             node = trees.child[node, best]
@@ -199,7 +199,7 @@ def descend(trees: Trees, way: Way, rule: Rule, noise: Array, considered: Array)
 
 @compiled
 def absorb(trees: Trees, way: Way, first: int, position: Array, legal: Array, scores: Array, value: Array) -> None:
-    """Add the nodes from row `first` on: `position [games, words]`, its `legal` moves, the network's logits (`scores`) and
+    """Add the nodes from row `first` on: `position [games, words]`, its `legal` moves, its logits (`scores`) and
     its `value`. Links them to their parents and backs their values up."""
     logits, prior = trees.logits, trees.prior
     actions = logits.shape[1]

@@ -94,13 +94,13 @@ class Pool:
         return key
 
     @property
-    def standing(self) -> list[int]:
+    def active(self) -> list[int]:
         """The members that may be drawn, the earliest first."""
         return [key for key, member in self.members.items() if not member.retired]
 
     def weights(self) -> tuple[list[int], list[float]]:
         """The members that are drawn, and how likely each is, up to a factor."""
-        keys = self.standing
+        keys = self.active
         if self.knobs.draw == "latest":
             return keys[-1:], [1.0]
         if self.knobs.draw == "uniform":
@@ -125,15 +125,15 @@ class Pool:
         """The learner as it is becomes a member; of too many the one that it beats most often makes room."""
         step, every = self.agent.progress.step, self.knobs.every
         self.next_step = (step // every + 1) * every
-        if len(self.standing) >= self.knobs.size:
-            gone = max(self.standing, key=lambda key: (self.members[key].record.rate, -key))
+        if len(self.active) >= self.knobs.size:
+            gone = max(self.active, key=lambda key: (self.members[key].record.rate, -key))
             self.members[gone].retired = True
             if not self.members[gone].sitting:
                 del self.members[gone]
         self.members[self.next_key] = Member(PolicyPlayer(past_self(self.agent), self.game, samples=True), step)
         self.next_key += 1
 
-    # ---- what is told of it
+    # ---- metrics
 
     def metrics(self) -> dict[str, float]:
         """The learner's win rates by kind of opponent, and by how many Elo points it is ahead of its past selves."""
@@ -142,7 +142,7 @@ class Pool:
             for player, record in zip(self.fixed, self.records, strict=True)
             if record.games
         }
-        rates = [self.members[key].record.rate for key in self.standing]
+        rates = [self.members[key].record.rate for key in self.active]
         *past, latest = rates
         found["self_play/win_rate_latest"] = latest
         if past:

@@ -136,8 +136,8 @@ class SyncEnv(BatchEnv):
         self._checker.rewards(reward)
         if masked:
             self._checker.mask(buffers.mask, self._mask_parts)
-        told = np.sign(reward) if self.clip_reward else reward
-        step = Step(obs, told, terminated, truncated, action_mask=self.action_mask)
+        reward_given = np.sign(reward) if self.clip_reward else reward
+        step = Step(obs, reward_given, terminated, truncated, action_mask=self.action_mask)
         if ended:
             self._checker.obs({name: final[ended] for name, final in buffers.final.items()}, "final observation")
             step.final_obs = buffers.final

@@ -244,33 +244,33 @@ def work(task: tuple[str, int, bool, bool]) -> dict[str, Any]:
     trial = study.ask({a.key: a.distribution() for a in axes})
     words = [a.word(trial.params[a.key]) for a in axes]
     trial.set_user_attr("words", words)
-    title, told = f"trial {trial.number + 1}: ", f"  {' '.join(words)}"
+    title, given = f"trial {trial.number + 1}: ", f"  {' '.join(words)}"
     values: list[float] = []
     if (twin := same_words(study, words)) is not None:
         study.tell(trial, twin.value, state=twin.state)  # the same values on the same seeds give the same
-        return {"line": f"{title}as trial {twin.number + 1}{told}", "code": 0}
+        return {"line": f"{title}as trial {twin.number + 1}{given}", "code": 0}
     try:
         for k in range(request.seeds):
             run = train_seed(folder, request, trial, words, k, values, trust)
             if run.exit_code in STOPPED:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)  # without an error: it comes again
-                return {"line": f"{title}interrupted{told}", "code": run.exit_code}
+                return {"line": f"{title}interrupted{given}", "code": run.exit_code}
             if run.summary.get("status") == "stopped":
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-                return {"line": f"{title}{run.summary['reason']}{told}", "code": 0}
+                return {"line": f"{title}{run.summary['reason']}{given}", "code": 0}
         if not values or not all(map(math.isfinite, values)):
             raise TrainingError("its evaluations gave no finite score")
     except KeyboardInterrupt:
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        return {"line": f"{title}interrupted{told}", "code": 130}
+        return {"line": f"{title}interrupted{given}", "code": 130}
     except (RequestError, TrainingError) as error:
         said = " ".join(str(error).split())
         trial.set_user_attr("error", said)
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        return {"line": f"{title}failed, {said}{told}", "code": 0}
+        return {"line": f"{title}failed, {said}{given}", "code": 0}
     score = sum(values) / len(values)
     study.tell(trial, score)
-    return {"line": f"{title}{shown(score)}{told}  ({time.monotonic() - began:,.0f} s)", "code": 0}
+    return {"line": f"{title}{shown(score)}{given}  ({time.monotonic() - began:,.0f} s)", "code": 0}
 
 
 def train_seed(

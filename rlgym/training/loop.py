@@ -103,7 +103,7 @@ class Loop:
         self.latest: dict[str, float] = {}
         self.lines: list[str] = []
         """What the latest evaluation said in words."""
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         """The failures beside training that were reported."""
         self._updates: list[tuple[int, int, Metrics]] = []
         self._began = time.perf_counter()
@@ -157,7 +157,7 @@ class Loop:
                 self._training_seconds += time.perf_counter() - begin
                 self._updates.append((progress.step, progress.update, metrics))
                 if len(self._updates) >= UNREAD:
-                    self._settle_updates()
+                    self._check_updates()
                 self._report_and_save()
                 verdict = self._verdict()
             status, reason, exit_code = verdict
@@ -224,7 +224,7 @@ class Loop:
 
     # ---- metrics
 
-    def _settle_updates(self) -> None:
+    def _check_updates(self) -> None:
         """Bring the metrics of the latest updates to the host in one copy, and stop at the first non-finite one."""
         if not self._updates:
             return
@@ -246,7 +246,7 @@ class Loop:
 
     def _flush(self) -> dict[str, float]:
         """One row from all that is `pending`: `train/` tags averaged, of others the latest, and the rate."""
-        self._settle_updates()
+        self._check_updates()
         progress, pending = self.learner.progress, self.state.pending
         row: dict[str, float] = {}
         for tag in dict.fromkeys(tag for metrics in pending for tag in metrics):
@@ -310,7 +310,7 @@ class Loop:
 
     def _evaluate(self) -> dict[str, float]:
         """The metrics of the model as it is. A failure ends the run, with a checkpoint of this step."""
-        self._settle_updates()  # a model with a bad update in it must not be called best
+        self._check_updates()  # a model with a bad update in it must not be called best
         step = self.learner.progress.step
         try:
             evaluation = self.learner.evaluate()
@@ -380,15 +380,15 @@ class Loop:
         except Exception as error:
             self.run.require()
             line = f"{what} failed and training goes on: {type(error).__name__}: {' '.join(str(error).split())}"
-            if line not in self._told:  # a disk that is full is full at every row
-                self._told.add(line)
+            if line not in self._reported:  # a disk that is full is full at every row
+                self._reported.add(line)
                 self.run.log_line(line)
                 self.run.log_traceback(error)
                 self.display.message(line)
 
     def _save(self, best: bool = False) -> None:
         """Write a checkpoint of this step, then drop what need not be kept. A failed save costs nothing older."""
-        self._settle_updates()
+        self._check_updates()
         self.run.require()
         step = self.learner.progress.step
         self.state.seconds = self.seconds

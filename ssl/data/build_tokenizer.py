@@ -136,8 +136,8 @@ def training_text(corpus: Corpus, at_most: int | None, what: str, report: Report
         size = min(WINDOW, at_most)
         count = at_most // size
         windows = [(low, low + size) for low in (i * (total - size) // max(1, count - 1) for i in range(count))]
-    told, done = sum(high - low for low, high in windows), 0
-    report(what, 0, told)
+    total, done = sum(high - low for low, high in windows), 0
+    report(what, 0, total)
     with reading(corpus.text) as read:
         for low, high in windows:
             document = int(np.searchsorted(before, low, side="right")) - 1
@@ -147,7 +147,7 @@ def training_text(corpus: Corpus, at_most: int | None, what: str, report: Report
                 for text in pieces(read, *_whole_characters(corpus.text, low + shift, end + shift), WINDOW):
                     yield text
                     done += len(text)
-                    report(what, min(done, told), told)
+                    report(what, min(done, total), total)
                 low = end
                 document += 1
 

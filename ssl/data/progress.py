@@ -69,14 +69,14 @@ def _drawn() -> Iterator[Report]:
 
 
 def _lines() -> Report:
-    told = time.monotonic()
+    reported = time.monotonic()
 
     def report(what: str, done: int, total: int) -> None:
-        nonlocal told
+        nonlocal reported
         now = time.monotonic()
-        if now - told < LINE_EVERY:
+        if now - reported < LINE_EVERY:
             return
-        told = now
+        reported = now
         share = f" {min(1.0, done / total):.0%}" if total else ""
         print(f"{what}:{share} {_amount(done, total)}", file=sys.stderr, flush=True)
 

@@ -29,7 +29,7 @@ def language_model(model: Backbone, tokenizer: Tokenizer, chat: bool) -> Languag
     return Chat(model, tokenizer) if chat else LanguageModel(model, tokenizer)
 
 
-def settle_chat(config: FinetuneConfig, start: Start) -> str:
+def resolve_chat(config: FinetuneConfig, start: Start) -> str:
     """`method.chat` where it is empty, and a line that says what it means; empty where the model knows no chats.
 
     The default prompts are text to go on from, no questions. A run that began before there was this key has none that

@@ -20,7 +20,7 @@ from rlgym.errors import RequestError, TrainingError
 from rlgym.learner import Evaluation, Metrics, Section
 from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.finetune import rewards, template
-from rlgym.ssl.finetune.chat import language_model, settle_chat
+from rlgym.ssl.finetune.chat import language_model, resolve_chat
 from rlgym.ssl.finetune.config import PythonSyntaxReward
 from rlgym.ssl.finetune.paired import Paired
 from rlgym.ssl.finetune.preferences import by_kind, kind_table
@@ -62,8 +62,8 @@ class DPO(Paired):
             )
         if self.run is None and config.reward.name != "default" and not config.method.samples:
             raise no_effect("reward", config.reward.name, "method.samples=0: it scores sampled answers")
-        if told := settle_chat(config, self.start):
-            self.notices.append(told)
+        if notice := resolve_chat(config, self.start):
+            self.notices.append(notice)
         super().prepare()
         if config.reward.name == "default" and config.data.name == "default":
             config.reward = PythonSyntaxReward()

@@ -44,7 +44,7 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
             learner.load_state_dict(state)
         evaluation = learner.evaluate()
         chosen = words["data"] or "held_out"
-        told = warning(run.manifest.get("parent"), getattr(learner, "evaluated_texts", list)())
+        overlap = warning(run.manifest.get("parent"), getattr(learner, "evaluated_texts", list)())
     finally:
         learner.close()
     result = {
@@ -54,7 +54,7 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
         "fingerprint": learner.facts["data"].get("fingerprint"),
         "bad": learner.facts["data"].get("bad"),
         "checkpoint": words["checkpoint"],
-        "overlap": told.share if told else None,
+        "overlap": overlap.share if overlap else None,
     }
     stem = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{chosen.replace('/', '-')[-40:]}"
     (folder / "evaluations").mkdir(exist_ok=True)
@@ -68,7 +68,7 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     data = learner.facts["data"]
     skipped = left_out(data["bad"], data["first_bad"]) if words["data"] else ""
     print(numbers + (f"  over {examples:,} examples" if isinstance(examples, int) else "") + skipped)
-    if told:
-        print(told.line)
+    if overlap:
+        print(overlap.line)
     print(f"written to {path}")
     return result

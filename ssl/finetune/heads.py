@@ -65,7 +65,7 @@ def kind_of(backbone: Backbone, pooling: str) -> str:
     return "score" if backbone.causal and pooling == "last" else "linear"
 
 
-def settle_pooling(config: Any, causal: bool) -> str:
+def resolve_pooling(config: Any, causal: bool) -> str:
     """`method.pooling` where it is auto: the mean of what an encoder says, a decoder's last token, which saw all."""
     if config.pooling == "auto":
         config.pooling = "last" if causal else "mean"

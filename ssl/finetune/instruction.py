@@ -20,7 +20,7 @@ from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.finetune import examples, library, template
 from rlgym.ssl.finetune.chat import language_model
 from rlgym.ssl.finetune.finetuning import Supervised, chosen
-from rlgym.ssl.finetune.labelled import TIMES, by_length, passes, settle_length
+from rlgym.ssl.finetune.labelled import TIMES, by_length, passes, resolve_length
 from rlgym.ssl.finetune.start import language_part
 from rlgym.ssl.inference.language_model import LanguageModel, continued
 from rlgym.ssl.inference.sampling import sample
@@ -49,7 +49,7 @@ class Instruction(Supervised):
     def prepare(self) -> None:
         config, method = self.config, self.config.method
         table = library.docstrings() if config.data.name == "default" else examples.read_table(config.data)
-        longest = settle_length(method, self.start.model)
+        longest = resolve_length(method, self.start.model)
         if config.data.name == "default":  # made for every model: what this one cannot read is not among them
             table.rows = [row for row in table.rows if self._fits(str(row.values["prompt"]), longest)]
             if len(table.rows) < 20:
@@ -241,17 +241,17 @@ class Instruction(Supervised):
             if rows
             else []
         )
-        told = []
+        answers = []
         for i, row, tokens in zip(shown, rows, new, strict=True):
             text, answer = self.prompts[i][0], continued(self.tokenizer, row, tokens)
             wanted = self.tokenizer.decode(
                 [t for t, mine in zip(self.examples[i].ids, self.examples[i].answer, strict=True) if mine]
             )
-            told.append({"prompt": text, "answer": answer, "wanted": wanted})
+            answers.append({"prompt": text, "answer": answer, "wanted": wanted})
         self.model.train()
-        parts = [f"```\n{s['prompt']}\n```\n\n→ {s['answer']}\n\n(wanted: {s['wanted']})" for s in told]
+        parts = [f"```\n{s['prompt']}\n```\n\n→ {s['answer']}\n\n(wanted: {s['wanted']})" for s in answers]
         texts = {"samples": "\n\n---\n\n".join(parts)} if parts else {}
-        return Evaluation(metrics, {"examples": len(self.held), "tokens": count, "samples": told}, texts=texts)
+        return Evaluation(metrics, {"examples": len(self.held), "tokens": count, "samples": answers}, texts=texts)
 
     def evaluated_texts(self) -> list[str]:
         return [self.tokenizer.decode(self.examples[i].ids) for i in self.held]

@@ -18,7 +18,7 @@ from rlgym.errors import RequestError
 from rlgym.ssl.data.documents import Row
 from rlgym.ssl.finetune import examples
 from rlgym.ssl.finetune.finetuning import Supervised, chosen, padded
-from rlgym.ssl.finetune.heads import Head, pool, settle_pooling
+from rlgym.ssl.finetune.heads import Head, pool, resolve_pooling
 from rlgym.ssl.learner import Batch
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Labelled(Supervised):
 
     def prepare(self) -> None:
         config, method = self.config, self.config.method
-        settle_pooling(method, self.start.model.causal)
+        resolve_pooling(method, self.start.model.causal)
         self.all_held_out = method.held_out >= 1
         if method.baselines and not self.all_held_out and importlib.util.find_spec("sklearn") is None:
             raise RequestError(
@@ -98,7 +98,7 @@ class Labelled(Supervised):
         train = np.flatnonzero(~held)
         self.train = examples.share_of(train, method.label_share, config.seed, [strata[i] for i in train])
         self.check_split()
-        longest = settle_length(method, self.start.model)
+        longest = resolve_length(method, self.start.model)
         self.rows = [self.tokenizer.alone(t, longest) for t in texts]
         self.compared: dict[str, np.ndarray] = {}
         """Baseline -> its predictions on the held-out part; fitted when they are first asked for."""
@@ -217,7 +217,7 @@ def passes(config: Any, count: int) -> float:
     return float(config.method.epochs)
 
 
-def settle_length(method: Any, model: Backbone) -> int:
+def resolve_length(method: Any, model: Backbone) -> int:
     """`method.max_length`, at most the model's block."""
     method.max_length = min(method.max_length or model.block_size, model.block_size)
     return int(method.max_length)

@@ -14,7 +14,7 @@ import torch
 
 from rlgym.ssl.data.documents import left_out
 from rlgym.ssl.finetune.finetuning import Supervised, chosen, padded
-from rlgym.ssl.finetune.labelled import by_length, settle_length
+from rlgym.ssl.finetune.labelled import by_length, resolve_length
 from rlgym.ssl.finetune.preferences import Tokens, open_pairs
 from rlgym.ssl.learner import Batch
 
@@ -30,7 +30,7 @@ TIMES = 10
 class Paired(Supervised):
     def prepare(self) -> None:
         method: PreferenceMethod = self.config.method
-        longest = settle_length(method, self.start.model)
+        longest = resolve_length(method, self.start.model)
         read = open_pairs(self.config.data, method, self.config.seed, self.tokenizer, longest)
         self.pairs, self.tokens = read.pairs, read.tokens
         self.train, self.held = np.flatnonzero(~read.held), np.flatnonzero(read.held)

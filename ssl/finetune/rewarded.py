@@ -25,7 +25,7 @@ from rlgym.learner import NON_FINITE, Evaluation, Metrics, Section, Shared
 from rlgym.ssl.data.documents import left_out
 from rlgym.ssl.data.tokenizer import Tokenizer
 from rlgym.ssl.finetune import kl, prompts, rewards, template
-from rlgym.ssl.finetune.chat import language_model, settle_chat
+from rlgym.ssl.finetune.chat import language_model, resolve_chat
 from rlgym.ssl.finetune.config import PythonSyntaxReward, RewardedMethod
 from rlgym.ssl.finetune.finetuning import Finetuning, chosen
 from rlgym.ssl.finetune.rollouts import Rollouts, Sampling, diversity, roll_out
@@ -87,8 +87,8 @@ class Rewarded(Finetuning):
         if config.reward.name == "default":
             config.reward = PythonSyntaxReward()
         self.reward = rewards.build_reward(config.reward)
-        if told := settle_chat(config, self.start):
-            self.notices.append(told)
+        if notice := resolve_chat(config, self.start):
+            self.notices.append(notice)
         self.prompts = prompts.read_prompts(self.run) if self.run else prompts.open_prompts(config, self.check_prompt)
         if skipped := left_out(self.prompts.bad, self.prompts.first_bad):
             self.notices.append(f"data       {self.prompts.source}{skipped}")

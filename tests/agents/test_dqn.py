@@ -101,20 +101,20 @@ def test_gradient_steps_equal_a_second_implementation(part: str) -> None:
         learner.priorities.update = lambda places, errors: given.append(errors)
     metrics = learner.learn(batches, steps)
 
-    rows, losses, surprises = learner.knobs.batch_size, [], []
+    rows, losses, priorities = learner.knobs.batch_size, [], []
     for step in range(steps):
         part_of = slice(step * rows, (step + 1) * rows)
         batch = {
             name: {"obs": x["obs"][part_of]} if isinstance(x, dict) else None if x is None else x[part_of]
             for name, x in batches.items()
         }
-        loss, surprise = reference_loss(network, target, batch, learner.knobs)
+        loss, priority = reference_loss(network, target, batch, learner.knobs)
         adam.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 0.5)
         adam.step()
         losses.append(float(loss.detach()))
-        surprises.append(surprise)
+        priorities.append(priority)
     for (name, p), p2 in zip(network.named_parameters(), learner.network.parameters(), strict=True):
         np.testing.assert_allclose(p2.detach(), p.detach(), atol=2e-5, err_msg=name)
     assert float(metrics["train/loss"]) == pytest.approx(np.mean(losses), rel=1e-3)
@@ -122,7 +122,7 @@ def test_gradient_steps_equal_a_second_implementation(part: str) -> None:
     if given and learner.knobs.distributional == "none":  # priorities are |TD error|, of which the loss is made
         error = given[0]
         size = torch.where(error <= 1, 0.5 * error.square(), error - 0.5)
-        np.testing.assert_allclose(size, torch.cat(surprises), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(size, torch.cat(priorities), rtol=1e-3, atol=1e-5)
 
 
 def test_double_values_what_the_other_network_chose() -> None:

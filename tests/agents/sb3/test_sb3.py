@@ -346,7 +346,7 @@ def test_truncated_is_not_terminated() -> None:
     register()
     env = make_env(EnvConfig(id="Clock-v0", num_envs=2, backend="sync", kwargs={"length": 2}))
     venv = BatchVecEnv(env, View(env.leaves, env.action_space))
-    venv.standing = env.reset(0)
+    venv.obs = env.reset(0)
     first = venv.reset()
     second, reward, done, infos = venv.step(np.zeros(2, np.int64))
     assert not done.any() and infos == [{}, {}] and reward.dtype == np.float32

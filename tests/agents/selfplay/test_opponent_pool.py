@@ -52,7 +52,7 @@ def grown(found: Pool, learner: Any, members: int) -> list[int]:
         found.draw(0.0)
         learner.progress.step += 10
     found.next_step = 10**9
-    return found.standing
+    return found.active
 
 
 def shares(found: Pool) -> dict[int, float]:
@@ -117,7 +117,7 @@ def test_the_most_beaten_makes_room_and_ends_its_games_first() -> None:
     found.members[b].sitting = 2
     found.next_step = 0
     found.draw(0.0)
-    assert found.standing == [a, c, FIRST_SELF + 3] and found.members[b].retired
+    assert found.active == [a, c, FIRST_SELF + 3] and found.members[b].retired
     found.finished(b, 1.0)
     assert found.player(b) is not None
     found.finished(b, -1.0)
