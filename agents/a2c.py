@@ -30,7 +30,7 @@ STATISTICS = ("train/policy_gradient_loss", "train/value_loss", "train/entropy_l
 class A2C(OnPolicy):
     """The learner: `update()` is one rollout and one gradient step."""
 
-    knobs: Any  # A2CConfig, or REINFORCE's
+    knobs: Any  # A2CConfig or REINFORCEConfig
 
     def build_optimizer(self) -> Optimizer:
         knobs = self.knobs
@@ -50,7 +50,7 @@ class A2C(OnPolicy):
         }
 
     def minibatch_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss of a rollout, 0-d, and its `STATISTICS`, `[4]`."""
+        """The loss of a rollout, 0-d, and its `STATISTICS [4]`."""
         knobs = self.knobs
         log_prob, entropy, value = self.evaluate_actions(batch)
         advantage = standardized(batch["advantage"]) if knobs.normalize_advantage else batch["advantage"]

@@ -1,13 +1,13 @@
 """AlphaZero (Silver et al. 2018, doi:10.1126/science.aar6404): a network learns from games that it plays against
 itself, searching before every move.
 
-All games run in lockstep. What the search made of a position, pi', and how the game ended, z, are what the network's
-policy p and value v are moved to:
+All games run in lockstep. The network's policy p and value v are trained towards the search's improved policy pi' and
+the outcome z of the game:
 
     loss = KL(pi' || p) + vf_coef (v - z)^2
 
-The network that plays is the one that learns, at every moment: nothing gates it, and "best" is a rating among past
-selves. The search is that of selfplay/mcts.py.
+The network that plays is always the latest one: no gating by matches, and "best" is decided by ratings among past
+selves. The search is in selfplay/mcts.py.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ if TYPE_CHECKING:
     from rlgym.games.game import Game
 
 RECENT = 1_000
-"""Finished games that rollout/ tags are about."""
+"""The rollout/ tags average over this many finished games."""
 HELD_OUT = 20_000
-"""Positions kept of held-out games."""
+"""Capacity for positions of held-out games."""
 
 
 class AlphaZero(Learner):
@@ -88,7 +88,7 @@ class AlphaZero(Learner):
         self.held_out = GameReplay(self.game, HELD_OUT, self.device)
         self.pending_gradient_steps = 0.0
         self.learns_from = 0
-        """Step before which no gradient step is taken; a resume without its replay moves it on."""
+        """First step with gradient steps; a resume without its replay sets it later."""
 
         games, longest = knobs.games, self.game.max_moves
         self.position = self.game.init(games, self.device, self.player_rng)
@@ -100,11 +100,11 @@ class AlphaZero(Learner):
             "full": torch.zeros(longest, games, dtype=torch.bool, device=self.device),
             "move": torch.zeros(longest, games, dtype=torch.int64, device=self.device),
         }
-        """The moves of the games under way: `[moves, games, ...]`, of game g the first `length[g]`."""
+        """Moves of the running games, `[moves, games, ...]`; of game g the first `length[g]` are filled."""
         self.every = torch.arange(games, device=self.device)
         self.finished = 0
         self.recent: deque[tuple[int, int, int]] = deque(maxlen=RECENT)
-        """Of finished games: the first move, the number of moves, and what the first player won."""
+        """First move, number of moves and the first player's result of each recent game."""
 
         self.ladder = Ladder()
         self.past: dict[str, Tensor] = {}
@@ -118,7 +118,7 @@ class AlphaZero(Learner):
     # ---- play
 
     def update(self) -> Metrics:
-        """`n_steps` moves in every game, and the gradient steps that the finished ones have earned."""
+        """Play `n_steps` moves in every game, then take the gradient steps due for the finished ones."""
         began = perf_counter()
         before, simulations = self.finished, 0
         self.evaluate_positions.refresh()
@@ -134,7 +134,7 @@ class AlphaZero(Learner):
         return metrics | self.rollout_metrics()
 
     def move(self) -> int:
-        """One move in every game; returns how many simulations it took."""
+        """Play one move in every game; returns the number of simulations."""
         knobs, game = self.knobs, self.game
         full = bool(torch.rand((), generator=self.full_search_rng) < knobs.full_share)
         settings = search_settings(knobs, knobs.simulations if full else knobs.fast_simulations)
@@ -155,7 +155,8 @@ class AlphaZero(Learner):
         return settings.simulations * knobs.games
 
     def choose(self, found: Found) -> Tensor:
-        """The search's moves, `[games]`; in the first `temperature_plies` of a game drawn by policy^(1 / T)."""
+        """The moves to play, `[games]`: the search's choice, or in the first `temperature_plies` of a game drawn from
+        policy^(1 / T)."""
         knobs = self.knobs
         if knobs.temperature == 0 or knobs.temperature_plies == 0:
             return found.move
@@ -165,7 +166,7 @@ class AlphaZero(Learner):
         return torch.where(self.length < knobs.temperature_plies, drawn, found.move)
 
     def finish(self, over: Tensor) -> None:
-        """Put the games `over [n]` into the replay, game after game, and begin others in their place."""
+        """Move the finished games `over [n]` into the replay, one after another, and start new ones."""
         ended, length = self.position[over], self.length[over]
         held = self.is_held_out(torch.arange(self.finished, self.finished + len(over), device=self.device))
         self.finished += len(over)
@@ -183,7 +184,7 @@ class AlphaZero(Learner):
         self.length[over] = 0
 
     def is_held_out(self, number: Tensor) -> Tensor:
-        """Which games, by `number [n]`, are held out: one whole game in a fixed number."""
+        """Whether the games numbered `number [n]` are held out; held-out games are evenly spaced."""
         share = self.knobs.held_out
         return ((number + 1) * share).long() > (number * share).long()
 
@@ -217,7 +218,7 @@ class AlphaZero(Learner):
             planes, batch = self.sample(self.replay.draw(knobs.batch_size, self.replay_rng))
             loss, *rest = self.loss_of(planes, batch)
             norm, skipped = self.optimizer.step(loss, learning_rate)
-            with torch.no_grad():  # decoupled (Loshchilov & Hutter 2019, arXiv:1711.05101)
+            with torch.no_grad():  # decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)
                 self.optimizer.parameters.mul_(1 - learning_rate * knobs.weight_decay)
             found.append(torch.stack([loss.detach(), *(x.detach() for x in rest), norm, skipped]))
         means = torch.stack(found).mean(0)
@@ -226,8 +227,8 @@ class AlphaZero(Learner):
         return metrics | {"train/learning_rate": learning_rate, NON_FINITE: means[-1] * steps}
 
     def sample(self, drawn: Positions) -> tuple[Tensor, Positions]:
-        """Observations `[batch, *shape]` of `drawn` positions and what to learn of them, each seen by a symmetry of its
-        own. Adds `legal [batch, actions]`."""
+        """Observations `[batch, *shape]` and targets of the `drawn` positions, each under a random symmetry. Adds
+        `legal [batch, actions]`."""
         game = self.game
         planes, legal, policy = game.observe(drawn["position"]), game.legal(drawn["position"]), drawn["policy"]
         cells, actions = self.symmetries
@@ -243,8 +244,8 @@ class AlphaZero(Learner):
         return cells.to(self.device), actions.to(self.device)
 
     def losses(self, planes: Tensor, batch: Positions) -> tuple[Tensor, ...]:
-        """The loss, and of it the cross-entropy of pi', the value's squared error, KL(pi' || p), and p's entropy; 0-d.
-        Policies are learned from full searches alone."""
+        """The loss, its cross-entropy with pi', the squared error of the value, KL(pi' || p) and the entropy of p, all
+        0-d. The policy learns from full searches only."""
         knobs = self.knobs
         logits, value = self.network(planes)
         log_p = F.log_softmax(torch.where(batch["legal"], logits, ILLEGAL), 1)
@@ -260,7 +261,7 @@ class AlphaZero(Learner):
     # ---- evaluate
 
     def evaluate(self) -> Evaluation:
-        """Games against the opponents and past selves, with search; the ladder learns of them."""
+        """Play against the opponents and past selves, with search, and update the ratings."""
         knobs, game, config = self.knobs, self.game, self.config
         self.evaluate_positions.refresh()
         seed = fresh_seed(config.seed, self.progress.step)
@@ -302,7 +303,7 @@ class AlphaZero(Learner):
         return found
 
     def exact_errors(self, player: SearchPlayer, alone: NetworkPlayer) -> dict[str, float]:
-        """How often the network errs by itself and with search, in positions whose value is known."""
+        """Error rates in solved positions, with search and of the network alone."""
         from rlgym.games.connect_four.positions import drawn_positions, exact_errors
 
         positions = drawn_positions(say=self.notices.append)
@@ -321,7 +322,7 @@ class AlphaZero(Learner):
         return SearchPlayer(self.game, evaluate, settings, explores=True, name=name)
 
     def remember(self, me: str) -> None:
-        """Keep these weights; where there are too many, those go whose neighbours in time are nearest."""
+        """Add the current weights to the past selves; when full, drop the one closest in time to its neighbours."""
         if not self.knobs.past_selves:
             return
         self.past[me] = self.optimizer.parameters.detach().clone()
@@ -332,7 +333,7 @@ class AlphaZero(Learner):
 
     @torch.no_grad()
     def held_out_losses(self) -> dict[str, float]:
-        """The losses on positions of games that were not learned from."""
+        """Losses on positions of held-out games."""
         if not len(self.held_out):
             return {}
         numbers = torch.arange(self.held_out.oldest, self.held_out.written, device=self.device)
@@ -424,7 +425,7 @@ class AlphaZero(Learner):
 
 
 def game_of(config: TrainConfig) -> Game:
-    """The game that `env=` names; a RequestError says which agents would do for what cannot be searched."""
+    """The game named by `env=`. RequestError, with agents that would do, where it cannot be searched."""
     name, agent = config.env.id, config.agent.name
     game = game_named(config)
     if not game.perfect_information:
@@ -442,7 +443,7 @@ def game_of(config: TrainConfig) -> Game:
 
 
 def build_network(config: TrainConfig, game: Game, device: torch.device) -> BoardNetwork:
-    """A fresh network by the run's seed, without touching torch's global generator."""
+    """A freshly initialised network, seeded by the run's seed without touching torch's global generator."""
     knobs: AlphaZeroConfig = config.agent
     with seeded(config.seed):
         network = BoardNetwork(game, knobs.network, knobs.width, knobs.blocks)
@@ -450,7 +451,7 @@ def build_network(config: TrainConfig, game: Game, device: torch.device) -> Boar
 
 
 def evaluator(config: TrainConfig, game: Game, network: BoardNetwork) -> Evaluator:
-    """`network` for searches, in bfloat16 where that pays."""
+    """An evaluator of positions for searches; in bfloat16 on a GPU."""
     precision = config.agent.precision
     on_gpu = next(network.parameters()).is_cuda
     return Evaluator(game, network, precision == "bf16" or (precision == "auto" and on_gpu))
@@ -471,6 +472,6 @@ def search_settings(knobs: AlphaZeroConfig, simulations: int) -> Settings:
 
 
 def turned(planes: Tensor, cells: Tensor) -> Tensor:
-    """`planes [batch, planes, rows, columns]` with what was at cell `cells[i, c]` at cell c of row i."""
+    """Permute the cells of `planes [batch, planes, rows, columns]`: cell c of row i comes from `cells[i, c]`."""
     flat = planes.flatten(-2)
     return flat.gather(2, cells.unsqueeze(1).expand_as(flat)).view_as(planes)

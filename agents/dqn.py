@@ -1,15 +1,15 @@
-"""Deep Q-learning (Mnih et al. 2015, doi:10.1038/nature14236) and its published parts, each a knob; `agent=rainbow` is
-all of them (Hessel et al. 2018, arXiv:1710.02298).
+"""Deep Q-learning (Mnih et al. 2015, doi:10.1038/nature14236) and its published extensions, each a hyper-parameter;
+`agent=rainbow` is all of them (Hessel et al. 2018, arXiv:1710.02298).
 
 Acts epsilon-greedily, stores, and moves Q(s, a) towards
 
-    r + gamma * max_a' Q_target(s', a')            0 behind a terminated state, not behind one that was cut off
+    r + gamma * max_a' Q_target(s', a')            0 after termination, not after truncation
 
 by the Huber loss. `double` lets Q choose a' (van Hasselt et al. 2016, arXiv:1509.06461), `n_step` sums n rewards first,
 `prioritized` draws by error, `dueling` and `noisy` change the network, and with `distributional` the distribution of a
 return or its quantiles are learned in place of its mean.
 
-The target network moves only between updates, so what it says of all next states of an update's gradient steps comes
+The target network changes only between updates, so its values of all next states of an update's gradient steps come
 from a few large forward passes.
 """
 
@@ -72,11 +72,11 @@ class DQN(OffPolicy):
         policy = self.policy_for(config, self.env, self.device)
         self.network = policy.network
         self.target = deepcopy(self.network).requires_grad_(False)
-        self.target.encoder.norms = self.network.encoder.norms  # both see observations at one scale
+        self.target.encoder.norms = self.network.encoder.norms  # both normalise observations alike
         self.optimizer = FlatAdam(self.network, knobs.max_grad_norm, knobs.adam_eps)
         self.target_parameters = Flat([dict(self.target.named_parameters())], aligned=1).parameters
         self.target_at = 0
-        """The step up to which updates of the target network were made."""
+        """The step of the last update of the target network."""
         policy.refresh()
         self.passes: Passes
         if policy.numpy_actor is None or self.network.encoder.learns or knobs.noisy or config.compile == "on":
@@ -139,13 +139,13 @@ class DQN(OffPolicy):
         loss_of = LOSSES[knobs.distributional]
         rows, actions, atoms = knobs.batch_size, self.network.actions, self.network.atoms
         action, weights = batches["action"], batches.get("weights")
-        # The loss is the (weighted) mean over the minibatch, and of one action's outputs alone.
+        # The loss is the (weighted) mean over the minibatch, of the taken action's outputs only.
         share = torch.full_like(batches["reward"], 1 / rows) if weights is None else weights / rows
         shares = (F.one_hot(action, actions) * share.unsqueeze(1)).unsqueeze(2).split(rows)
         indices = action.view(-1, 1, 1).expand(-1, 1, atoms).split(rows)
         obs = passes.split(batches["obs"], rows)
-        # Noise is drawn anew for each gradient step, and with `double` each step chooses the next actions itself: then
-        # targets are made step by step.
+        # Noise differs in each gradient step, and with `double` each step selects the next actions itself: targets are
+        # then computed step by step.
         next_q = None if knobs.noisy else self.next_q(batches["next_obs"])
         step_by_step = knobs.noisy or knobs.double
         targets = () if step_by_step else self.td_target(batches, next_q, slice(None)).split(rows)
@@ -178,15 +178,15 @@ class DQN(OffPolicy):
         }
 
     def priority(self, error: Tensor) -> Tensor:
-        """Priorities `[batch]` from unweighted losses `[batch]`: |TD error| where that is what the loss is made of,
-        the loss itself for distributions (Hessel et al. 2018, section 3) and quantiles."""
+        """Priorities `[batch]` from unweighted losses `[batch]`: |TD error| with the Huber loss, else the loss itself
+        (Hessel et al. 2018, section 3)."""
         if self.knobs.distributional != "none":
             return error
-        return torch.where(error < 0.5, (2 * error).sqrt(), error + 0.5)  # the Huber loss undone
+        return torch.where(error < 0.5, (2 * error).sqrt(), error + 0.5)  # inverse of the Huber loss
 
     def move_target(self) -> None:
-        """All updates of the target network that came due since the last learning, when there was nothing to move to
-        in between: one step of the way, tau, as often as they were."""
+        """Apply the k updates of the target network now due as one: the online network did not change between them, so
+        k Polyak updates with tau equal one with 1 - (1 - tau)^k."""
         knobs = self.knobs
         every = knobs.target_update_interval
         times = self.progress.step // every - self.target_at // every
@@ -195,16 +195,16 @@ class DQN(OffPolicy):
             self.target_parameters.lerp_(self.optimizer.parameters, 1 - (1 - knobs.tau) ** times)
 
     def next_q(self, next_obs: dict[str, Tensor]) -> Tensor:
-        """What the target network says of all next states: `[batch, actions, atoms]`."""
+        """The target network's outputs for all next states, `[batch, actions, atoms]`."""
         if isinstance(self.passes, ByHand):
             return self.target_by_hand.values_of(next_obs)
         parts = zip(*(x.split(ROWS_AT_ONCE) for x in next_obs.values()), strict=True)
         return torch.cat([self.target(dict(zip(next_obs, part, strict=True))) for part in parts])
 
     def td_target(self, batches: Batch, next_q: Tensor | None, part: slice) -> Tensor:
-        """What the network should say of the transitions `part`: `[batch, atoms]`; probabilities, with c51.
+        """TD targets of the transitions `part`, `[batch, atoms]`; probabilities with c51.
 
-        `following`: the target network's outputs for all next states; None: made here, under noise of their own.
+        `next_q`: the target network's outputs for all next states; None: computed here, with fresh noise.
         """
         next_obs = {name: x[part] for name, x in batches["next_obs"].items()}
         mask = None if batches["next_mask"] is None else batches["next_mask"][part]
@@ -265,7 +265,7 @@ def q_policy(config: TrainConfig, env: BatchEnv, device: torch.device, **network
 
 
 def number_of_actions(env: BatchEnv, agent: str) -> int:
-    """Of a Discrete space; a RequestError says which agents would do for another."""
+    """The size of a Discrete action space. RequestError, with agents that would do, for any other."""
     space = env.action_space
     if isinstance(space, gym.spaces.Discrete):
         return int(space.n)

@@ -1,17 +1,17 @@
 """Neural Fictitious Self-Play (Heinrich & Silver 2016, arXiv:1603.01121): an equilibrium of a two-player zero-sum game,
 also one with hidden cards, as the average of best responses.
 
-Two networks, which play both seats from that seat's own view. Q is a best response to how everybody plays, by double
+Two networks play both seats, each from the seat's own view. Q is a best response to the current play, learned by double
 Q-learning from a replay of all moves:
 
     Q(s, a)  ->  r + gamma Q_target(s', argmax_a' Q(s', a'))          s': where the same player moves next
 
-and the average policy P learns, by cross-entropy from a reservoir of them all, the moves that Q has ever played:
+and the average policy P imitates all moves that Q has played, by cross-entropy on a reservoir of them:
 
     loss = E[-log P(a | s)]
 
 In each game each player plays Q's best move with probability `anticipatory`, else draws from P. Without the average
-(`average=false`) everybody plays Q, and nothing ends its chasing itself.
+(`average=false`) both seats play Q, which then need not converge.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ if TYPE_CHECKING:
     from rlgym.games.game import Game
 
 RECENT = 1_000
-"""Finished games that rollout/ tags are about."""
+"""The rollout/ tags average over this many finished games."""
 
 
 class MoveReplay(GameReplay):
-    """The latest moves: `position [n, words]`, the `action` made there, what whoever made it had then won (`reward`),
-    and `after`, where the same player moved next or the game was over."""
+    """The latest moves: `position [n, words]`, the `action` taken, the mover's `reward`, and `after`, the position
+    where the same player moved next or the game was over."""
 
     def storage(self, game: Game) -> dict[str, Tensor]:
         count, device, whole = self.capacity, self.device, torch.int64
@@ -84,7 +84,7 @@ class NFSP(Learner):
         knobs = self.knobs
         self.game = game_named(config)
         try:
-            levels(self.game)  # what it is evaluated by visits all positions
+            levels(self.game)  # its evaluation visits all positions
         except RequestError as error:
             raise RequestError(f"agent={knobs.name}: {error}; agent=ppo or agent=dqn would do") from None
         super().__init__(pick_device(config.device))
@@ -104,20 +104,20 @@ class NFSP(Learner):
         self.position = self.game.init(games, self.device, self.player_rng)
         self.last_position = torch.zeros(games, 2, self.game.words, dtype=torch.int64, device=self.device)
         self.last_action = torch.full((games, 2), -1, device=self.device)
-        """Of each game and seat the latest move, whose outcome is open; -1: none yet."""
+        """Latest move of each game and seat, whose outcome is still open; -1: none yet."""
         self.responds = self.draw_roles(games)
-        """Who plays the best response, `[games, seats]` bool."""
+        """Which seats play the best response, `[games, seats]` bool."""
         self.every = torch.arange(games, device=self.device)
         self.replay = MoveReplay(self.game, knobs.buffer_size, self.device)
         size = knobs.reservoir_size if knobs.average else 1
         self.reservoir = Reservoir(size, {"position": self.position[:1], "action": self.last_action[:1, 0]})
         self.pending_gradient_steps = 0.0
         self.learns_from = knobs.learning_starts
-        """Step before which no gradient step is taken; a resume without its replay moves it on."""
+        """First step with gradient steps; a resume without its replay sets it later."""
         self.target_at = 0
-        """The step up to which updates of the target network were made."""
+        """The step of the last update of the target network."""
         self.recent: deque[tuple[int, int]] = deque(maxlen=RECENT)
-        """Of finished games: the number of moves, and what the first player won."""
+        """Number of moves and the first player's result of each recent game."""
         self.length = torch.zeros(games, dtype=torch.int64, device=self.device)
 
         self.exactness = {
@@ -144,7 +144,7 @@ class NFSP(Learner):
         return torch.rand((games, 2), generator=self.player_rng, device=self.device) < share
 
     def update(self) -> Metrics:
-        """`n_steps` moves in every game, and the gradient steps that they have earned."""
+        """Play `n_steps` moves in every game, then take the gradient steps due for them."""
         for _ in range(self.knobs.n_steps):
             self.move()
         metrics = self.learn()
@@ -158,7 +158,7 @@ class NFSP(Learner):
 
     @torch.no_grad()
     def move(self) -> None:
-        """One move in every game."""
+        """Play one move in every game."""
         game, position, every = self.game, self.position, self.every
         seat = position[:, TURN]
         self.record_moves((self.last_action[every, seat] >= 0).nonzero().squeeze(1), seat, position)
@@ -175,7 +175,7 @@ class NFSP(Learner):
             self.finish(over)
 
     def choose(self, position: Tensor, responds: Tensor) -> tuple[Tensor, Tensor]:
-        """Moves `[games]`, and which of them are the best response's: where a player `responds`."""
+        """Moves `[games]`, and which of them come from the best response: where the player `responds`."""
         obs, legal = self.game.observe(position), self.game.legal(position)
         best = mask_logits(self.response(obs), legal).argmax(1)
         explores = torch.rand(best.shape, generator=self.player_rng, device=self.device) < self.epsilon
@@ -186,7 +186,7 @@ class NFSP(Learner):
         return torch.where(responds, best, drawn), responds
 
     def record_moves(self, rows: Tensor, seat: Tensor, after: Tensor) -> None:
-        """The latest moves of `seat [games]` in the games `rows [n]` have led to `after [games, words]`."""
+        """Store the latest moves of `seat [games]` in the games `rows [n]`, which led to `after [games, words]`."""
         seat, after = seat[rows], after[rows]
         self.replay.add(
             {
@@ -198,7 +198,7 @@ class NFSP(Learner):
         )
 
     def finish(self, over: Tensor) -> None:
-        """The games `over [n]` have ended; others begin in their place."""
+        """Store the last moves of the finished games `over [n]` and start new games."""
         for seat in (0, 1):
             moved = over[self.last_action[over, seat] >= 0]
             self.record_moves(moved, torch.full_like(self.every, seat), self.position)
@@ -233,7 +233,7 @@ class NFSP(Learner):
         self.target_at = self.progress.step
 
     def learn_once(self) -> dict[str, Tensor]:
-        """A gradient step of each network."""
+        """One gradient step of each network."""
         knobs = self.knobs
         batch = self.replay.draw(knobs.batch_size, self.replay_rng)
         loss, value = self.response_loss(batch)
@@ -246,7 +246,7 @@ class NFSP(Learner):
         return metrics | {NON_FINITE: skipped}
 
     def response_loss(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Q's mean squared error, and its mean; 0-d."""
+        """Mean squared error of Q, and the mean of Q; 0-d."""
         game, after = self.game, batch["after"]
         q = self.response(game.observe(batch["position"])).gather(1, batch["action"][:, None]).squeeze(1)
         with torch.no_grad():
@@ -265,7 +265,7 @@ class NFSP(Learner):
     # ---- evaluate
 
     def evaluate(self) -> Evaluation:
-        """NashConv of the policy that is learned and of the best response, exactly; and games against others."""
+        """Exact NashConv of the learned policy and of the best response, and games against fixed opponents."""
         game, seed = self.game, fresh_seed(self.config.seed, self.progress.step)
         player = NetworkPlayer(game, self.networks)
         found = evaluate_player(game, player, usual(game), self.config.evaluate.episodes, seed, self.device)
@@ -347,7 +347,7 @@ GAMES_UNDER_WAY = ("position", "last_position", "last_action", "responds", "leng
 
 
 class NetworkPlayer:
-    """Draws moves from the average policy; without one, makes the best response's."""
+    """Draws moves from the average policy; without one, plays the best response."""
 
     name = "nfsp"
 
@@ -356,7 +356,7 @@ class NetworkPlayer:
 
     @property
     def network(self) -> nn.Module:
-        """Of the average policy; without one, of the best response."""
+        """The average policy's network; without one, the best response's."""
         return self.networks["average" if "average" in self.networks else "best_response"]
 
     @torch.no_grad()
@@ -373,14 +373,14 @@ class NetworkPlayer:
 
 
 def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One of the actions of each row of `logits [batch, actions]`, by their softmax: `[batch]`."""
+    """Sample an action `[batch]` from the softmax of each row of `logits [batch, actions]`."""
     noise = torch.rand(logits.shape, generator=generator, device=logits.device)
-    return (logits - noise.log_().neg_().log_()).argmax(1)  # Gumbel's: the greatest of them is drawn by the softmax
+    return (logits - noise.log_().neg_().log_()).argmax(1)  # Gumbel noise: the argmax is a sample of the softmax
 
 
 def build_networks(config: TrainConfig, game: Game, device: torch.device) -> nn.ModuleDict:
-    """Fresh networks by the run's seed, without touching torch's global generator: from observations `[batch, *shape]`
-    to values or logits `[batch, actions]`."""
+    """Freshly initialised networks, seeded by the run's seed without touching torch's global generator: observations
+    `[batch, *shape]` to values or logits `[batch, actions]`."""
     knobs: NFSPConfig = config.agent
     inputs = torch.Size(game.shape).numel()
     networks = {}

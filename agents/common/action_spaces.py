@@ -1,4 +1,4 @@
-"""Which agents act in which action spaces, and the refusal where one does not."""
+"""Which agents act in which action spaces, and the error for a space that an agent does not support."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rlgym.errors import RequestError
 
 
 def agents_for(space: spaces.Space[Any]) -> tuple[str, ...]:
-    """The agents that act in `space`; none where no agent does."""
+    """Names of the agents that act in `space`, possibly none."""
     if isinstance(space, spaces.Discrete):
         return "ppo", "a2c", "reinforce", "dqn", "rainbow", "pqn"
     if isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating):
@@ -23,7 +23,7 @@ def agents_for(space: spaces.Space[Any]) -> tuple[str, ...]:
 
 
 def refused(agent: str, why: str, id: str, space: spaces.Space[Any]) -> RequestError:
-    """That `agent`, which does what `why` says, does not act in env=`id`; and who would."""
+    """The error for an `agent` that does not act in env=`id`, with the reason `why` and agents that would do."""
     *others, last = agents_for(space) or ("",)
     remedy = f"agent={', '.join(others)} or {last} would do"
     if not last:

@@ -1,4 +1,4 @@
-"""The base of all agents: environments, device, evaluation, checkpoint sections of both, closing."""
+"""The base of all agents: environments, device, evaluation, and their part of a checkpoint."""
 
 from __future__ import annotations
 
@@ -33,15 +33,16 @@ if TYPE_CHECKING:
 
 
 BY_TRAINING: Monitor = ("rollout/ep_rew_mean", "max")
-"""What is monitored where no second environment can be made for evaluations."""
+"""The monitored metric where no second environment can be made for evaluations."""
 
 
 ENCODING = 2
-"""How observations are encoded, in checkpoints; see `as_trained`."""
+"""Version of the encoding of observations, in checkpoints; see `as_trained`."""
 
 
 GAME_SIDE = "rlgym.agents.selfplay.elo:opponents_and_ratings"
-"""Opponents and ratings of an agent in a game. By name: an agent in another environment imports none of it."""
+"""Builds opponents and ratings of an agent in a game. By name, so that agents in other environments do not import
+games."""
 
 
 class Opponents(Protocol):
@@ -69,7 +70,7 @@ class Agent(Learner):
     """Whether copies of its policy can be its opponents in a game."""
 
     def __init__(self, config: TrainConfig, repays_compiling: bool | Callable[[torch.device], bool]) -> None:
-        """Starts the environments and settles the config's automatic choices (backend, device, threads, compile)."""
+        """Starts the environments and resolves the config's automatic choices (backend, device, threads, compile)."""
         self.config = config
         if config.evaluate.video:
             require_frames(config.env)
@@ -84,9 +85,9 @@ class Agent(Learner):
         repays = repays_compiling if isinstance(repays_compiling, bool) else repays_compiling(self.device)
         resolve_auto(config, self.device, repays, threads=(os.cpu_count() or 1) if images else 1)
         self.pool: Opponents | None = None
-        """Its past selves, where it plays against them."""
+        """Past selves to play against; None outside of games."""
         self.ratings: Ratings | None = None
-        """Its ratings, where the environment is a game."""
+        """Elo ratings; None outside of games."""
         if is_game(config.env.id):
             self.pool, self.ratings = resolve(GAME_SIDE)(self)
             self.unit = "moves"
@@ -96,7 +97,7 @@ class Agent(Learner):
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """The networks that are trained, by the prefix of their parameters' names in histograms."""
+        """The trained networks by the prefix of their parameters' names in histograms."""
         return {"": cast(nn.Module, self.policy.network)}
 
     def evaluate(self) -> Evaluation:
@@ -115,7 +116,7 @@ class Agent(Learner):
                 if self._evaluated:
                     raise
                 return self._evaluate_by_training(error)
-            self.notices += [] if self._evaluated else found.lines  # of later evaluations the last one's are shown
+            self.notices += [] if self._evaluated else found.lines  # later ones appear in the closing words
             self._evaluated = True
         if config.evaluate.video:
 
@@ -127,7 +128,8 @@ class Agent(Learner):
         return found
 
     def _evaluate_by_training(self, error: Exception) -> Evaluation:
-        """One copy only, as of a simulator on a port: from now on the latest episodes of training count."""
+        """Fall back on training episodes where only one copy of the environment can exist, such as a simulator on a
+        port."""
         if self._evaluation_env is not None:
             self._evaluation_env.close()
             self._evaluation_env = None
@@ -145,8 +147,8 @@ class Agent(Learner):
         return found
 
     def base_state(self) -> dict[str, Section]:
-        """The checkpoint's sections on where training stands: the environments and the progress."""
-        if not self._verified:  # once, on a real episode: that a fresh environment can be brought to where this one is
+        """The checkpoint sections of environments and progress."""
+        if not self._verified:  # once, on a real episode: check that a fresh environment can be restored to this state
             self._verified = True
             self.env.verify_restores()
             self.exactness["environment"] = self.env.restores
@@ -166,8 +168,8 @@ class Agent(Learner):
         return state
 
     def check_base_state(self, state: Mapping[str, Section]) -> None:
-        """Before anything is loaded: that a checkpoint's environments are as many as these, and its observations are
-        encoded as they are here."""
+        """Check, before anything is loaded, that the checkpoint has as many environments and the same encoding of
+        observations."""
         if as_trained(self.env.leaves, state) != self.env.leaves:
             raise RequestError(
                 f"this run of env={self.env.id} began when images were divided by 255 whatever their bounds, and large "
@@ -181,7 +183,7 @@ class Agent(Learner):
             )
 
     def load_base_state(self, state: Mapping[str, Section]) -> dict[str, np.ndarray]:
-        """Brings progress and environments to where `base_state` found them; returns the observations to act on."""
+        """Restore progress and environments; returns the observations to act on."""
         progress = self.load_progress(state)
         self.recent.restore(cast(list[Any], progress["recent"]))
         if self.pool is not None:
@@ -191,7 +193,7 @@ class Agent(Learner):
         obs = self.env.load_state_dict(state["environment"])
         if self.env.restore_report:
             self.notices.append(self.env.restore_report)
-            if self.env.restores == "exact":  # what happened counts for more than what a probe finds
+            if self.env.restores == "exact":  # what happened outweighs the probe's finding
                 self._verified = True
                 self.exactness["environment"] = self.env.restores = f"{NOT_EXACT}: {self.env.restore_report}"
         return obs
@@ -220,8 +222,8 @@ class Agent(Learner):
 
 
 def as_trained(leaves: tuple[Leaf, ...], state: Mapping[str, Section]) -> tuple[Leaf, ...]:
-    """The leaves as a checkpoint's network reads them: before checkpoints said how observations are encoded, all images
-    were divided by 255 and all choices one-hot."""
+    """The leaves as a checkpoint's network encodes them: early checkpoints divide all images by 255 and one-hot all
+    choices."""
     if "encoding" in state.get("progress", {"encoding": ENCODING}):
         return leaves
 
@@ -237,7 +239,7 @@ def as_trained(leaves: tuple[Leaf, ...], state: Mapping[str, Section]) -> tuple[
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Torch's global generator at `seed`, and afterwards as it was: for initialising networks."""
+    """Seed torch's global generator for initialising networks, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -25,7 +25,7 @@ HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 class Distribution(Protocol):
     outputs: int
-    """How many numbers the policy network gives for one state."""
+    """Size of the policy network's output for one state."""
     action_shape: tuple[int, ...]
     action_dtype: torch.dtype
 
@@ -34,7 +34,7 @@ class Distribution(Protocol):
         ...
 
     def sample_numpy(self, outputs: Array, generator: np.random.Generator | None) -> Array:
-        """`sample` in NumPy, for the fast act step on small networks."""
+        """`sample` in NumPy, for the act step of small networks."""
         ...
 
     def log_prob_entropy(self, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ class Distribution(Protocol):
 
 
 def mask_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
-    """Logits `[batch, n]` with those of illegal actions (`mask` False) out of reach."""
+    """Logits `[batch, n]` with those of illegal actions (`mask` False) set to `MASKED`."""
     return logits if mask is None else logits.masked_fill(~mask, MASKED)
 
 
@@ -119,7 +119,7 @@ class MultiCategorical:
 class Gaussian:
     """Independent normals: a vector `Box`. The outputs are `[mean, log deviation]`, `[batch, 2 * dimensions]`.
 
-    Samples are not clipped here: the environment gets them clipped to its bounds, the loss sees what was drawn.
+    Samples are not clipped here: the environment gets them clipped to its bounds, the loss uses the raw samples.
     """
 
     action_dtype = torch.float32
@@ -177,7 +177,7 @@ class SquashedGaussian(Gaussian):
 
 
 class ClampedGaussian(SquashedGaussian):
-    """SAC's: a squashed Gaussian with log deviations held within [-20, 2], and samples with derivatives."""
+    """The squashed Gaussian of SAC: log deviations clamped to [-20, 2], samples with derivatives."""
 
     LOG_STD = (-20.0, 2.0)
 
@@ -226,7 +226,8 @@ class ClampedGaussian(SquashedGaussian):
 
 
 class NoisyTanh:
-    """TD3's: actions tanh(outputs), explored by normal noise of deviation `std` behind the tanh, clipped to [-1, 1]."""
+    """The deterministic policy of TD3: tanh(outputs), with exploration noise of deviation `std` added after the tanh,
+    clipped to [-1, 1]."""
 
     action_dtype = torch.float32
 
@@ -249,7 +250,7 @@ class NoisyTanh:
         return clipped
 
     def log_prob_entropy(self, outputs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the noise before it is clipped."""
+        """Deviation of the noise before clipping."""
         assert self.std > 0, "without noise there is no density"
         log_std = math.log(self.std)
         z = (action.reshape(outputs.shape) - outputs.tanh()) / self.std
@@ -258,7 +259,7 @@ class NoisyTanh:
 
 
 def distribution_for(space: gym.Space[object], agent: str, squash: bool = False) -> Distribution:
-    """The distribution of a policy that acts in `space`; `agent` is named to the person when there is none."""
+    """The distribution for actions in `space`. RequestError, naming `agent`, where there is none."""
     if isinstance(space, gym.spaces.Discrete):
         return Categorical(int(space.n))
     if isinstance(space, gym.spaces.MultiDiscrete):

@@ -1,4 +1,5 @@
-"""Losses of policy-gradient learning, as pure functions of one minibatch. Language models under reward use them too."""
+"""Policy-gradient losses as pure functions of one minibatch, shared with the fine-tuning of language models by
+reward."""
 
 from __future__ import annotations
 
@@ -28,17 +29,16 @@ def policy_gradient(log_prob: Tensor, advantage: Tensor) -> Tensor:
 
 
 def standardized(advantage: Tensor) -> Tensor:
-    """`advantage [batch]` to mean 0 and deviation 1; one row has no deviation and stays as it is."""
+    """Normalise `advantage [batch]` to mean 0 and deviation 1; a single row is returned unchanged."""
     if len(advantage) < 2:
         return advantage
     return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
 
 def value_loss(value: Tensor, target: Tensor, old_value: Tensor | None = None, clip: float | None = None) -> Tensor:
-    """Squared error, element by element, of `value [...]` against the return `target [...]`.
-
-    With `clip`, the worse of the plain error and that of a prediction held within `clip` of `old_value`
-    (the clipped value loss of the reference implementation, openai/baselines ppo2).
+    """Squared error, element by element, of `value [...]` against the return `target [...]`. With `clip`, the larger of
+    that and the error of the prediction clipped to `old_value` +- `clip` (the clipped value loss of the reference
+    implementation, openai/baselines ppo2).
     """
     loss = (value - target).square()
     if clip is None or old_value is None:
@@ -48,7 +48,7 @@ def value_loss(value: Tensor, target: Tensor, old_value: Tensor | None = None, c
 
 
 def approximate_kl(log_ratio: Tensor) -> Tensor:
-    """KL(old || new) estimated from samples of old, mean over all: E[(r - 1) - log r], Schulman's k3
+    """Estimate KL(old || new) from samples of old, mean over all: E[(r - 1) - log r], Schulman's k3
     (http://joschu.net/blog/kl-approx.html): unbiased, and never negative."""
     return (log_ratio.exp() - 1 - log_ratio).mean()
 

@@ -26,7 +26,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 
 def orthogonal(layer: nn.Module, gain: float) -> nn.Module:
-    """Orthogonal weights, zero biases, as in the reference PPO (Huang et al. 2022, "The 37 Implementation Details")."""
+    """Initialise with orthogonal weights and zero biases, as in the reference PPO (Huang et al. 2022, "The 37
+    Implementation Details")."""
     assert isinstance(layer, nn.Linear | nn.Conv2d)
     nn.init.orthogonal_(layer.weight, gain)
     if layer.bias is not None:
@@ -35,7 +36,7 @@ def orthogonal(layer: nn.Module, gain: float) -> nn.Module:
 
 
 def mlp(inputs: int, widths: list[int], outputs: int, activation: str, last_gain: float) -> nn.Sequential:
-    """Linear layers `inputs -> widths... -> outputs` with `activation` between them."""
+    """Build linear layers `inputs -> widths... -> outputs` with `activation` between them."""
     layers: list[nn.Module] = []
     for before, after in pairwise([inputs, *widths]):
         layers += [orthogonal(nn.Linear(before, after), math.sqrt(2)), ACTIVATIONS[activation]()]
@@ -85,14 +86,14 @@ class NatureCNN(nn.Module):
 
 
 class Tables(nn.ModuleList):
-    """A row of `features` numbers for each value of each choice that is too large for a one-hot vector."""
+    """An embedding of size `features` for each choice that is too large for a one-hot vector."""
 
     features = 64
 
     def __init__(self, leaf: Leaf) -> None:
         super().__init__()
         sizes = [n for n, looked_up in zip(leaf.nvec, leaf.looked_up, strict=True) if looked_up]
-        taken = 16 * self.features * sum(sizes)  # bytes, with gradients and Adam's moments
+        taken = 16 * self.features * sum(sizes)  # bytes, including gradients and Adam's moments
         free = psutil.virtual_memory().available
         if taken > free:
             raise RequestError(
@@ -103,8 +104,9 @@ class Tables(nn.ModuleList):
 
 
 class Encoder(nn.Module):
-    """Observations, leaf by leaf, to one feature vector `[batch, features]`: vectors flattened (and scaled by running
-    statistics with `normalize`), choices one-hot or looked up, images through a NatureCNN, all side by side."""
+    """Encodes observations as one feature vector `[batch, features]`, the concatenation of all leaves: vectors
+    flattened (scaled by running statistics with `normalize`), choices one-hot or embedded, images through a
+    NatureCNN."""
 
     def __init__(self, leaves: tuple[Leaf, ...], normalize: bool = False) -> None:
         super().__init__()
@@ -128,11 +130,11 @@ class Encoder(nn.Module):
 
     @property
     def learns(self) -> bool:
-        """Whether it has parameters: convolutions or tables."""
+        """Whether it has parameters (convolutions, embeddings)."""
         return bool(self.images) or bool(self.tables)
 
     def observe(self, obs: dict[str, Tensor]) -> None:
-        """Move the running statistics by what was seen, each leaf `[batch, *leaf.shape]`."""
+        """Update the running statistics; each leaf is `[batch, *leaf.shape]`."""
         for leaf in self.leaves:
             name = self.names[leaf.name]
             if name in self.norms:
@@ -141,7 +143,7 @@ class Encoder(nn.Module):
                 norm.update(obs[leaf.name])
 
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
-        """Each leaf `[batch, *leaf.shape]`."""
+        """`[batch, features]` of observations, each leaf `[batch, *leaf.shape]`."""
         parts = []
         for leaf in self.leaves:
             value, name = obs[leaf.name], self.names[leaf.name]
@@ -158,13 +160,13 @@ class Encoder(nn.Module):
 
 
 def _scaled(leaf: Leaf) -> bool:
-    """Whether running statistics may scale it: numbers, not bits (MultiBinary is int8) and not images."""
+    """Whether running statistics apply: to real numbers, not to bits (MultiBinary is int8) or images."""
     bits = leaf.dtype == np.int8 and np.all(leaf.low == 0) and np.all(leaf.high == 1)
     return leaf.kind == "vector" and not bits
 
 
 def module_names(leaves: tuple[Leaf, ...]) -> dict[str, str]:
-    """The leaves' names as torch allows them for submodules: without dots, and none that a ModuleDict has itself."""
+    """Names of the leaves that torch accepts for submodules: without dots, and no attribute of ModuleDict."""
     names: dict[str, str] = {}
     own = dir(nn.ModuleDict())
     for leaf in leaves:
@@ -186,7 +188,7 @@ class Heads(nn.Module):
         normalize: bool = False,
         inputs: int | None = None,
     ) -> None:
-        """`inputs`: width of the features; by default what the encoder of observations gives."""
+        """`inputs`: width of the features; by default the encoder's."""
         super().__init__()
         self.encoder = Encoder(leaves, normalize)
         outputs = distribution.outputs
@@ -210,7 +212,7 @@ class Heads(nn.Module):
 
 
 class ActorCritic(Heads):
-    """Policy and value over one encoder; the two share images' convolutions and nothing else.
+    """Policy and value over one encoder; they share convolutions of images and nothing else.
 
     `forward(obs)` gives the distribution's outputs `[batch, outputs]` and the value `[batch]`.
     """
@@ -228,19 +230,19 @@ class ActorCritic(Heads):
 
 
 class Network(Protocol):
-    """What a policy is computed by; an `nn.Module`."""
+    """The interface of a policy's network, an `nn.Module`."""
 
     @property
     def encoder(self) -> Encoder: ...
 
     @property
     def actor(self) -> nn.Sequential | None:
-        """From features to outputs, where plain layers are all there is to it: NumPy can then do it too."""
+        """Plain layers from features to outputs, if that is all the network does; NumPy can then run them."""
         ...
 
     @property
     def log_std(self) -> nn.Parameter | None:
-        """A Gaussian's free log deviations, appended to the outputs."""
+        """State-independent log deviations of a Gaussian, appended to the outputs."""
         ...
 
     def policy(self, obs: dict[str, Tensor]) -> Tensor:

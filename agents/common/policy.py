@@ -1,4 +1,4 @@
-"""A policy ready to act: network, action distribution and the environment's action space, and nothing of training."""
+"""A policy ready to act: network, action distribution and action space, without anything of training."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from rlgym.envs.spaces import Array, single
 
 Observations = Mapping[str, "Array | Tensor"]
 Sampler = np.random.Generator | torch.Generator
-"""Where samples come from: NumPy's generator for the NumPy act step, torch's for the other."""
+"""Source of randomness: NumPy's generator for the NumPy act step, torch's otherwise."""
 
 
 Numbers = TypeVar("Numbers", Array, Tensor)
 
 
 class Policy(Stateless):
-    """`act(obs)` is all that evaluation, play and opponents need; `choose` is it before clipping, for training."""
+    """`act(obs)` is all that evaluation, play and opponents need; training uses `choose`, before clipping."""
 
     heeds_masks = True
 
@@ -37,12 +37,12 @@ class Policy(Stateless):
         self.refresh()
 
     def refresh(self) -> None:
-        """Take the network's storage anew, after something moved it (an optimiser that flattens, a device)."""
+        """Re-read the network's storage after it has moved (flattened by an optimiser, another device)."""
         in_numpy = self.device.type == "cpu" and not self.network.encoder.images and self.network.actor is not None
         self.numpy_actor: Callable[[Mapping[str, Any]], Array] | None = NumpyActor(self.network) if in_numpy else None
 
     def sampler(self, seed: int) -> Sampler:
-        """A generator of the kind that this policy samples with."""
+        """A generator of the kind this policy samples with, seeded."""
         if self.numpy_actor is not None:
             return np.random.default_rng(seed)
         return torch.Generator(self.device).manual_seed(seed)
@@ -59,9 +59,8 @@ class Policy(Stateless):
         return self.network.policy(self.tensors(obs))
 
     def outputs(self, obs: Observations, mask: Array | None) -> Array:
-        """What the distribution is made from, `[envs, outputs]`, in host memory; illegal actions out of reach.
-
-        `mask [envs, n]`: True where an action is legal. The next call may overwrite the result.
+        """The distribution's parameters `[envs, outputs]` in host memory, illegal actions masked. `mask [envs, n]` is
+        True where an action is legal. The next call may overwrite the result.
         """
         if self.numpy_actor is not None:
             outputs = self.numpy_actor(obs)
@@ -71,7 +70,7 @@ class Policy(Stateless):
         return outputs if mask is None else np.where(mask, outputs, np.float32(MASKED))
 
     def choose(self, obs: Observations, mask: Array | None, sampler: Sampler | None) -> Array:
-        """Actions `[envs, ...]` as drawn, before `to_env`; the distribution's mode without a `sampler`."""
+        """Raw actions `[envs, ...]`, before `to_env`; the distribution's mode without a `sampler`."""
         if self.numpy_actor is not None and not isinstance(sampler, torch.Generator):
             return self.distribution.sample_numpy(self.outputs(obs, mask), sampler)
         assert not isinstance(sampler, np.random.Generator)
@@ -82,8 +81,8 @@ class Policy(Stateless):
         return actions
 
     def to_env(self, actions: Array) -> Array:
-        """Actions as a `BatchEnv` takes them: a Box's clipped to its bounds (squashed ones scaled to them), in the
-        space's dtype; others as they are."""
+        """Convert actions for a `BatchEnv`: in a Box clipped to its bounds (squashed ones scaled to them) and cast to
+        its dtype; others unchanged."""
         space = self.action_space
         if not isinstance(space, gym.spaces.Box):
             return actions
@@ -95,9 +94,8 @@ class Policy(Stateless):
         return isinstance(self.distribution, SquashedGaussian | NoisyTanh)
 
     def predict(self, observation: Any, mask: Array | None = None, sampler: Sampler | None = None) -> Any:
-        """The action for one observation of an ordinary Gymnasium environment, as its `step` takes it.
-
-        `mask [n]`: True where an action is legal. Deterministic without a `sampler`.
+        """The action for a single observation of a Gymnasium environment, as its `step` takes it. `mask [n]`: True
+        where an action is legal. Deterministic without a `sampler`.
         """
         obs = single(self.network.encoder.leaves, observation)
         action = self.act(obs, None if mask is None else np.asarray(mask, bool)[None], sampler)[0]

@@ -1,4 +1,4 @@
-"""The latest episodes of training, whose means are the learning curve."""
+"""The latest training episodes, whose means are the learning curve."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class RecentEpisodes:
     """Mean return, length and success over the last 100 episodes, under Stable-Baselines3's tags."""
 
     def __init__(self, others: Callable[[], dict[str, float]] | None = None) -> None:
-        """`others`: metrics that are reported with them."""
+        """`others`: further metrics to report with them."""
         self.others = others
         self.episodes: deque[tuple[float, int, float | None]] = deque(maxlen=100)
         self.found: dict[str, float] | None = None
-        """The metrics since the latest episode's end: an update asks for them, and most see none end."""
+        """The metrics, recomputed only after an episode has ended."""
 
     def add(self, episodes: list[Episode]) -> None:
         for episode in episodes:
@@ -30,7 +30,7 @@ class RecentEpisodes:
         self.found = None
 
     def restore(self, episodes: Iterable[Sequence[Any]]) -> None:
-        """From what `episodes` was. ValueError where it is none of that."""
+        """Restore saved `episodes`. ValueError where they are malformed."""
         episodes = [list(episode) for episode in episodes]
         if not fits(episodes, list[list[float | None]]) or any(len(e) != 3 or None in e[:2] for e in episodes):
             raise ValueError("the recent episodes are not a return, a length and a success each")

@@ -1,4 +1,4 @@
-"""Returns and advantages. Written with operators alone, so one text serves NumPy arrays and torch tensors alike."""
+"""Returns and advantages. Written with operators only, so that the same code takes NumPy arrays and torch tensors."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def gae(
 ) -> Array:
     """Generalised advantage estimation (Schulman et al. 2015, arXiv:1506.02438, equations 11-12, 16).
 
-    All arguments are `[time, envs]`. `next_value[t]` is V of the state that step t truly led to: V(final_obs) where an
-    episode was cut off, never V of the next episode's first state. Two masks, for they are two things: a terminated
-    state is worth nothing, so it silences the bootstrap in the delta; any end of an episode, truncation included,
-    stops the recursion, for what follows belongs to another episode.
+    All arguments are `[time, envs]`. `next_value[t]` is V of the state that step t led to: V(final_obs) where an
+    episode was cut off, never V of the next episode's first state. Two masks: a terminated state has value 0, which
+    removes the bootstrap from delta; any end of an episode, truncation included, stops the recursion, since the next
+    step belongs to another episode.
 
         delta[t] = reward[t] + gamma * (1 - terminated[t]) * next_value[t] - value[t]
         advantage[t] = delta[t] + gamma * lam * (1 - done[t]) * advantage[t + 1]

@@ -1,4 +1,4 @@
-"""Running mean and variance of observations, held inside the network: saved with it, frozen when nobody updates it."""
+"""Running mean and variance of observations, as part of the network: saved with it, and frozen unless updated."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ CLIP = 10.0
 
 
 class RunningNorm(nn.Module):
-    """`(x - mean) / deviation`, clipped to +-10, by statistics of all batches seen in `update`.
+    """`(x - mean) / deviation`, clipped to +-10, with the statistics of all batches passed to `update`.
 
-    The statistics move only between rollouts, never within one: every row of a rollout, the final observations of
+    The statistics change only between rollouts, never within one: every row of a rollout, the final observations of
     episodes included, is scaled alike, and the first minibatch's probability ratio is 1.
     """
 
@@ -26,7 +26,7 @@ class RunningNorm(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[batch, *shape]` to the same."""
+        """Normalise `[batch, *shape]`."""
         return ((x.float() - self.mean) * (self.variance + 1e-8).rsqrt()).clamp(-CLIP, CLIP)
 
     @torch.no_grad()

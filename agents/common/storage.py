@@ -1,4 +1,4 @@
-"""How what environments give is stored in tensors."""
+"""The dtypes in which tensors store what environments return."""
 
 from __future__ import annotations
 

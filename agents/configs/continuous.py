@@ -1,4 +1,5 @@
-"""The knobs of SAC and TD3, named as in Stable-Baselines3 where the thing is the same. Free of torch: help reads it."""
+"""Hyper-parameters of SAC and TD3, named as in Stable-Baselines3 where they mean the same. Imports no torch, since
+`--help` reads it."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from rlgym.config.schema import knob
 
 @dataclass
 class ContinuousConfig:
-    """What SAC and TD3 have in common: replay, pace, target updates, networks."""
+    """Hyper-parameters common to SAC and TD3."""
 
     name: str = knob("", "the agent's name in the registry, or module:Class")
     learning_rate: float = knob(3e-4, "Adam's step size at the start, of all networks", gt=0)
@@ -18,14 +19,14 @@ class ContinuousConfig:
         "constant", "to zero over the budget, or constant", choices=("linear", "constant")
     )
     adam_eps: float = knob(1e-8, "Adam's epsilon", gt=0)
-    buffer_size: int = knob(1_000_000, "transitions that the replay keeps, of all environments together", gt=0)
-    save_replay: bool = knob(True, "the replay is part of checkpoints; without it a resume begins with an empty one")
+    buffer_size: int = knob(1_000_000, "capacity of the replay in transitions, all environments together", gt=0)
+    save_replay: bool = knob(True, "keep the replay in checkpoints; without it a resume starts with an empty one")
     learning_starts: int = knob(100, "random transitions before the first gradient step", ge=0)
     batch_size: int = knob(256, "transitions in one gradient step", gt=0)
     tau: float = knob(0.005, "Polyak step of the target networks (1: a copy)", gt=0, le=1)
     gamma: float = knob(0.99, "discount of future reward", ge=0, le=1)
-    n_step: int = knob(1, "rewards summed before a target's value, all within one episode", gt=0)
-    train_freq: int = knob(1, "transitions between one learning and the next", gt=0)
+    n_step: int = knob(1, "n of the n-step return: rewards summed before bootstrapping", gt=0)
+    train_freq: int = knob(1, "transitions gathered between updates", gt=0)
     gradient_steps: int = knob(1, "gradient steps for train_freq transitions; -1: one for each transition", ge=-1)
     n_critics: int = knob(2, "critics; targets take their minimum", gt=0, le=1_000)
     net_arch: list[int] = knob([256, 256], "widths of the hidden layers of actor and of each critic", gt=0)
@@ -71,7 +72,7 @@ class TD3Config(ContinuousConfig):
 
 
 def _number(text: str, at_least: float = -math.inf) -> bool:
-    """Whether `text` is a finite number, and how small it may be."""
+    """Whether `text` is a finite number within the bound."""
     try:
         return at_least <= float(text) < math.inf
     except ValueError:

@@ -1,5 +1,5 @@
-"""The knobs of PPO, A2C and REINFORCE, named as in Stable-Baselines3 where the thing is the same. Free of torch: help
-reads it."""
+"""Hyper-parameters of PPO, A2C and REINFORCE, named as in Stable-Baselines3 where they mean the same. Imports no torch,
+since `--help` reads it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from rlgym.config.schema import knob
 
 @dataclass
 class OnPolicyConfig:
-    """What PPO, A2C and REINFORCE have in common: their networks."""
+    """Hyper-parameters common to PPO, A2C and REINFORCE: their networks."""
 
     name: str = knob("", "the agent's name in the registry, or module:Class")
     net_arch: list[int] = knob([64, 64], "widths of the hidden layers of actor and of critic", gt=0)
     activation: str = knob("tanh", "between layers", choices=("tanh", "relu"))
     std: str = knob(
         "free",
-        "Gaussian deviation: one free parameter a dimension, or a function of the state",
+        "deviation of a Gaussian policy: a free parameter per dimension, or a function of the state",
         choices=("free", "state"),
     )
     log_std_init: float = knob(0.0, "initial log deviation of a Gaussian policy")
-    squash: bool = knob(False, "a Gaussian's samples through tanh to the action bounds, instead of clipped to them")
-    recurrent: str = knob("none", "a memory before the layers of actor and of critic", choices=("none", "lstm", "gru"))
-    hidden_size: int = knob(64, "numbers that a memory's output has", gt=0, needs="recurrent!=none")
+    squash: bool = knob(False, "squash a Gaussian's samples to the action bounds by tanh instead of clipping them")
+    recurrent: str = knob("none", "recurrent layer in front of actor and critic", choices=("none", "lstm", "gru"))
+    hidden_size: int = knob(64, "size of the recurrent layer's hidden state", gt=0, needs="recurrent!=none")
 
 
 @dataclass
@@ -87,7 +87,7 @@ class ReinforceConfig(OnPolicyConfig):
     )
     adam_eps: float = knob(1e-5, "Adam's epsilon", gt=0)
     gamma: float = knob(0.99, "discount of future reward", ge=0, le=1)
-    normalize_advantage: bool = knob(True, "returns less the baseline, of a rollout, to mean 0, deviation 1")
+    normalize_advantage: bool = knob(True, "scale a rollout's returns minus baseline to mean 0, deviation 1")
     ent_coef: float = knob(0.0, "weight of the entropy bonus", ge=0)
     vf_coef: float = knob(0.5, "weight of the baseline's loss", ge=0)
     max_grad_norm: float = knob(0.5, "gradients are scaled down to this norm", gt=0)

@@ -1,5 +1,5 @@
-"""The knobs of Q-learning agents, named as in Stable-Baselines3 where the thing is the same. Free of torch: help reads
-it."""
+"""Hyper-parameters of the Q-learning agents, named as in Stable-Baselines3 where they mean the same. Imports no torch,
+since `--help` reads it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXPLORATION = {
 
 @dataclass
 class DQNConfig:
-    """Deep Q-learning (Mnih et al. 2015, doi:10.1038/nature14236) and what was added to it since, each a choice."""
+    """Deep Q-learning (Mnih et al. 2015, doi:10.1038/nature14236) and its later extensions, each optional."""
 
     name: str = knob("dqn", NAME)
     learning_rate: float = knob(1e-4, "Adam's step size at the start", gt=0)
@@ -27,43 +27,51 @@ class DQNConfig:
     )
     adam_eps: float = knob(1e-8, "Adam's epsilon", gt=0)
     max_grad_norm: float = knob(10.0, "gradients are scaled down to this norm", gt=0)
-    buffer_size: int = knob(1_000_000, "transitions that the replay holds, of all environments together", gt=0)
-    batch_size: int = knob(32, "transitions of one gradient step", gt=0)
-    learning_starts: int = knob(100, "transitions gathered by random actions before learning begins", ge=0)
-    train_freq: int = knob(4, "transitions between one learning and the next", gt=0)
+    buffer_size: int = knob(1_000_000, "capacity of the replay in transitions, all environments together", gt=0)
+    batch_size: int = knob(32, "transitions in one gradient step", gt=0)
+    learning_starts: int = knob(100, "random transitions before the first gradient step", ge=0)
+    train_freq: int = knob(4, "transitions gathered between updates", gt=0)
     gradient_steps: int = knob(1, "gradient steps for train_freq transitions; -1: one for each transition", ge=-1)
     gamma: float = knob(0.99, "discount of future reward", ge=0, le=1)
     target_update_interval: int = knob(10_000, "transitions between updates of the target network", gt=0)
-    tau: float = knob(1.0, "how far such an update moves the target network; 1: all the way", gt=0, le=1)
+    tau: float = knob(1.0, "Polyak step of the target network (1: a copy)", gt=0, le=1)
     exploration_initial_eps: float = knob(1.0, EXPLORATION["initial"], ge=0, le=1)
     exploration_final_eps: float = knob(0.05, EXPLORATION["final"], ge=0, le=1)
     exploration_fraction: float = knob(0.1, EXPLORATION["fraction"], ge=0, le=1)
-    double: bool = knob(False, "the learning network chooses the next action that the target network values")
-    dueling: bool = knob(False, "values as a state's value plus each action's advantage")
-    n_step: int = knob(1, "rewards that a target sums before it trusts the network", gt=0)
-    prioritized: bool = knob(False, "replay transitions in proportion to their error instead of uniformly")
+    double: bool = knob(
+        False, "double Q-learning: the online network selects the next action, the target network evaluates it"
+    )
+    dueling: bool = knob(False, "dueling network: a state's value plus each action's advantage")
+    n_step: int = knob(1, "n of the n-step return: rewards summed before bootstrapping", gt=0)
+    prioritized: bool = knob(False, "draw transitions in proportion to their TD error instead of uniformly")
     priority_alpha: float = knob(
-        0.6, "prioritized: error's exponent; 0: uniformly", ge=0, le=1, needs="prioritized=true"
+        0.6, "prioritized: exponent of the error; 0: uniform", ge=0, le=1, needs="prioritized=true"
     )
     priority_beta: float = knob(
-        0.4, "prioritized: correction of the bias at the start; at the end: 1", ge=0, le=1, needs="prioritized=true"
+        0.4,
+        "prioritized: exponent of the importance weights at the start; 1 at the end",
+        ge=0,
+        le=1,
+        needs="prioritized=true",
     )
-    noisy: bool = knob(False, "learned noise on the weights explores; exploration_initial_eps=0 leaves it alone to it")
+    noisy: bool = knob(
+        False, "noisy networks: explore by learned noise on the weights; best with exploration_initial_eps=0"
+    )
     noisy_std: float = knob(
-        0.5, "noisy: initial deviation, times the square root of a layer's inputs", ge=0, needs="noisy=true"
+        0.5, "noisy: initial deviation times the square root of the layer's inputs", ge=0, needs="noisy=true"
     )
     distributional: str = knob(
         "none",
-        "what is learned of a return: its mean, its distribution over fixed values (c51), or its quantiles (qr)",
+        "learn the mean of the return (none), its distribution over fixed values (c51) or its quantiles (qr)",
         choices=("none", "c51", "qr"),
     )
-    atoms: int = knob(51, "c51: how many values", gt=1, needs="distributional=c51")
-    v_min: float = knob(-10.0, "c51: the least of them", needs="distributional=c51")
-    v_max: float = knob(10.0, "c51: the greatest of them", needs="distributional=c51")
-    quantiles: int = knob(200, "qr: how many quantiles", gt=0, needs="distributional=qr")
+    atoms: int = knob(51, "c51: number of atoms", gt=1, needs="distributional=c51")
+    v_min: float = knob(-10.0, "c51: smallest value", needs="distributional=c51")
+    v_max: float = knob(10.0, "c51: largest value", needs="distributional=c51")
+    quantiles: int = knob(200, "qr: number of quantiles", gt=0, needs="distributional=qr")
     net_arch: list[int] = knob([64, 64], "widths of the hidden layers", gt=0)
     activation: str = knob("relu", "between layers", choices=("tanh", "relu"))
-    save_replay: bool = knob(True, "keep the replay in checkpoints; without it a resume begins with an empty one")
+    save_replay: bool = knob(True, "keep the replay in checkpoints; without it a resume starts with an empty one")
 
     def __post_init__(self) -> None:
         if self.gradient_steps == 0:
@@ -75,7 +83,7 @@ class DQNConfig:
 
 
 def _changed(name: str, default: Any) -> Any:
-    """DQN's knob of this name with another default."""
+    """The field of DQNConfig with another default."""
     return field(default=default, metadata=DQNConfig.__dataclass_fields__[name].metadata)
 
 
@@ -113,7 +121,7 @@ class PQNConfig:
     adam_eps: float = knob(1e-5, "Adam's epsilon", gt=0)
     max_grad_norm: float = knob(10.0, "gradients are scaled down to this norm", gt=0)
     gamma: float = knob(0.99, "discount of future reward", ge=0, le=1)
-    q_lambda: float = knob(0.65, "lambda of the returns; 0: one reward, then the network", ge=0, le=1)
+    q_lambda: float = knob(0.65, "lambda of the returns; 0: one-step targets", ge=0, le=1)
     exploration_initial_eps: float = knob(1.0, EXPLORATION["initial"], ge=0, le=1)
     exploration_final_eps: float = knob(0.05, EXPLORATION["final"], ge=0, le=1)
     exploration_fraction: float = knob(0.5, EXPLORATION["fraction"], ge=0, le=1)

@@ -1,8 +1,8 @@
 """Off-policy base of DQN, SAC and TD3: act, store transitions, and take gradient steps in a fixed ratio to them.
 
-One update gathers `train_freq` transitions with the current policy and then takes the gradient steps that they have
-earned, `gradient_steps` for each `train_freq`, on samples drawn all at once. With 16 environments as with one, 10,000
-transitions earn the same number of gradient steps.
+One update gathers `train_freq` transitions with the current policy and then takes the gradient steps due,
+`gradient_steps` for each `train_freq` transitions, on samples drawn all at once. The ratio does not depend on the
+number of environments.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rlgym.envs.spaces import Array, Obs
 
 BYTES_AT_ONCE = 256e6
-"""Of the samples drawn in one go: more gradient steps than fit take several."""
+"""Size limit of samples drawn at once."""
 
 
 class OffPolicy(Agent):
@@ -53,7 +53,7 @@ class OffPolicy(Agent):
         knobs = self.knobs
         self.n_step: int = getattr(knobs, "n_step", 1)
         space = self.env.action_space
-        self.replay = Replay(  # before the networks, which take longer: there may be no memory for it
+        self.replay = Replay(  # before the networks, which take longer to build: memory may not suffice
             knobs.buffer_size,
             self.env,
             space.shape or (),
@@ -75,11 +75,11 @@ class OffPolicy(Agent):
         self.mask = self.env.action_mask
         self.replay.start(self.obs, self.mask)
 
-    # ---- what a subclass says
+    # ---- what a subclass defines
 
     @abstractmethod
     def build(self) -> Policy:
-        """Networks and optimisers, initialised by the run's seed; returns the policy that acts and is evaluated."""
+        """Build networks and optimisers, seeded by the run's seed; returns the policy."""
 
     @abstractmethod
     def explore(self, obs: Obs, mask: Array | None) -> Array:
@@ -87,8 +87,8 @@ class OffPolicy(Agent):
 
     @abstractmethod
     def learn(self, batches: Batch, steps: int) -> Metrics:
-        """`steps` gradient steps on `[steps * batch_size, ...]` transitions, in order. The metrics are their means, and
-        NON_FINITE how many were skipped."""
+        """Take `steps` gradient steps on `[steps * batch_size, ...]` transitions, in order. Returns mean metrics, and
+        under NON_FINITE the number of skipped steps."""
 
     @abstractmethod
     def networks(self) -> dict[str, Section]:
@@ -119,7 +119,7 @@ class OffPolicy(Agent):
         return metrics | self.recent.metrics()
 
     def gather(self) -> int:
-        """One step of all environments into the replay; returns how many transitions it was."""
+        """Step all environments once and store the transitions; returns their number."""
         random = self.progress.step < self.knobs.learning_starts
         action = self.random_actions(self.mask) if random else self.explore(self.obs, self.mask)
         step = self.env.step(self.policy.to_env(action))
@@ -132,7 +132,7 @@ class OffPolicy(Agent):
         return count
 
     def random_actions(self, mask: Array | None) -> Array:
-        """Uniform over the legal actions, or over a Box's bounds in the distribution's own scale."""
+        """Uniform over the legal actions, or over a Box in the distribution's scale."""
         space, envs = self.env.action_space, self.env.num_envs
         if isinstance(space, gym.spaces.Discrete):
             if mask is None:
@@ -145,7 +145,7 @@ class OffPolicy(Agent):
     # ---- learn
 
     def train(self, steps: int) -> Metrics:
-        """Draw the samples of `steps` gradient steps, as many at once as memory allows, and learn from them."""
+        """Draw the samples of `steps` gradient steps, as many at once as BYTES_AT_ONCE allows, and learn from them."""
         batch = self.knobs.batch_size
         bytes_each = 2 * sum(x[0, 0].numel() * x.element_size() * self.replay.stack for x in self.replay.obs.values())
         at_once = max(1, int(BYTES_AT_ONCE / (bytes_each * batch)))

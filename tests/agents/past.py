@@ -170,7 +170,7 @@ def same_content(a: Replay, b: Replay) -> bool:
     """Whether two replays hold the same transitions and would draw and gather the same, bit for bit."""
     if (a.written != b.written).any() or a.size() != b.size():
         return False
-    standing = a._observations(a._running_rows()), b._observations(b._standing())
+    standing = a._observations(a._running_rows()), b._observations(b._running_rows())
     if any(not torch.equal(standing[0][name], standing[1][name]) for name in standing[0]):
         return False
     for n_step in (1, 3):
