@@ -69,7 +69,7 @@ class PPO(OnPolicy):
         }
 
     def minibatch_loss(self, batch: Batch, clip: float, ent_coef: float) -> tuple[Tensor, Tensor]:
-        """The loss of one minibatch, 0-d, and its `STATISTICS`, `[6]`."""
+        """The loss of one minibatch, 0-d, and its `STATISTICS [6]`."""
         knobs = self.knobs
         log_prob, entropy, value = self.evaluate_actions(batch)
         advantage = standardized(batch["advantage"]) if knobs.normalize_advantage else batch["advantage"]
@@ -88,7 +88,7 @@ class PPO(OnPolicy):
         last gradient's norm."""
         knobs = self.knobs
         coefficients: tuple[Any, Any] = (clip, ent_coef)
-        if self.config.compile == "on":  # as tensors: a number that a schedule moves would be compiled anew
+        if self.config.compile == "on":  # as tensors: a changing Python number would recompile
             coefficients = (torch.tensor(clip, device=self.device), torch.tensor(ent_coef, device=self.device))
         seen: list[Tensor] = []
         skipped = torch.zeros((), device=self.device)

@@ -5,9 +5,9 @@ shuffled minibatches minimises
 
     1/2 (Q(s, a) - R)^2,    R[t] = r[t] + gamma * (lambda * R[t + 1] + (1 - lambda) * max_a Q(s[t + 1], a))
 
-with R by the network that gathered (Peng's Q(lambda)). Layer normalisation behind each hidden layer is what keeps this
-from diverging. Differences from the paper's code: Adam in place of rectified Adam; an episode that was cut off is
-bootstrapped from its final observation; of images the layers behind the convolutions are normalised, these are not.
+with R from the network that gathered (Peng's Q(lambda)). Layer normalisation after each hidden layer keeps this from
+diverging. Differences from the paper's code: Adam in place of rectified Adam; a truncated episode is bootstrapped from
+its final observation; with images, layers after the convolutions are normalised, the convolutions are not.
 """
 
 from __future__ import annotations
@@ -90,12 +90,12 @@ class PQN(OnPolicy):
         value[rows:] = self.best(last, None if rollout.mask is None else rollout.mask[-1])
         values = value.view(time + 1, envs)
         next_value = values[1:].clone()
-        for t, cut, final_obs in rollout.cuts:  # of a state that was cut off nobody said what is legal
+        for t, cut, final_obs in rollout.cuts:  # the legal actions of a truncated episode's final state are unknown
             next_value[t, cut] = self.best(self.policy.tensors(final_obs), None)
         return None, values[:-1], next_value
 
     def best(self, obs: dict[str, Tensor], mask: Tensor | None) -> Tensor:
-        """The greatest value of a legal action, `[batch]`."""
+        """The largest value of a legal action, `[batch]`."""
         return mask_logits(self.network.policy(obs), mask).amax(-1)
 
     # ---- minimise
@@ -118,7 +118,7 @@ class PQN(OnPolicy):
         }
 
     def minibatch_loss(self, batch: Batch, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """The loss of one minibatch, 0-d, and its `STATISTICS`, `[2]`."""
+        """The loss of one minibatch, 0-d, and its `STATISTICS [2]`."""
         prediction = of_actions(self.network(batch["obs"]), batch["action"]).squeeze(-1)
         assert prediction.shape == batch["target"].shape
         loss = 0.5 * (prediction - batch["target"]).square().mean()

@@ -1,11 +1,10 @@
 """REINFORCE with a learned baseline (Williams 1992, doi:10.1007/BF00992696; Sutton & Barto 2018, section 13.4).
 
 Gathers `n_steps` steps of `num_envs` parallel environments with the current policy. The return of a step is the
-discounted sum of all rewards to the end of its episode; where a time limit cut the episode off, plus what the baseline
-makes of the final observation; and where the rollout ends before the episode does, plus what it makes of the state
-reached. Rollouts of a fixed length, rather than of whole episodes, also serve tasks without an end, and never favour
-short episodes; with `n_steps` of several episodes the baseline completes few of the returns. One gradient step on all
-of it:
+discounted sum of all rewards to the end of its episode; if the episode is truncated, plus the baseline's value of the
+final observation; if the rollout ends first, plus the baseline's value of the state reached. Rollouts of fixed length
+instead of whole episodes also suit tasks without an end and do not favour short episodes; with `n_steps` of several
+episodes the baseline completes few returns. One gradient step on all of it:
 
     - log pi(a) * (return - baseline) - ent_coef * entropy + vf_coef * (return - baseline)^2
 """

@@ -22,7 +22,7 @@ IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu_, "tanh": 
 class Actor(nn.Module):
     """Observations to a distribution's outputs, through an encoder of its own where there are images.
 
-    Layers begin as torch initialises them, as in the published implementations of SAC and TD3.
+    Layers keep torch's default initialisation, as in the published implementations of SAC and TD3.
     """
 
     log_std = None
@@ -47,8 +47,8 @@ class Actor(nn.Module):
 class Critics(nn.Module):
     """Q(obs, action) by `critics` networks, `[critics, batch]`: one product a layer for all of them.
 
-    weights  [critics, in, out] of each layer; biases [critics, 1, out]. Images pass one encoder, which is the critics'
-    own (as Stable-Baselines3 does by default): what tells values apart and what tells actions apart may differ.
+    weights  [critics, in, out] of each layer; biases [critics, 1, out]. Images pass one encoder of the critics' own,
+    separate from the actor's (Stable-Baselines3's default).
     """
 
     def __init__(
@@ -79,14 +79,14 @@ class Critics(nn.Module):
         for weight, bias in layers[:-1]:
             x = self.activation(torch.baddbmm(bias, x, weight))
         weight, bias = layers[-1]
-        # To one number each: a batched product with a single column takes five times as long as this.
+        # Scalar outputs: a batched product with a single column takes five times as long as this.
         q: Tensor = (x * weight.transpose(1, 2)).sum(-1) + bias.squeeze(-1)
         return q
 
 
 def mirror(module: M, values: dict[str, Tensor]) -> M:
-    """A copy of `module` with `values`, by name, for parameters, which take no gradients. These and the module's
-    buffers are shared, not copied: what changes there changes here."""
+    """A copy of `module` whose parameters are `values`, by name, without gradients. Values and buffers are shared, not
+    copied."""
     copied = copy.deepcopy(module).requires_grad_(False)
     for name, parameter in copied.named_parameters():
         parameter.data = values[name]
@@ -95,7 +95,7 @@ def mirror(module: M, values: dict[str, Tensor]) -> M:
 
 
 def share_buffers(module: nn.Module, source: nn.Module) -> None:
-    """Running statistics of `source` for those of `module`, which is built alike."""
+    """Share the running statistics of `source` with `module`, which has the same structure."""
     for own, theirs in zip(module.modules(), source.modules(), strict=True):
         for name, buffer in theirs.named_buffers(recurse=False):
             setattr(own, name, buffer)

@@ -21,14 +21,14 @@ from rlgym.learner import Section
 from rlgym.training.schedules import factor
 
 EPSILON = 1e-6
-"""So that what was predicted exactly is drawn again some day."""
+"""Added to |TD error|, so that every transition keeps a chance of being drawn."""
 TOP = 16_384
-"""The most nodes in the last row of the sum tree: adding them up costs less than further levels would."""
+"""Largest size of the top row of the sum tree: summing it costs less than further levels."""
 
 
 class Priorities:
-    """The priorities of a replay's places, in a tree of sums. Exactly the places of the latest `draw`'s window are
-    positive: what is overwritten, incomplete over n steps, or of nobody has priority 0.
+    """The priorities of a replay's places, in a tree of sums. Only places in the latest `draw`'s window have positive
+    priority: overwritten, incomplete (over n steps) and empty places have 0.
 
     levels   the first: p^alpha by place; each other: sums of two of the one before; every one `[nodes]`
     largest  0-d, the largest p^alpha so far
@@ -36,7 +36,7 @@ class Priorities:
 
     def __init__(self, replay: Replay, alpha: float) -> None:
         self.replay, self.alpha = replay, alpha
-        # Sums of a million float32 lose the small ones; Apple's devices have nothing longer.
+        # Sums of a million float32 lose small terms; Apple's devices have no float64.
         self.dtype = torch.float32 if replay.device.type == "mps" else torch.float64
         places = replay.envs * replay.rows
         depth = max(0, math.ceil(math.log2(places / TOP)))
@@ -47,7 +47,7 @@ class Priorities:
         self.largest = torch.ones((), dtype=self.dtype, device=replay.device)
         self._first, self._last = (np.zeros(replay.envs, np.int64) for _ in range(2))
         self._latest = torch.zeros(places, dtype=torch.int64, device=replay.device)
-        """Scratch of `update`: by place, the last of the transitions given."""
+        """Scratch space of `update`: for each place, the last given transition."""
 
     def draw(
         self, count: int, batch_size: int, generator: torch.Generator, beta: float, n_step: int = 1
@@ -67,7 +67,7 @@ class Priorities:
         total = sums[-1]
         mass = torch.minimum((strata + share) * (total / batch_size), total * (1 - torch.finfo(self.dtype).eps))
         place = torch.searchsorted(sums, mass, right=True)
-        # A GPU adds up in parallel, where a sum may exceed the next by its last bit: no draw must fall on a node of 0.
+        # Parallel sums on a GPU may be non-monotonic in the last bit: a draw must not fall on a node with priority 0.
         place = torch.where(top[place] > 0, place, top.argmax())
         mass = (mass - (sums[place] - top[place])).clamp(min=0)
         for level in reversed(self.levels[:-1]):
@@ -80,8 +80,8 @@ class Priorities:
         return place, (weight / weight.amax(1, keepdim=True)).flatten().float()
 
     def update(self, places: Tensor, errors: Tensor) -> None:
-        """The TD errors `[count]` that drawn transitions turned out to have (their size counts, not their sign), in
-        the order of learning: of a place given twice the last counts."""
+        """Set the priorities of drawn transitions from their TD errors `[count]` (absolute values are taken), in the
+        order of learning: for a repeated place the last one counts."""
         priority = (errors.detach().abs().to(self.dtype) + EPSILON) ** self.alpha
         order = torch.arange(len(places), device=places.device)
         self._latest.scatter_reduce_(0, places, order, "amax", include_self=False)
@@ -90,10 +90,10 @@ class Priorities:
         self._sum_up(places)
 
     def _follow(self, n_step: int) -> None:
-        """Bring the leaves to the replay's window: what left it to 0, what entered it to the largest priority."""
+        """Move the leaves to the replay's window: leaving places get 0, entering ones the largest priority."""
         first, last = self.replay.window(n_step)
         left = self.replay.places(self._first, np.minimum(first, self._last))
-        undone = self.replay.places(np.minimum(last, self._last), self._last)  # only a longer n_step takes any back
+        undone = self.replay.places(np.minimum(last, self._last), self._last)  # only a longer n_step shrinks the window
         entered = self.replay.places(np.minimum(np.maximum(self._last, first), last), last)
         self._first, self._last = first, last
         changed = torch.from_numpy(np.concatenate([left, undone, entered])).to(self.replay.device)
@@ -105,7 +105,8 @@ class Priorities:
         self._sum_up(changed)
 
     def _sum_up(self, places: Tensor) -> None:
-        """Every node above `places` anew: from its children, never by a difference, so that no error builds up."""
+        """Recompute all nodes above `places` from their children; no differences, so that rounding errors do not
+        accumulate."""
         for below, level in pairwise(self.levels):
             pairs, places = below.view(-1, 2), places // 2
             if len(places) > len(level):
@@ -117,7 +118,7 @@ class Priorities:
     # ---- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """The priorities of the window, one environment after the other; the sums follow from them."""
+        """The window's priorities, environment by environment; the sums are recomputed on load."""
         places = torch.from_numpy(self.replay.places(self._first, self._last)).to(self.replay.device)
         return {
             "priorities": self.levels[0][places],
@@ -127,7 +128,7 @@ class Priorities:
         }
 
     def load_state_dict(self, section: Section) -> None:
-        """After the replay's own; bit for bit."""
+        """Restore bit for bit; called after the replay's own `load_state_dict`."""
         if "priorities" not in section:
             raise RequestError(
                 "agent: the checkpoint's replay has no priorities, which the config's agent draws by; leave it out "
@@ -142,5 +143,5 @@ class Priorities:
 
 
 def annealed(beta: float, step: int, total: int) -> float:
-    """beta on its way to 1 at `total` along a line (section 3.4)."""
+    """Linear schedule of beta to 1 at `total` (section 3.4)."""
     return 1.0 - (1.0 - beta) * factor("linear", step, total)

@@ -1,12 +1,11 @@
 """Experience replay: the latest transitions of all environments, preallocated on the training device.
 
-Each observation is stored once: the state a step led to is the one the next step left from, and only where an episode
-was cut off is its last observation kept, too. Of stacked frames the newest alone is stored; stacks are put together
-when they are drawn. Each environment writes into a ring of its own, so that the phantom rows of next-step autoreset
-leave no trace.
+Each observation is stored once: a step's next observation is the following step's observation; only truncated episodes
+keep their final observation in addition. Of stacked frames only the newest is stored; stacks are rebuilt when drawn.
+Each environment writes into its own ring, so that the phantom rows of next-step autoreset are never stored.
 
-In a checkpoint, transitions are cut into segments by when they were gathered. A full segment never changes: it is
-written once, and later checkpoints name its file.
+In a checkpoint, transitions are cut into segments by age. A full segment never changes: it is written once, and later
+checkpoints refer to its file.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ nothing), action [batch, *action], reward [batch] (discounted sum over n steps),
 next_obs: 0 where it terminated), next_mask [batch, n] or None."""
 
 SEGMENT = 16_384
-"""Transitions of one segment; small replays have smaller ones, so that they too are cut into `SEGMENTS` or more."""
+"""Transitions of one segment; small replays have smaller segments, at least `SEGMENTS` of them."""
 SEGMENTS = 16
 
 
@@ -49,7 +48,7 @@ class Replay:
     written  [envs] int64: transitions ever written; transition a lies in row a % rows, the running observation in
              row written % rows
 
-    A place is a transition's position in all this: environment * rows + row.
+    A place is a transition's index: environment * rows + row.
     """
 
     def __init__(
@@ -63,14 +62,14 @@ class Replay:
     ) -> None:
         """`stack`: frames that the environment stacks into each observation, along its first axis, newest last.
 
-        RequestError where there is no memory for it.
+        RequestError where memory does not suffice.
         """
         self.envs, self.stack, self.device = env.num_envs, stack, device
         self.kept = max(1, capacity // self.envs)
-        """Transitions of each environment that can be drawn at most."""
-        self.rows = self.kept + stack  # the running observation, and frames that only the oldest stacks still need
+        """Maximum number of transitions to draw from, per environment."""
+        self.rows = self.kept + stack  # the current observation, and frames that only the oldest stacks need
         self.in_step = not env.phantoms
-        """Whether all rings stand at one row."""
+        """Whether all rings are at the same row."""
         self.id = env.id
         frames = {leaf.name: (leaf.shape[1:] if stack > 1 else leaf.shape) for leaf in env.leaves}
         dtypes = {leaf.name: storage_dtype(leaf.dtype) for leaf in env.leaves}
@@ -92,14 +91,14 @@ class Replay:
         }
         self.written = np.zeros(self.envs, np.int64)
         self.steps = 0
-        """Calls of `add`."""
+        """Number of calls of `add`."""
         self.segment_steps = max(1, min(SEGMENT, capacity // SEGMENTS) // self.envs)
-        """Calls of `add` that a segment holds."""
+        """Calls of `add` in one segment."""
         self._bounds = {0: self.written - (stack - 1)}
-        """Number of a segment -> where in each environment it begins, `[envs]`; those no longer needed go."""
+        """Segment number -> first transition in each environment, `[envs]`; obsolete ones are dropped."""
         self._segments: dict[int, Shared] = {}
         self._free: list[int] = []
-        """Slots of `finals` that no row needs."""
+        """Free slots of `finals`."""
         self._slots = 0
         self._ages = np.zeros(self.envs, np.int32)
         self._lanes = np.arange(self.envs)
@@ -111,12 +110,12 @@ class Replay:
 
     def _storage(self, *shape: int, dtype: torch.dtype) -> Tensor:
         shape = (self.envs, self.rows, *shape)
-        if self.device.type == "cpu":  # NumPy's zeros take memory only when they are written
+        if self.device.type == "cpu":  # NumPy's zeros take memory only once written
             return torch.from_numpy(np.zeros(shape, numpy_dtype(torch.empty(0, dtype=dtype))))
         return torch.zeros(shape, dtype=dtype, device=self.device)
 
     def _parts(self) -> dict[str, Tensor]:
-        """What the rings hold beside observations, by name."""
+        """The rings' tensors other than observations, by name."""
         return {name: tensor for name in PARTS if (tensor := getattr(self, name, None)) is not None}
 
     @property
@@ -127,16 +126,16 @@ class Replay:
     # ---- writing
 
     def start(self, obs: Obs, mask: Array | None) -> None:
-        """Where the environments stand before the first step: after a reset, or in the middle of an episode."""
+        """Set the current observations before the first step, after a reset or in mid-episode."""
         self._ages[:] = self.stack - 1
-        for back in range(1, self.stack):  # the frames of these first stacks lie before the first transition
+        for back in range(1, self.stack):  # the frames of these first stacks precede the first transition
             rows = self._lanes, (self.written - back) % self.rows
             for name, x in obs.items():
                 self._put(name, rows, x[:, -1 - back])
         self._stand(obs, mask)
 
     def interrupt(self, obs: Obs, mask: Array | None) -> None:
-        """The environments stand at `obs`, wherever they stood: episodes that do not go on there end, cut off."""
+        """Continue from `obs`; episodes whose current observation differs are truncated."""
         stood = {name: x.cpu().numpy() for name, x in self._observations(self._running_rows()).items()}
         moved = np.zeros(self.envs, bool)
         for name, x in stood.items():
@@ -153,7 +152,7 @@ class Replay:
         self._stand(obs, mask)
 
     def add(self, action: Array, step: Step) -> None:
-        """One step of all environments: `action [envs, *action]` as it is learned from, and what it gave."""
+        """Store one step of all environments: `action [envs, *action]` as the learner uses it, and its outcome."""
         valid, done = step.valid, step.terminated | step.truncated
         lanes: Any = slice(None) if valid is None else np.flatnonzero(valid)
         rows = self._at(lanes)
@@ -182,7 +181,7 @@ class Replay:
             self._bounds[self.steps // self.segment_steps] = self.written.copy()
 
     def _begin(self, lanes: Array, obs: Obs) -> None:
-        """New episodes of the `lanes [envs] bool`, whose stacks hold nothing but their first frame."""
+        """Start new episodes in `lanes [envs] bool`: their stacks repeat the first frame."""
         if not np.count_nonzero(lanes):
             return
         self._ages[lanes] = 0
@@ -194,7 +193,7 @@ class Replay:
                 )
 
     def _at(self, lanes: Any) -> tuple[Any, Any]:
-        """Index of the rows that `lanes` stand in."""
+        """Indices of the current rows of `lanes`."""
         if self.in_step:
             return slice(None), int(self.written[0]) % self.rows
         return self._lanes[lanes], self.written[lanes] % self.rows
@@ -223,13 +222,13 @@ class Replay:
         into[rows] = torch.from_numpy(np.ascontiguousarray(value)).to(into) if isinstance(into, Tensor) else value
 
     def _set_slots(self, rows: tuple[Any, Any], slots: Array) -> None:
-        """A copy in host memory, since rows are asked for their slot at every step."""
+        """Host copy of the slots, which are read at every step."""
         self._put("slot", rows, slots)
         if self._host_slot is not self._views["slot"]:
             self._host_slot[rows] = slots
 
     def _drop_finals(self, rows: tuple[Any, Any]) -> None:
-        """Of rows that are written anew."""
+        """Free the slots of overwritten rows."""
         slots = self._host_slot[rows]
         taken = slots[slots >= 0]
         if taken.size:
@@ -245,7 +244,7 @@ class Replay:
         return np.array([self._free.pop() for _ in range(count)], np.int32)
 
     def _keep_finals(self, lanes: Array, obs: Obs) -> None:
-        """The last frames of the episodes of `lanes` that were cut off by the step in the rows they stand in."""
+        """Keep the final frames of `lanes`, whose episodes were truncated in the current rows."""
         slots = self._take_slots(len(lanes))
         at = torch.from_numpy(slots).long().to(self.device)
         for name, kept in self.finals.items():
@@ -255,17 +254,17 @@ class Replay:
     # ---- drawing
 
     def window(self, n_step: int = 1) -> tuple[Array, Array]:
-        """The transitions that can be drawn: for each environment a range [first, last), both `[envs]`."""
+        """The transitions to draw from: a range [first, last) for each environment, both `[envs]`."""
         first = np.maximum(0, self.written - self.kept)
         return first, np.maximum(first, self.written - (n_step - 1))
 
     def size(self, n_step: int = 1) -> int:
-        """How many transitions can be drawn."""
+        """Number of transitions to draw from."""
         first, last = self.window(n_step)
         return int((last - first).sum())
 
     def places(self, first: Array, last: Array) -> Array:
-        """Of each environment's transitions [first, last), one environment after the other: int64."""
+        """Places of the transitions [first, last), environment by environment: int64."""
         counts = last - first
         lane = np.repeat(self._lanes, counts)
         begin = first - (counts.cumsum() - counts)
@@ -273,13 +272,13 @@ class Replay:
         return place
 
     def draw(self, count: int, generator: torch.Generator, n_step: int = 1) -> Tensor:
-        """`count` transitions, all equally likely, with replacement: places `[count]` int64 for `gather`."""
+        """Draw `count` transitions uniformly, with replacement: places `[count]` int64 for `gather`."""
         first, last = self.window(n_step)
         sizes = last - first
         drawn = torch.randint(int(sizes.sum()), (count,), generator=generator, device=self.device)
         if self.in_step:
             oldest, size = int(first[0]), int(sizes[0])
-            if self.envs == 1:  # what is drawn is the row, but for the ring's beginning: integers divide slowly
+            if self.envs == 1:  # draw the row directly except at the ring's start: integer division is slow
                 return drawn if oldest == 0 else drawn.add_(oldest).remainder_(self.rows)
             return drawn // size * self.rows + (drawn % size + oldest) % self.rows
         ends = torch.from_numpy(sizes.cumsum()).to(self.device)
@@ -309,7 +308,7 @@ class Replay:
             last = steps.gather(1, used[:, None] - 1).squeeze(1)
             discount = gamma * powers[used - 1] * (1 - _rows(self.terminated, last))
         following = last + 1
-        if (self.written >= self.rows).any():  # behind a ring's last row comes its first
+        if (self.written >= self.rows).any():  # rings wrap around
             following.sub_((following % self.rows == 0).long(), alpha=self.rows)
         obs, next_obs = self._observations(places), self._observations(following)
         if len(self._free) < self._slots:
@@ -324,7 +323,7 @@ class Replay:
                         final = torch.cat([before[name][:, 1:], final[:, None]], 1)
                     next_obs[name].index_copy_(0, cut, final)
         next_mask = None
-        if self.mask is not None:  # of a state that was cut off nobody said what is legal
+        if self.mask is not None:  # the legal actions of a truncated episode's final state are unknown
             next_mask = _rows(self.mask, following) | (_rows(self.done, last) > 0)[:, None]
         return {
             "obs": obs,
@@ -336,7 +335,7 @@ class Replay:
         }
 
     def _observations(self, places: Tensor) -> dict[str, Tensor]:
-        """leaf -> [batch, *leaf]: stacks never reach over the beginning of an episode, whose first frame stands in."""
+        """leaf -> [batch, *leaf]; stacks never cross an episode's start: its first frame is repeated."""
         if self.age is None:
             return {name: _rows(x, places) for name, x in self.obs.items()}
         back = torch.arange(self.stack - 1, -1, -1, device=self.device)
@@ -346,18 +345,18 @@ class Replay:
         return {name: x.flatten(0, 1)[frames] for name, x in self.obs.items()}
 
     def _running_rows(self) -> Tensor:
-        """Places of the running observations, `[envs]`."""
+        """Places of the current observations, `[envs]`."""
         return torch.from_numpy(self._lanes * self.rows + self.written % self.rows).to(self.device)
 
     # ---- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """A section: each full segment as a `Shared`, what came after them, and where the environments stand."""
+        """A section: each full segment as a `Shared`, the remainder, and the current observations."""
         oldest = self._oldest()
         for number in [n for n in self._bounds if n + 1 in self._bounds and (self._bounds[n + 1] <= oldest).all()]:
             del self._bounds[number]
             self._segments.pop(number, None)
-        # A segment is full one step after its last: until then `interrupt` may cut off what it ends with.
+        # A segment is full one step after its last: until then `interrupt` may truncate its last episode.
         full = [number for number in self._bounds if self.steps > (number + 1) * self.segment_steps]
         for number in full:
             if number not in self._segments:
@@ -381,7 +380,7 @@ class Replay:
         return section
 
     def load_state_dict(self, section: Section) -> None:
-        """Bring a fresh replay to where `state_dict` was, bit for bit. CheckpointError names a damaged segment."""
+        """Restore a fresh replay bit for bit. CheckpointError names a damaged segment."""
         if section["rows"] != self.rows:
             held = (section["rows"] - self.stack) * self.envs
             raise RequestError(
@@ -411,7 +410,7 @@ class Replay:
             self.mask.flatten(0, 1)[running] = section["standing_mask"].to(self.mask)
 
     def _oldest(self) -> Array:
-        """The first transition of each environment that still lies in its ring; below 0, rows of frames alone."""
+        """The first transition still in each environment's ring; negative: rows with frames only."""
         oldest: Array = np.maximum(1 - self.stack, self.written - self.rows + 1)
         return oldest
 
@@ -419,8 +418,8 @@ class Replay:
         return Shared(partial(self._cut, self._bounds[number], self._bounds[number + 1]))
 
     def _cut(self, first: Array, last: Array) -> dict[str, Tensor]:
-        """Transitions [first, last) of each environment that still lie in its ring, one environment after the other:
-        every part [transitions, ...]; the frames in `finals` in the order of the transitions `final_of` that need them.
+        """The transitions of [first, last) still in the rings, environment by environment: every part [transitions,
+        ...]; frames of `finals` in the order of the transitions `final_of` they belong to.
         """
         first = np.minimum(np.maximum(first, self._oldest()), last)
         places = torch.from_numpy(self.places(first, last)).to(self.device)
@@ -432,9 +431,9 @@ class Replay:
         return parts | {"final_of": final_of, "first": torch.from_numpy(first), "last": torch.from_numpy(last.copy())}
 
     def _paste(self, cut: Mapping[str, Tensor]) -> None:
-        """What `_cut` gave, back into the rings."""
+        """Write the result of `_cut` back into the rings."""
         first, last = cut["first"].numpy(), cut["last"].numpy()
-        begin = np.minimum(np.maximum(first, self._oldest()), last)  # what was overwritten since stays so
+        begin = np.minimum(np.maximum(first, self._oldest()), last)  # overwritten transitions are skipped
         held = np.arange(len(cut["reward"])) - np.repeat((last - first).cumsum() - last, last - first)
         needed = torch.from_numpy(held >= np.repeat(begin, last - first))
         places = torch.from_numpy(self.places(begin, last)).to(self.device)
@@ -456,8 +455,8 @@ class Replay:
 
 
 def require_memory(capacity: int, each: int, device: torch.device) -> None:
-    """RequestError where `capacity` transitions of `each` bytes are more than is free. Host memory is taken while a
-    replay fills: better refused now than when it ends."""
+    """RequestError where `capacity` transitions of `each` bytes exceed the free memory. Host memory is only taken as a
+    replay fills, so this is checked in advance."""
     if device.type == "cpu":
         free = psutil.virtual_memory().available
     elif device.type == "cuda":

@@ -1,4 +1,4 @@
-"""A replay may be left out of checkpoints (agent.save_replay=false): what manifest and resume then say of the cost."""
+"""Replays that are left out of checkpoints (agent.save_replay=false): what manifest and resume report about it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ def refill(knobs: Any) -> int:
 
 
 def promise(saved: bool, count: int, unit: str = "transitions") -> str:
-    """What a resume restores of the replay; an empty one learns from `count` units on."""
+    """The manifest's promise about the replay on resume; an empty one delays learning by `count` units."""
     return "exact" if saved else f"left out by agent.save_replay=false: {_cost(count, unit)}"
 
 
 def missing(count: int, unit: str = "transitions") -> str:
-    """The notice of a resume whose checkpoint has no replay."""
+    """The notice of a resume from a checkpoint without replay."""
     return f"without the replay of the checkpoint: {_cost(count, unit)}"
 
 

@@ -1,7 +1,6 @@
 """On-policy base of PPO, A2C and REINFORCE: collect a rollout, compute values and advantages, learn from it once.
 
-An agent's own file says what it minimises and how it steps; environment, rollout, values, advantages and the checkpoint
-are here.
+An agent's own file has its loss and its steps; environment, rollout, values, advantages and checkpoint are here.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ if TYPE_CHECKING:
     from rlgym.envs.batch import BatchEnv
 
 GAUSSIAN = ("std", "log_std_init", "squash")
-"""Knobs of a policy in a Box alone."""
-# Compiling costs 5-13 s on a CPU and saves about 0.3 ms of a small network's gradient step (docs/results.md): it repays
-# itself twice over from here on.
+"""Hyper-parameters of Gaussian policies only."""
+# Compiling costs 5-13 s on a CPU and saves about 0.3 ms of a small network's gradient step (docs/results.md): it pays
+# off twice over from here on.
 STEPS_THAT_REPAY_COMPILING = {"cpu": 80_000, "cuda": 10_000}
 
 
@@ -61,7 +60,7 @@ class OnPolicy(Agent):
     policy: Any  # Policy, or RecurrentPolicy
     network: Any  # ActorCritic, RecurrentActorCritic, or a subclass's own
     compares_policies = False
-    """Whether the loss needs the log-probabilities by the policy that acted."""
+    """Whether the loss needs log-probabilities under the policy that acted."""
 
     def __init__(self, config: TrainConfig) -> None:
         knobs: Any = config.agent
@@ -89,7 +88,8 @@ class OnPolicy(Agent):
         self.scaler = RewardScaler(self.env.num_envs, knobs.gamma) if config.env.normalize_reward else None
         self.sequences: Sequences | None = None
         self.acting = self.policy
-        """The policy that acts in training: `policy` itself, or its recurrent network with a memory of its own."""
+        """The policy that acts in training: `policy` itself, or a recurrent policy with the same network and its own
+        memory."""
         if recurrent:
             self.acting = RecurrentPolicy(self.network, self.policy.distribution, self.env.action_space)
             self.sequences = Sequences(self.network, self.rollout, self.policy)
@@ -101,10 +101,10 @@ class OnPolicy(Agent):
             self.loss = torch.compile(self.minibatch_loss, dynamic=bool(self.env.phantoms))
         self.rollout.start(self.env.reset(config.seed), self.env.action_mask)
 
-    # ---- what an agent says
+    # ---- what an agent defines
 
     def check(self, config: TrainConfig) -> None:
-        """RequestError where knobs contradict each other; nothing was started yet."""
+        """RequestError where hyper-parameters contradict each other; called before anything is started."""
         knobs, envs = config.agent, config.env.num_envs
         rows, size = knobs.n_steps * envs, getattr(knobs, "batch_size", 0)
         if size > rows:
@@ -119,11 +119,11 @@ class OnPolicy(Agent):
 
     @abstractmethod
     def build_optimizer(self) -> Optimizer:
-        """Of all the network's parameters."""
+        """The optimiser of all the network's parameters."""
 
     @abstractmethod
     def minibatch_loss(self, batch: Batch, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """The loss of one minibatch, 0-d, and statistics of it, `[n]`."""
+        """The loss of one minibatch, 0-d, and its statistics, `[n]`."""
 
     @abstractmethod
     def learn(self, batch: Batch) -> Metrics:
@@ -152,7 +152,7 @@ class OnPolicy(Agent):
         self.recent.add(self.rollout.collect(self.env, self.acting, self.sampler, self.scaler))
         batch = self.batch()
         metrics = self.learn(batch)
-        # Only now do the observations' statistics move: the whole update saw one and the same scaling.
+        # The running statistics move only now, so that the whole update sees the same scaling.
         self.network.encoder.observe(batch["obs"])
         self.rollout.carry_over()
         self.progress.step += self.rollout.rows
@@ -169,7 +169,7 @@ class OnPolicy(Agent):
 
     @torch.no_grad()
     def batch(self) -> Batch:
-        """The rollout with values, log-probabilities and advantages, its real rows flattened to `[batch, ...]`.
+        """The rollout with values, log-probabilities and advantages, phantom rows removed, flattened to `[batch, ...]`.
 
         Values and log-probabilities come from one pass over the whole rollout with the policy that gathered it: a few
         large calls instead of one small one at every step.
@@ -179,7 +179,7 @@ class OnPolicy(Agent):
         evaluate = self.evaluate_rollout if self.sequences is None else self.sequences.evaluate_rollout
         log_prob, value, next_value = evaluate(obs, mask, action)
         advantage = torch.empty_like(rollout.reward)
-        # The same recursion on a CPU's arrays: NumPy's calls cost less than torch's on rows this short.
+        # On a CPU the recursion runs on NumPy views: its calls cost less than torch's on rows this short.
         native: Callable[[Tensor], Any] = Tensor.numpy if self.device.type == "cpu" else Tensor.detach
         gae(
             reward=native(rollout.reward),
@@ -205,8 +205,8 @@ class OnPolicy(Agent):
     def evaluate_rollout(
         self, obs: dict[str, Tensor], mask: Tensor | None, action: Tensor
     ) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Of the rollout's rows `[time * envs, ...]`: log pi(action) `[time * envs]`, where the loss needs it; V, and V
-        of what each step truly led to, both `[time, envs]`."""
+        """Evaluate the rollout's rows `[time * envs, ...]`: log pi(action) `[time * envs]` (None unless the loss needs
+        it), V, and V of the state each step led to, both `[time, envs]`."""
         rollout = self.rollout
         time, envs = rollout.reward.shape
         rows = time * envs
@@ -231,14 +231,14 @@ class OnPolicy(Agent):
     # ---- minimise
 
     def evaluate_actions(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Of a minibatch, by the network as it stands: log pi(action), the entropy and V, each `[batch]`."""
+        """Evaluate a minibatch by the current network: log pi(action), entropy and V, each `[batch]`."""
         outputs, value = self.network(batch["obs"], *batch.get("sequence", ()))
         logits = mask_logits(outputs, batch["mask"])
         log_prob, entropy = self.policy.distribution.log_prob_entropy(logits, batch["action"])
         return log_prob, entropy, value
 
     def whole(self, batch: Batch) -> Batch:
-        """All of a rollout as one minibatch."""
+        """The whole rollout as one minibatch."""
         return batch if self.sequences is None else self.sequences.of(batch, range(self.env.num_envs))
 
     def shuffled(self, batch: Batch, size: int) -> Iterator[Batch]:
@@ -281,7 +281,7 @@ class OnPolicy(Agent):
         self.rollout.start(self.load_base_state(state), self.env.action_mask)
         if self.sequences is not None:
             self.sequences.memory.copy_(cast(Tensor, state["memory"]["memory"]))
-            if self.env.restore_report:  # episodes began anew: nothing to remember
+            if self.env.restore_report:  # episodes restarted: clear the memory
                 self.sequences.memory.zero_()
 
     @classmethod

@@ -1,6 +1,6 @@
-"""Policies with a memory, for tasks whose observations do not tell the whole state: an LSTM or a GRU before the heads.
+"""Recurrent policies for partially observable tasks: an LSTM or a GRU before the heads.
 
-Actor and critic remember apart, as their layers are apart. `width` numbers hold one memory of one environment: a GRU's
+Actor and critic have separate recurrent layers. A memory has `width` numbers for each environment: a GRU's
 hidden state, or an LSTM's hidden state and cell side by side. At the start of an episode they are zero.
 """
 
@@ -22,7 +22,7 @@ from rlgym.agents.common.policy import Observations, Policy, Sampler
 from rlgym.agents.common.policy_numpy import NumpyActor
 from rlgym.envs.spaces import Array
 
-# Said by cuDNN at every call: our weights lie in one vector of all parameters, not in one of its own.
+# cuDNN warns at every call: the weights are views of the flat parameter vector, not a chunk of its own.
 warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
 
 
@@ -44,7 +44,7 @@ class Memory(nn.Module):
         ends `[sequences, width]`, from those at their beginnings.
 
         Packed (`torch.nn.utils.rnn.PackedSequence`): all first steps, all second ones, ..., the longest sequence first
-        in each; `sizes [longest]`, on the CPU, counts the sequences that are still going.
+        in each; `sizes [longest]`, on the CPU, counts the sequences that have not ended.
         """
         packed = PackedSequence(x, sizes)
         if isinstance(self.layer, nn.LSTM):
@@ -55,15 +55,14 @@ class Memory(nn.Module):
         return out.data, end[0]
 
     def step(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of each of `x [envs, inputs]`."""
+        """One step for each of `x [envs, inputs]`."""
         out: tuple[Tensor, Tensor] = self(x, torch.tensor([len(x)]), memory)
         return out
 
 
 class RecurrentActorCritic(Heads):
-    """Policy and value, each behind a memory, over one encoder.
-
-    A memory of both is `[..., 2, width]`, the actor's first.
+    """Policy and value over one encoder, each with its own recurrent layer. Their joint memory is `[..., 2, width]`,
+    the actor's first.
     """
 
     def __init__(self, *, cell: str, hidden_size: int, **heads: Any) -> None:
@@ -80,7 +79,7 @@ class RecurrentActorCritic(Heads):
         return outputs, value
 
     def run(self, features: Tensor, sizes: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`forward` from features on; also the memories at the ends `[sequences, 2, width]`."""
+        """`forward` on features; also returns the final memories `[sequences, 2, width]`."""
         acting, actor_end = self.memory_of("actor")(features, sizes, memory[:, 0])
         critic_features, critic_end = self.memory_of("critic")(features, sizes, memory[:, 1])
         value: Tensor = self.critic(critic_features).squeeze(-1)
@@ -92,7 +91,7 @@ class RecurrentActorCritic(Heads):
         return self.outputs(hidden), memory
 
     def value_after(self, obs: dict[str, Tensor], memory: Tensor) -> Tensor:
-        """V `[batch]` of the observations that follow `memory [batch, 2, width]`."""
+        """V `[batch]` of observations after `memory [batch, 2, width]`."""
         hidden, _ = self.memory_of("critic").step(self.encoder(obs), memory[:, 1])
         value: Tensor = self.critic(hidden).squeeze(-1)
         return value
@@ -144,13 +143,13 @@ class NumpyRecurrentActor(NumpyActor):
 
 
 def _sigmoid(x: Array) -> Array:
-    """By tanh, which no x overflows."""
+    """The sigmoid by way of tanh, which does not overflow."""
     share: Array = 0.5 * np.tanh(0.5 * x) + 0.5
     return share
 
 
 class RecurrentPolicy(Policy):
-    """Remembers, for each row of what it is given, the episode so far: `start` and `ended` say where those begin."""
+    """A policy that carries a memory for each environment; `start` and `ended` mark the beginnings of episodes."""
 
     network: RecurrentActorCritic
     numpy_actor: NumpyRecurrentActor | None
@@ -167,7 +166,7 @@ class RecurrentPolicy(Policy):
         self.start(len(self.memory))
 
     def start(self, envs: int) -> None:
-        """The next observations `[envs, ...]` are the first of their episodes."""
+        """Clear the memory: the next observations `[envs, ...]` are the first of their episodes."""
         self.memory = torch.zeros(envs, self.network.width, device=self.device)
         if self.numpy_actor is not None:
             self.numpy_actor.memory = self.memory.numpy()
@@ -176,7 +175,7 @@ class RecurrentPolicy(Policy):
         self.memory[list(rows)] = 0.0
 
     def remember(self, memory: Tensor) -> None:
-        """Go on with the actor's part of `memory [envs, 2, width]`."""
+        """Continue with the actor's part of `memory [envs, 2, width]`."""
         if len(memory) != len(self.memory):
             self.start(len(memory))
         self.memory.copy_(memory[:, 0])
@@ -187,7 +186,7 @@ class RecurrentPolicy(Policy):
         return outputs
 
     def choose(self, obs: Observations, mask: Array | None, sampler: Sampler | None) -> Array:
-        """As any policy; other rows than before are taken for new episodes."""
+        """As `Policy.act`; another number of rows than before starts new episodes."""
         envs = len(next(iter(obs.values())))
         if envs != len(self.memory):
             self.start(envs)

@@ -22,11 +22,11 @@ Batch = dict[str, Any]
 advantage, target, each [batch, ...], and mask [batch, n] or None. A recurrent agent's minibatch has its rows in packed
 order, and `sequence`: what `RecurrentActorCritic.forward` takes in addition to obs."""
 
-ROWS_AT_ONCE = 8_192  # of one forward pass without gradients: bounds memory, images included
+ROWS_AT_ONCE = 8_192  # rows of one forward pass without gradients: bounds memory, also for images
 
 
 class Rollout:
-    """Everything one update learns from. `time` is `n_steps`; nothing in here crosses an episode's end unmarked.
+    """The data of one update. `time` is `n_steps`; every episode end is marked.
 
     obs          leaf -> [time + 1, envs, *leaf]; row `time` is where the next rollout begins
     action       [time, envs, *action], as drawn (a Gaussian's unclipped)
@@ -73,7 +73,7 @@ class Rollout:
                 rows[row] = obs[name]
 
     def start(self, obs: Obs, mask: Array | None) -> None:
-        """Row 0: where the environments stand."""
+        """Set row 0 to the current observations."""
         self._put(0, obs)
         if mask is not None:
             if self.mask is None:
@@ -84,7 +84,7 @@ class Rollout:
     def collect(self, env: BatchEnv, policy: Policy, sampler: Sampler, scaler: RewardScaler | None) -> list[Episode]:
         """Fill the rollout by acting; returns the episodes that ended. Row 0 must have been started.
 
-        Afterwards row `time` holds where the environments stand; `carry_over` makes it the next row 0.
+        Afterwards row `time` holds the current observations; `carry_over` makes it the next row 0.
         """
         host, episodes = self.host, []
         self.cuts = []
@@ -99,7 +99,7 @@ class Rollout:
             host["terminated"][t] = step.terminated
             host["done"][t] = done
             if step.final_obs is not None:
-                # A state that terminated is worth nothing whatever it looks like; only cut-off ones are needed.
+                # Terminated states have value 0; only truncated ones need their final observation.
                 cut = np.flatnonzero(step.truncated & ~step.terminated)
                 if cut.size:
                     self.cuts.append((t, cut, {name: value[cut] for name, value in step.final_obs.items()}))
@@ -112,9 +112,7 @@ class Rollout:
                 episodes += step.episodes
                 policy.ended([episode.env for episode in step.episodes])
             if step.valid is not None:
-                policy.ended(
-                    np.flatnonzero(~step.valid).tolist()
-                )  # a phantom row shows the last episode's end once more
+                policy.ended(np.flatnonzero(~step.valid).tolist())  # a phantom row repeats the end of the last episode
         if self.device.type != "cpu":
             for name, array in host.items():
                 getattr(self, name).copy_(torch.from_numpy(array))
@@ -128,7 +126,7 @@ class Rollout:
             self.host["mask"][0] = self.host["mask"][-1]
 
     def flat_obs(self) -> dict[str, Tensor]:
-        """leaf -> [time * envs, *leaf], the states that were acted in."""
+        """leaf -> [time * envs, *leaf], the observations acted on."""
         return {name: tensor[:-1].flatten(0, 1) for name, tensor in self.obs.items()}
 
     def flat_mask(self) -> Tensor | None:
@@ -136,7 +134,7 @@ class Rollout:
 
     @property
     def rows(self) -> int:
-        """Real transitions in it."""
+        """Number of real transitions."""
         if self.valid is None:
             return self.reward.numel()
         return int(self.host["valid"].sum())

@@ -1,4 +1,4 @@
-"""A recurrent agent's rollout as sequences: cut where episodes begin, packed, with the memory that each began with."""
+"""A recurrent agent's rollout as packed sequences, cut at episode starts, with the memory at the start of each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pieces:
-    """Parts of episodes in a rollout. Of each, `[pieces]`: its environment, its first step and its length."""
+    """Pieces of episodes in a rollout: environment, first step and length of each, `[pieces]`."""
 
     env: Array
     start: Array
@@ -30,19 +30,19 @@ class Pieces:
 
     @property
     def last(self) -> Array:
-        """The step that each ends with."""
+        """Last step of each piece."""
         found: Array = self.start + self.length - 1
         return found
 
     def of(self, envs: Sequence[int]) -> Pieces:
-        """Those of some environments, the longest first, as packed sequences must be."""
+        """The pieces of some environments, sorted by length, longest first, as packed sequences require."""
         chosen = np.flatnonzero(np.isin(self.env, envs))
         chosen = chosen[np.argsort(-self.length[chosen], kind="stable")]
         return Pieces(self.env[chosen], self.start[chosen], self.length[chosen])
 
     def packed(self, envs: int) -> tuple[Array, Array]:
-        """Rows (step * envs + environment) `[n]` of the flattened rollout in packed order, and `sizes [longest]`: of
-        how many pieces there is a first, a second, ... step."""
+        """Rows (step * envs + environment) `[n]` of the flattened rollout in packed order, and `sizes [longest]`: the
+        number of pieces with a first, a second, ... step."""
         step = np.arange(self.length[0])[:, None]
         going = step < self.length
         rows = (self.start + step) * envs + self.env
@@ -74,10 +74,11 @@ class Sequences:
         self._began = self.memory
         self._pieces = cut(np.zeros((self.time, self.envs)), None)
         self._place = np.arange(self.time * self.envs)
-        """Of a row of the rollout: where it is among the real ones."""
+        """Index of each row of the rollout among the real ones."""
 
     def _beginnings(self, pieces: Pieces) -> Tensor:
-        """`[pieces, 2, width]`: what was remembered where the rollout began, nothing where an episode did."""
+        """Initial memories `[pieces, 2, width]`: the carried memory at the rollout's start, zeros at an episode's
+        start."""
         return self._began[self._tensor(pieces.env)] * self._tensor(pieces.start == 0)[:, None, None]
 
     def _tensor(self, array: Array) -> Tensor:
@@ -122,7 +123,7 @@ class Sequences:
         return log_prob, value, next_value
 
     def of(self, batch: Batch, envs: Sequence[int]) -> Batch:
-        """The whole sequences of some environments as one minibatch, out of the `batch` of all real rows."""
+        """A minibatch of whole sequences of some environments, taken from the `batch` of all real rows."""
         pieces = self._pieces.of(envs)
         order, sizes = pieces.packed(self.envs)
         part = take(batch, self._tensor(self._place[order]))

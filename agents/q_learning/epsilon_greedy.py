@@ -1,4 +1,4 @@
-"""Acting on values of actions: the best one, or now and then any."""
+"""Epsilon-greedy actions, and epsilon's schedule."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from rlgym.envs.spaces import Array
 
 
 class EpsilonGreedy(Categorical):
-    """The action of the greatest value; where a generator is given, a random legal one with probability `epsilon`.
-
-    The outputs are values `[batch, n]`; those of illegal actions are `MASKED`.
+    """The action of the largest value; given a generator, a random legal one with probability `epsilon`. Outputs are
+    values `[batch, n]`; those of illegal actions are `MASKED`.
     """
 
     def __init__(self, n: int, epsilon: float) -> None:
@@ -48,6 +47,6 @@ class EpsilonGreedy(Categorical):
 
 
 def annealed_epsilon(initial: float, final: float, fraction: float, step: int, total: int) -> float:
-    """Along a line from `initial` at step 0 to `final` at `fraction` of `total` steps, and there from then on."""
+    """Linear schedule from `initial` at step 0 to `final` at `fraction` of `total` steps; constant afterwards."""
     over = fraction * total
     return final if step >= over else initial + (final - initial) * step / over

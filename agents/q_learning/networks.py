@@ -1,4 +1,4 @@
-"""Networks of action values: of a mean return, its distribution or its quantiles; plain or dueling, noisy or not."""
+"""Q-networks: mean, distributional (c51) or quantile; plain or dueling; optionally noisy."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 ZERO = np.float32(0)
 Noise = list[tuple[Tensor, Tensor]]
-"""For each layer of a network, in order: noise on its inputs `[inputs]` and on its outputs `[outputs]`."""
+"""Factorised noise of each layer, in order: on inputs `[inputs]` and outputs `[outputs]`."""
 
 
 class NoisyLinear(nn.Linear):
-    """A linear layer that learns the deviation of noise on its weights (Fortunato et al. 2018, arXiv:1706.10295,
+    """A linear layer with learned deviations of noise on its weights (Fortunato et al. 2018, arXiv:1706.10295,
     section 3): factorised, equations 10 and 11, initialised as section 3.2 says."""
 
     def __init__(self, inputs: int, outputs: int, std: float) -> None:
@@ -55,8 +55,8 @@ class QNetwork(nn.Module):
     """`forward(obs)` gives `[batch, actions, atoms]`: for each action its value (one atom), the logits of its return's
     distribution over `support`, or its return's quantiles.
 
-    With `dueling` (Wang et al. 2016, arXiv:1511.06581, equation 9) the last hidden layer is there twice, once for the
-    state's value and once for the actions' advantages; the layers before it are shared.
+    With `dueling` (Wang et al. 2016, arXiv:1511.06581, equation 9) the state's value and the actions' advantages have a
+    last hidden layer each; the layers before it are shared.
     """
 
     actor: nn.Sequential | None = None
@@ -76,7 +76,7 @@ class QNetwork(nn.Module):
         layer_norm: bool = False,
         normalize: bool = False,
     ) -> None:
-        """`noisy_std`: None without noise. `support [atoms]` of a distribution; `quantiles`: how many."""
+        """`noisy_std`: None without noise. `support [atoms]`: of a distribution. `quantiles`: their number."""
         super().__init__()
         self.encoder = Encoder(leaves, normalize)
         self.actions, self.dueling, self.is_noisy = actions, dueling, noisy_std is not None
@@ -96,19 +96,19 @@ class QNetwork(nn.Module):
         self.activation = ACTIVATIONS[activation]()
         self.value = linear(last, self.atoms) if dueling else None
         self.advantage = linear(last, actions * self.atoms)
-        """Without dueling: the values themselves."""
+        """Advantages; without dueling the values themselves."""
 
     @property
     def layers(self) -> list[nn.Module]:
-        """Those behind the encoder, in the order in which noise is drawn for them."""
+        """Layers after the encoder, in the order in which their noise is drawn."""
         return [layer for layer in (*self.hidden, self.value, self.advantage) if layer is not None]
 
     def draw(self, generator: torch.Generator) -> Noise:
-        """Fresh noise for `forward`; none for a network without."""
+        """Draw noise for `forward`; empty for a network without noisy layers."""
         return [layer.draw(generator) for layer in self.layers if isinstance(layer, NoisyLinear)]
 
     def forward(self, obs: dict[str, Tensor], noise: Noise | None = None) -> Tensor:
-        """Without `noise` a noisy layer's mean weights count, as in evaluating and playing."""
+        """Without `noise`, noisy layers use their mean weights, as in evaluation and play."""
         given = iter(noise or ())
 
         def apply(layer: Any, x: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class NumpyQ(NumpyEncoder):
         self.support = network.support.numpy()
 
     def __call__(self, obs: Mapping[str, Any], noise: np.random.Generator | None = None) -> Array:
-        """`noise`: where each environment's own noise on noisy layers comes from; without, their mean weights count."""
+        """`noise`: generator of each environment's own noise; None: noisy layers use their mean weights."""
         x = self.features(obs)
         for i, layer in enumerate(self.hidden):
             x = layer(x, noise)
@@ -182,7 +182,7 @@ class NumpyQ(NumpyEncoder):
 
 
 class NumpyLinear:
-    """One layer on its own storage: `x [batch, inputs] -> [batch, outputs]`."""
+    """One layer on torch's storage: `x [batch, inputs] -> [batch, outputs]`."""
 
     def __init__(self, layer: Any) -> None:
         self.weight, self.bias = layer.weight.detach().numpy().T, layer.bias.detach().numpy()
@@ -194,7 +194,7 @@ class NumpyLinear:
         out: Array = np.dot(x, self.weight)
         out += self.bias
         if noise is not None and self.stds is not None:
-            # Factorised noise is a product of one number for each input and one for each output: no noisy weights.
+            # Factorised noise is an outer product, so noisy weights are never formed.
             weight, bias = self.stds
             inputs, outputs = _noise(x.shape, noise), _noise(out.shape, noise)
             out += ((x * inputs) @ weight + bias) * outputs
@@ -208,7 +208,7 @@ def _noise(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
 
 
 class NumpyLayerNorm:
-    """x `[batch, width]` to mean 0 and deviation 1 in each row, then scaled and shifted."""
+    """Layer normalisation of x `[batch, width]`."""
 
     def __init__(self, norm: Any) -> None:
         self.weight, self.bias = norm.weight.detach().numpy(), norm.bias.detach().numpy()
@@ -221,7 +221,7 @@ class NumpyLayerNorm:
 
 
 class QPolicy(Policy):
-    """A policy over a QNetwork: acts in NumPy on small networks, whatever their parts; with noise where it explores."""
+    """A policy over a QNetwork; acts in NumPy on small networks, with noise when exploring."""
 
     network: QNetwork
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def of_actions(outputs: Tensor, action: Tensor) -> Tensor:
-    """`[batch, atoms]` of `outputs [batch, actions, atoms]` for the actions `[batch]` that were taken."""
+    """The outputs of the actions `[batch]` that were taken: `[batch, atoms]` of `outputs [batch, actions, atoms]`."""
     return outputs.gather(1, action.view(-1, 1, 1).expand(-1, 1, outputs.shape[-1])).squeeze(1)
 
 
@@ -25,17 +25,17 @@ def discounted(next_q: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
 
 def project(probability: Tensor, reward: Tensor, discount: Tensor, support: Tensor) -> Tensor:
     """The distribution of reward + discount * z, with z drawn from `support [atoms]` by `probability [batch, atoms]`,
-    put back onto the support: `[batch, atoms]` (Bellemare et al. 2017, arXiv:1707.06887, algorithm 1).
+    projected onto the support: `[batch, atoms]` (Bellemare et al. 2017, arXiv:1707.06887, algorithm 1).
 
-    Each mass is split between the two neighbours of where it falls, so that the mean stays; what falls outside of the
-    support goes to its edge. `reward` and `discount` are `[batch]`.
+    Each mass is split between its two neighbouring atoms, which preserves the mean; mass outside of the support goes to
+    its edge. `reward` and `discount` are `[batch]`.
     """
     assert reward.shape == discount.shape == probability.shape[:1]
     atoms = len(support)
     low, step = support[0], (support[-1] - support[0]) / (atoms - 1)
     z = discounted(support.expand_as(probability), reward, discount)
     place = ((z - low) / step).clamp_(0, atoms - 1)
-    below = place.floor().clamp_(max=atoms - 2)  # the last atom is the upper neighbour of the one before it
+    below = place.floor().clamp_(max=atoms - 2)  # the last atom counts as the upper neighbour of the one before it
     share = (place - below) * probability
     index = below.long()
     projected = torch.zeros_like(probability).scatter_add_(-1, index, probability - share)
@@ -92,4 +92,4 @@ def quantile_huber(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 LOSSES = {"none": huber, "c51": cross_entropy, "qr": quantile_huber}
-"""The loss for what a network learns of a return."""
+"""The losses by `agent.distributional`."""
