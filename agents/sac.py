@@ -1,14 +1,14 @@
 """Soft Actor-Critic (Haarnoja et al. 2018, arXiv:1812.05905): maximises return plus policy entropy.
 
-A gradient step on a batch from the replay, with alpha the weight of the entropy (ent_coef), a and a' drawn anew from
-the policy at the stored states and their successors, and Q-bar the critics' slow targets:
+A gradient step on a batch from the replay, with alpha the weight of the entropy (ent_coef), a and a' sampled from the
+current policy at the stored states and their successors, and Q-bar the critics' slow targets:
 
     y              = reward + discount (min over critics of Q-bar(next_obs, a') - alpha log pi(a'|next_obs))
     critics  sum over critics of   E[(Q(obs, action) - y)^2] / 2                                   (equation 5)
     actor    E[alpha log pi(a|obs) - min over critics of Q(obs, a)]                                (equation 7)
     alpha    E[-log alpha (log pi(a|obs) + target_entropy)]                                        (equation 18)
 
-The last is of log alpha instead of alpha, as in the authors' own code and in Stable-Baselines3.
+The last uses log alpha instead of alpha, as in the authors' own code and in Stable-Baselines3.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class SAC(Continuous):
         return policy
 
     def trained(self) -> nn.Module:
-        # The coefficient takes its step with the actor's: Adam treats every number by itself, and no gradient of one
-        # reaches the other.
+        # One optimiser for the actor and the coefficient: Adam works elementwise, and neither gradient reaches the
+        # other.
         modules: dict[str, nn.Module] = {"actor": self.actor}
         if self.log_ent_coef is not None:
             modules["ent_coef"] = nn.ParameterDict({"log": self.log_ent_coef})
@@ -63,7 +63,7 @@ class SAC(Continuous):
     # ---- minimise
 
     def noise(self, steps: int) -> Tensor:
-        """For a and a', `[steps, 2, batch, dimensions]`."""
+        """Noise for a and a', `[steps, 2, batch, dimensions]`."""
         shape = (steps, 2, self.knobs.batch_size, self.distribution.dimensions)
         return torch.randn(shape, generator=self.replay_rng, device=self.device)
 
@@ -101,7 +101,7 @@ class SAC(Continuous):
 
     @torch.no_grad()
     def td_target(self, batch: Batch, noise: Tensor, ent_coef: Tensor) -> Tensor:
-        """y, `[batch]`; `noise [batch, dimensions]` draws a'."""
+        """TD targets y, `[batch]`; `noise [batch, dimensions]` is for a'."""
         action, log_prob = self.drawing.draw(self.actor_passes.forward(batch["next_obs"]), noise)
         value = torch.addcmul(self.target_q(batch["next_obs"], action), ent_coef, log_prob, value=-1)
         return torch.addcmul(batch["reward"], batch["discount"], value)

@@ -46,7 +46,7 @@ class TD3(Continuous):
     # ---- minimise
 
     def noise(self, steps: int) -> Tensor:
-        """Of the target policy, `[steps, batch, dimensions]`."""
+        """Noise of the target policy, `[steps, batch, dimensions]`."""
         knobs = self.knobs
         shape = (steps, knobs.batch_size, self.distribution.outputs)
         drawn = torch.randn(shape, generator=self.replay_rng, device=self.device).mul_(knobs.target_policy_noise)
@@ -71,7 +71,7 @@ class TD3(Continuous):
 
     @torch.no_grad()
     def td_target(self, batch: Batch, noise: Tensor) -> Tensor:
-        """y, `[batch]`; `noise [batch, dimensions]` as clipped."""
+        """TD targets y, `[batch]`; `noise [batch, dimensions]` is already clipped."""
         action = (self.target_actor.policy(batch["next_obs"]).tanh() + noise).clamp(-1, 1)
         value = self.target_q(batch["next_obs"], action)
         return torch.addcmul(batch["reward"], batch["discount"], value)

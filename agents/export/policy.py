@@ -1,8 +1,7 @@
-"""`export RUN` of a policy: policy.onnx and policy.pt2, one function from what an environment gives to what it takes.
-
-Both files hold the graph that torch.export traces from the very modules that act: running normalisation, one-hot
-choices and scaled images before the network, the distribution's mode and the action space's bounds behind it. They are
-read back and compared with the policy on random observations before the command says that they are there.
+"""`export RUN` of a policy: policy.onnx and policy.pt2, one function from an environment's observations to its actions.
+Both files hold the graph that torch.export traces from the modules that act: running normalisation, one-hot choices and
+scaled images before the network, the distribution's mode and the action space's bounds after it. They are read back and
+compared with the policy on random observations before the command reports success.
 """
 
 from __future__ import annotations
@@ -47,24 +46,24 @@ if TYPE_CHECKING:
 
 PACKAGES = ("onnx", "onnxscript")
 MASK, MEMORY = "action_mask", "memory"
-"""Inputs other than the observation's leaves."""
+"""Names of inputs other than the observation's leaves."""
 ACTION, OUTPUTS, NEXT_MEMORY = "action", "outputs", "next_memory"
 TOLERANCE = 1e-5
-"""How far the files' numbers may lie from the policy's, relative to the largest of them where that is above 1."""
+"""Tolerance between the files' outputs and the policy's, relative to the largest where that exceeds 1."""
 TIES = 0.01
-"""Share of the compared choices that may differ: where two are as good up to rounding, either is right."""
+"""Tolerated share of differing discrete actions: two may be equally good up to rounding."""
 ROWS, IMAGE_ROWS = 256, 16
-"""Random observations that are compared."""
+"""Number of random observations to compare."""
 
 BESIDES = {
     "alphazero": ["The search that the run plays with is not inside: this is the network alone."],
     "nfsp": ["The run draws its moves from softmax(outputs); `action` is the likeliest."],
 }
-"""What the README of some agents' exports says more."""
+"""Further sentences in the README of some agents' exports."""
 
 Call = Callable[[Obs, dict[str, Array]], dict[str, Array]]
-"""A file's function: observations as the environment gives them, leaf name -> [batch, *leaf.given], and the inputs
-besides, to its outputs."""
+"""The function in a file: observations as the environment returns them, leaf name -> [batch, *leaf.given], and the
+other inputs, to its outputs."""
 
 
 def export(folder: Path, words: dict[str, Any]) -> Path:
@@ -111,8 +110,8 @@ def export(folder: Path, words: dict[str, Any]) -> Path:
 
 
 def wrapped(config: EnvConfig) -> str:
-    """One environment by the names of its wrappers, as Gymnasium writes it."""
-    if gym.registry[config.id.split(":")[-1]].entry_point is None:  # there is only batched code
+    """The environment with its wrappers, as Gymnasium prints it."""
+    if gym.registry[config.id.split(":")[-1]].entry_point is None:  # only batched code exists
         return config.id
     env = make_one(config, dict(config.kwargs))
     try:
@@ -133,10 +132,10 @@ def require_function(policy: Any, agent: str) -> None:
 class Deployed(nn.Module):
     """A policy as one function of tensors.
 
-    Takes leaf name -> `[batch, *leaf.given]`, as the environment gives them; where the environment tells legal actions
-    a mask `[batch, n]`, True for those; and where the policy remembers its memory `[batch, width]`, zeros at the start
-    of an episode. Gives "action" `[batch, ...]`, the mode, as the environment's `step` takes it; "outputs"
-    `[batch, outputs]`, what the distribution is made of, nothing masked; and "next_memory".
+    Inputs: leaf name -> `[batch, *leaf.given]`, as the environment returns them; with action masks, a mask `[batch,
+    n]`, True for legal actions; for recurrent policies, the memory `[batch, width]`, zeros at the start of an episode.
+    Outputs: "action" `[batch, ...]`, the mode, as the environment's `step` takes it; "outputs" `[batch, outputs]`, the
+    distribution's parameters, unmasked; and "next_memory".
     """
 
     start: Tensor | None
@@ -183,7 +182,7 @@ class Deployed(nn.Module):
 
 
 def one_step(memory: Memory, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """`memory.step` in elementary operations: its packed sequences are of a batch known when they are traced."""
+    """`memory.step` in elementary operations, since packed sequences would fix the batch size when traced."""
     layer = memory.layer
     weights: Any = (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0)
     if isinstance(layer, nn.LSTM):
@@ -194,7 +193,7 @@ def one_step(memory: Memory, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def trace(policy: Policy, masked: bool) -> ExportedProgram:
-    """The graph for any batch."""
+    """The traced graph, for any batch size."""
     obs, others = random_inputs(policy, masked, 3)
     example = in_torch(as_given(policy.network.encoder.leaves, obs)), in_torch(others)
     batch = {0: torch.export.Dim("batch", min=1)}
@@ -211,9 +210,8 @@ def in_torch(arrays: Mapping[str, Array]) -> dict[str, Tensor]:
 
 
 def write_policy(policy: Policy, folder: Path, masked: bool = False) -> dict[str, Any]:
-    """policy.onnx and policy.pt2 into `folder`, read back and compared; returns what policy.json says of them.
-
-    `masked`: whether the environment tells which actions are legal. RequestError where a file is not the policy.
+    """Write policy.onnx and policy.pt2 into `folder`, read them back and compare; returns the contents of policy.json.
+    `masked`: whether the environment has action masks. RequestError where a file differs from the policy.
     """
     names = input_names(policy.network.encoder.leaves)
     described = signature(policy, names, masked)
@@ -227,7 +225,7 @@ def write_policy(policy: Policy, folder: Path, masked: bool = False) -> dict[str
         )
         assert onnx is not None
         onnx.save(folder / "policy.onnx", external_data=False)
-        program.example_inputs = None  # they would be written as a pickle
+        program.example_inputs = None  # they would be pickled
         torch.export.save(program, folder / "policy.pt2")
         calls = {"policy.onnx": onnx_call(folder / "policy.onnx", names), "policy.pt2": pt2_call(folder / "policy.pt2")}
         rows = IMAGE_ROWS if policy.network.encoder.images else ROWS
@@ -236,13 +234,13 @@ def write_policy(policy: Policy, folder: Path, masked: bool = False) -> dict[str
 
 
 def input_names(leaves: tuple[Leaf, ...]) -> dict[str, str]:
-    """Leaf name -> its input's in the ONNX graph, where inputs and outputs share one name space."""
+    """Leaf name -> name of its input in the ONNX graph, where inputs and outputs share a namespace."""
     taken = {MASK, MEMORY, ACTION, OUTPUTS, NEXT_MEMORY}
     return {leaf.name: f"obs.{leaf.name}" if leaf.name in taken else leaf.name for leaf in leaves}
 
 
 def onnx_call(path: Path, names: Mapping[str, str]) -> Call:
-    """By onnx's own evaluator, which computes what the standard says."""
+    """Runs an ONNX file by onnx's reference evaluator."""
     from onnx.reference import ReferenceEvaluator
 
     evaluator = ReferenceEvaluator(str(path))
@@ -263,12 +261,12 @@ def pt2_call(path: Path) -> Call:
     return call
 
 
-# ---- that they are the policy
+# ---- comparison with the policy
 
 
 def random_inputs(policy: Policy, masked: bool, rows: int, seed: int = 0) -> tuple[Obs, dict[str, Array]]:
-    """Observations `[rows, *leaf.shape]` within their space and near the origin, and the other inputs: a mask
-    `[rows, n]`, the memory at the start of an episode `[rows, width]`."""
+    """Random observations `[rows, *leaf.shape]` within their space and near the origin, and the other inputs: a mask
+    `[rows, n]`, an initial memory `[rows, width]`."""
     generator = np.random.default_rng(seed)
     obs = {}
     for leaf in policy.network.encoder.leaves:
@@ -295,7 +293,7 @@ def random_inputs(policy: Policy, masked: bool, rows: int, seed: int = 0) -> tup
 
 
 def as_given(leaves: tuple[Leaf, ...], obs: Obs) -> Obs:
-    """Observations `[batch, *leaf.shape]` counted from 0 as the environment gives them."""
+    """Undo the counting from 0: observations `[batch, *leaf.shape]` as the environment returns them."""
     found = {}
     for leaf in leaves:
         value = obs[leaf.name] if leaf.start is None else obs[leaf.name] + leaf.start
@@ -304,8 +302,8 @@ def as_given(leaves: tuple[Leaf, ...], obs: Obs) -> Obs:
 
 
 def difference(policy: Policy, call: Call, masked: bool, rows: int, name: str) -> float:
-    """The largest difference between a file's numbers and the policy's, relative to the largest number where that is
-    above 1; RequestError where it is more than rounding. A policy that remembers takes two steps of an episode."""
+    """The largest difference between a file's outputs and the policy's, relative to the largest where that exceeds 1;
+    RequestError beyond rounding. Recurrent policies take two steps of an episode."""
     leaves, start = policy.network.encoder.leaves, action_start(policy.action_space)
     numbers = isinstance(policy.action_space, gym.spaces.Box)
     memory: dict[str, Array] = {}
@@ -344,7 +342,7 @@ def difference(policy: Policy, call: Call, masked: bool, rows: int, name: str) -
     return worst
 
 
-# ---- what they are, in words
+# ---- description
 
 
 def signature(policy: Policy, names: Mapping[str, str], masked: bool) -> dict[str, Any]:
@@ -384,7 +382,7 @@ def signature(policy: Policy, names: Mapping[str, str], masked: bool) -> dict[st
 
 
 def meaning(policy: Policy) -> str:
-    """What the network's outputs are."""
+    """Description of the network's outputs."""
     distribution = policy.distribution
     if isinstance(distribution, EpsilonGreedy):
         return "values of the actions"
@@ -399,7 +397,7 @@ def meaning(policy: Policy) -> str:
 
 
 def read_me(config: TrainConfig, policy: Policy, described: Mapping[str, Any]) -> str:
-    """How to use the files, in a few lines each."""
+    """Usage of the files, in a few lines each."""
     leaves = policy.network.encoder.leaves
     names = input_names(leaves)
     arrays = {leaf.name: "observation" + "".join(f"[{key!r}]" for key in leaf.path) for leaf in leaves}
@@ -464,7 +462,7 @@ def read_me(config: TrainConfig, policy: Policy, described: Mapping[str, Any]) -
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """The exporters' advice and progress is not news to who exports; errors still come."""
+    """Silence the exporters' advice and progress; errors still appear."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

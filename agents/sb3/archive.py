@@ -1,6 +1,5 @@
-"""`evaluate model.zip` and `play model.zip`: a model that Stable-Baselines3 itself saved, evaluated and watched here.
-
-Such an archive holds pickled objects: reading it can run any code that its maker put in, so it is read with trust only.
+"""`evaluate model.zip` and `play model.zip`: evaluate or watch a model saved by Stable-Baselines3. Such an archive
+holds pickled objects: reading it can run arbitrary code, so it requires trust=true.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
 
 
 def evaluate(path: Path, words: dict[str, Any]) -> dict[str, Any]:
-    """Play fresh episodes with the model in `path`; prints what was found and writes it beside the archive, into a
-    folder of the archive's name."""
+    """Play fresh episodes with the model in `path`; prints the results and writes them to a folder of the archive's
+    name beside it."""
     policy, config = load_archive(path, words["env"], words["algo"], words["device"], words["trust"])
     config.num_envs = words["num_envs"]
     seed = fresh_seed(0) if words["seed"] is None else words["seed"]
@@ -50,7 +49,7 @@ def play(path: Path, words: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_archive(path: Path, env_id: str, algo: str, device: str, trust: bool) -> tuple[SB3Policy, EnvConfig]:
-    """The policy in an archive, and the environment it is to act in as `env=ID` gives it."""
+    """The policy in an archive, and the environment given by `env=ID`."""
     if not path.is_file():
         raise RequestError(f"{path}: no such file")
     if not zipfile.is_zipfile(path):
@@ -76,9 +75,9 @@ def load_archive(path: Path, env_id: str, algo: str, device: str, trust: bool) -
 
 
 def read_archive(path: Path, algo: str, device: torch.device) -> Any:
-    """The library's model, without room for experience. RequestError where the library cannot read it."""
+    """The library's model, without buffers. RequestError where the library cannot read it."""
     algorithm = algorithm_of(algo)
-    # Of training only, and pickled functions often do not survive a change of Python's version.
+    # Only needed for training, and pickled functions often break between versions of Python.
     unused = {"learning_rate": 0.0, "lr_schedule": _zero, "clip_range": 0.2, "clip_range_vf": None}
     rows: Any = {"buffer_size": 1} if issubclass(algorithm, OffPolicyAlgorithm) else {"n_steps": 2}
     own_random, kept = random.getstate(), GlobalRandom(device)

@@ -20,7 +20,7 @@ SeenObs = Array | dict[str, Array]
 
 
 class View:
-    """The spaces that the library knows, and the way there and back.
+    """Converts spaces and data to the library's form and back.
 
     A space that is one leaf is that leaf; Dict and Tuple, nested or not, are one flat Dict. Choices count from 0, and
     images are planes [channels, height, width] with values 0 to 255, stacked frames among the channels.
@@ -57,10 +57,9 @@ class View:
 
 
 class BatchVecEnv(VecEnv):
-    """A BatchEnv under the library's conventions: an ended episode's last observation in its info as
-    `terminal_observation`, `TimeLimit.truncated` where nothing but time ended it, and the reset in the same step.
-
-    It is reset by whoever made it, with a seed; `reset` tells where the environments stand.
+    """A BatchEnv as the library's VecEnv: an ended episode's last observation is `terminal_observation` of its info,
+    `TimeLimit.truncated` is set where only time ended it, and the reset happens in the same step. Its creator resets
+    it, with a seed; `reset` returns the current observations.
     """
 
     def __init__(self, env: BatchEnv, view: View) -> None:
@@ -69,7 +68,7 @@ class BatchVecEnv(VecEnv):
         self.obs: Obs = {}
         """The observations to act on next."""
         self.episodes: list[Episode] = []
-        """Those that ended, for whoever logs to read and clear."""
+        """Ended episodes, for the learner to read and clear."""
         self.steps = 0
         super().__init__(env.num_envs, view.observation_space, view.action_space)
 
@@ -91,7 +90,7 @@ class BatchVecEnv(VecEnv):
                 last = {key: x[i] for key, x in final.items()} if isinstance(final, dict) else final[i]
                 infos[i] = {"terminal_observation": last, "TimeLimit.truncated": bool(cut[i])}
         self.episodes += step.episodes
-        if self.env.phantoms and done.any():  # the step that does nothing but reset, and is no transition
+        if self.env.phantoms and done.any():  # a step that only resets is no transition
             step = self.env.step(self.chosen)
         self.obs = step.obs
         self.steps += 1

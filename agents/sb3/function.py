@@ -1,4 +1,4 @@
-"""A policy of Stable-Baselines3 in this program's form, one network and one distribution, for `export` to write."""
+"""A Stable-Baselines3 policy as one network and one distribution, for `export`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LibraryNetwork(nn.Module):
     actor = log_std = None
 
     def __init__(self, policy: Any) -> None:
-        """`policy`: an SB3Policy, as in all of this file."""
+        """`policy`: an SB3Policy, as everywhere in this file."""
         super().__init__()
         self.network: Any = policy.network
         self.network.set_training_mode(False)
@@ -46,10 +46,10 @@ class LibraryNetwork(nn.Module):
                 self.register_buffer(f"deviation_{index}", torch.as_tensor(np.array(deviation)))
 
     def __deepcopy__(self, memo: object) -> LibraryNetwork:
-        return self  # nothing trains it, and what the library's distributions hold cannot be copied
+        return self  # not trained; the library's distributions hold tensors that cannot be copied
 
     def seen(self, obs: dict[str, Tensor]) -> Any:
-        """As `View.obs` and the library's running scales give it."""
+        """Encode observations as `View.obs` and the library's normaliser do."""
         found = {}
         for key, (leaf, space) in self.view.parts.items():
             value = obs[leaf.name]
@@ -72,7 +72,7 @@ class LibraryNetwork(nn.Module):
             latent = network.mlp_extractor.forward_actor(features)
             outputs: Tensor = network.action_net(latent)
             space = network.action_space
-            if isinstance(space, gym.spaces.MultiBinary):  # a number each there, and here one for 0 and one for 1
+            if isinstance(space, gym.spaces.MultiBinary):  # one logit each there; here one for 0 and one for 1
                 return torch.stack([torch.zeros_like(outputs), outputs], -1).flatten(1)
             if not isinstance(space, gym.spaces.Box):
                 return outputs
@@ -86,7 +86,8 @@ class LibraryNetwork(nn.Module):
 
 
 def log_deviation(network: Any, log_std: Tensor, mean: Tensor, latent: Tensor) -> Tensor:
-    """Of independent noise, or of what exploration matrices make of the latent features `[batch, width]`."""
+    """Log deviations of independent noise, or of state-dependent exploration from the latent features `[batch,
+    width]`."""
     noise = network.action_dist
     if not isinstance(noise, StateDependentNoiseDistribution):
         return log_std.expand_as(mean)
@@ -94,7 +95,7 @@ def log_deviation(network: Any, log_std: Tensor, mean: Tensor, latent: Tensor) -
 
 
 class LibraryPolicy(Policy):
-    """Acts by the library's own `predict`, which what is written from its network is then compared with."""
+    """Acts by the library's own `predict`, the reference for the exported network."""
 
     heeds_masks = False
 

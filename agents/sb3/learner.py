@@ -1,7 +1,6 @@
-"""Stable-Baselines3 inside (Raffin et al. 2021, JMLR 22(268)): its PPO, A2C, DQN, SAC and TD3 under our loop.
-
-One update is what one turn of the library's own `learn` does: its `collect_rollouts`, then its `train`, on its buffers
-and with its optimisers. The environments, evaluating, checkpoints, tags and the run folder are this program's.
+"""Bridge to Stable-Baselines3 (Raffin et al. 2021, JMLR 22(268)): its PPO, A2C, DQN, SAC and TD3 under this program's
+loop. One update is one iteration of the library's own `learn`: its `collect_rollouts`, then its `train`, on its buffers
+and with its optimisers. Environments, evaluation, checkpoints, tags and run folder are this program's.
 """
 
 from __future__ import annotations
@@ -73,10 +72,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "leaky_relu": nn.LeakyReLU,
 }
 OF_POLICY = ("net_arch", "activation", "ortho_init", "log_std_init", "n_critics")
-"""Knobs that the library takes as `policy_kwargs`."""
+"""Hyper-parameters that the library takes as `policy_kwargs`."""
 CPU = torch.device("cpu")
 OWN = ("name", "save_replay", "learning_rate_schedule", "clip_range_schedule", "train_freq_unit", "action_noise_std")
-"""Knobs that are folded into others, or are none of the library's."""
+"""Hyper-parameters that are folded into others, or are not the library's."""
 COUNTERS = (
     "num_timesteps",
     "_n_updates",
@@ -85,16 +84,16 @@ COUNTERS = (
     "_n_calls",
     "exploration_rate",
 )
-"""What an algorithm counts; some have fewer."""
+"""Counters of an algorithm; some have fewer."""
 
 
 class SB3(Agent):
-    """The learner: `update()` is one turn of the library's `learn`. `agent.name` says which algorithm."""
+    """The learner: `update()` is one iteration of the library's `learn`. `agent.name` names the algorithm."""
 
     keeps_past_selves = False
 
     def __init__(self, config: TrainConfig) -> None:
-        """Starts the environments and settles the config's automatic choices (backend, device, threads)."""
+        """Starts the environments and resolves the config's automatic choices (backend, device, threads)."""
         knobs: Any = config.agent
         if config.compile == "on":
             raise RequestError(f"compile=on: agent={knobs.name} steps by the library's own code; compile=off would do")
@@ -147,7 +146,7 @@ class SB3(Agent):
             except (
                 ValueError,
                 RuntimeError,
-            ) as error:  # how torch refuses a network's NaN: in a distribution, in a draw
+            ) as error:  # torch's errors for a network's NaN, in a distribution or a draw
                 words = " ".join(str(error).split())[:200]
                 raise TrainingError(f"Stable-Baselines3 failed after step {self.progress.step}: {words}") from error
         self.progress.step = model.num_timesteps
@@ -182,9 +181,8 @@ class SB3(Agent):
             model.train(batch_size=model.batch_size, gradient_steps=steps)
 
     def logged(self) -> dict[str, float]:
-        """What the library would write to TensorBoard of this turn, under its tags.
-
-        The library takes a step whatever the loss: a number that is not finite ends the training here.
+        """The library's TensorBoard scalars of this iteration, under its tags. The library steps whatever the loss, so
+        a non-finite number ends training here.
         """
         logger = self.model.logger
         found = {
@@ -194,7 +192,7 @@ class SB3(Agent):
         }
         logger.name_to_value.clear()
         if not math.isfinite(found.get("train/explained_variance", 0.0)):
-            del found["train/explained_variance"]  # of returns that are all the same
+            del found["train/explained_variance"]  # undefined for constant returns
         for tag, value in found.items():
             if not math.isfinite(value):
                 raise self._diverged(f"{tag} is {value}")
@@ -254,7 +252,7 @@ class SB3(Agent):
         assert model.env is not None
         if self.normalizer is None:
             model._last_obs = cast(Any, model.env.reset())
-        else:  # the running observations are in its statistics already
+        else:  # the current observations are in its statistics already
             load_normalizer(self.normalizer, state["normalizer"])
             self.normalizer.training = False
             model._last_obs = cast(Any, model.env.reset())
@@ -296,7 +294,7 @@ def algorithm_of(name: str) -> type[BaseAlgorithm]:
 
 
 def check(config: TrainConfig, env: BatchEnv, view: View) -> None:
-    """RequestError where the library does not take this environment, or these knobs together."""
+    """RequestError where the library does not take this environment, or this combination of hyper-parameters."""
     knobs: Any = config.agent
     name = knobs.name
     check_actions(name, env)
@@ -310,7 +308,7 @@ def check(config: TrainConfig, env: BatchEnv, view: View) -> None:
             f"agent.train_freq_unit=episode: agent={name} counts episodes of one environment only; env.num_envs=1 or "
             "agent.train_freq_unit=step would do"
         )
-    if hasattr(knobs, "buffer_size"):  # of observations it keeps the next ones too, in host memory
+    if hasattr(knobs, "buffer_size"):  # it also stores next observations, in host memory
         seen = sum(math.prod(space.shape or ()) * np.dtype(space.dtype).itemsize for _, space in view.parts.values())
         require_memory(knobs.buffer_size, 2 * seen + 8 * math.prod(env.action_space.shape or ()) + 12, CPU)
     if hasattr(knobs, "buffer_size") and knobs.n_steps > 1 and not view.whole:
@@ -340,11 +338,11 @@ def check_actions(name: str, env: BatchEnv) -> None:
     raise refused(name, f"acts in {acts_in}", env.id, space)
 
 
-# ---- from knobs to the library's objects
+# ---- building the library's objects
 
 
 def build_normalizer(venv: BatchVecEnv, config: EnvConfig, gamma: float) -> VecNormalize | None:
-    """The library's running scales of observations (of real numbers only) and rewards; None where none is asked for."""
+    """The library's running normalisation of observations (real numbers only) and rewards, or None."""
     scaled = [key for key, (leaf, _) in venv.view.parts.items() if leaf.kind == "vector" and leaf.dtype.kind == "f"]
     if config.normalize_observation and not scaled:
         raise RequestError(f"env.normalize_observation=true: env={config.id} observes no real numbers to scale")
@@ -362,9 +360,9 @@ def build_normalizer(venv: BatchVecEnv, config: EnvConfig, gamma: float) -> VecN
 def build_model(
     algorithm: type[BaseAlgorithm], knobs: Any, venv: VecEnv, device: torch.device, seed: int
 ) -> tuple[BaseAlgorithm, list[str]]:
-    """The library's model with every knob, and what it warned of."""
+    """The library's model with all hyper-parameters, and its warnings."""
     if isinstance(venv.observation_space, spaces.Dict) or is_image_space(venv.observation_space):
-        venv = VecTransposeImage(venv, skip=True)  # images are planes already; the library would guess
+        venv = VecTransposeImage(venv, skip=True)  # images are channels-first already; the library would guess
     view = cast(BatchVecEnv, venv.unwrapped).view
     given = {key: value for key, value in asdict(knobs).items() if key not in (*OWN, *OF_POLICY)}
     for key in ("learning_rate", "clip_range"):
@@ -409,7 +407,7 @@ def build_noise(knobs: Any, view: View) -> ActionNoise | None:
 
 
 def linear(start: float) -> Any:
-    """A schedule of the library's: from `start` at progress 1 along a line to 0, where it stays past the budget."""
+    """A linear schedule in the library's form: from `start` to 0 over the budget, constant 0 afterwards."""
 
     def schedule(remaining: float) -> float:
         return start * max(remaining, 0.0)

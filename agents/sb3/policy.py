@@ -22,7 +22,7 @@ class SB3Policy(Stateless):
     """`act` for a BatchEnv, `predict` for an ordinary Gymnasium environment. Action masks are not heeded."""
 
     def __init__(self, network: BasePolicy, view: View, normalizer: VecNormalize | None = None) -> None:
-        """`normalizer`: running scales that observations go through; acting does not move them."""
+        """`normalizer`: running normalisation of observations, frozen."""
         self.network, self.view, self.normalizer = network, view, normalizer
         self.action_space = view.env_action_space
         self.device = network.device

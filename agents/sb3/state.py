@@ -1,4 +1,4 @@
-"""What a model of Stable-Baselines3 holds, as the tensors and JSON of checkpoint sections; nothing is pickled."""
+"""The state of a Stable-Baselines3 model as tensors and JSON of checkpoint sections; nothing is pickled."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rlgym.errors import RequestError
 from rlgym.learner import Section, Shared
 
 SEGMENT = 16_384
-"""Transitions of one segment of a replay; small replays have smaller ones, so that they too are cut into `SEGMENTS`."""
+"""Transitions of one segment of a replay; small replays have smaller segments, `SEGMENTS` of them."""
 SEGMENTS = 16
 
 
@@ -30,8 +30,8 @@ SEGMENTS = 16
 
 
 class GlobalRandom:
-    """States of torch's and NumPy's global generators, from which the library draws, kept apart from the process's own:
-    `with random():` puts them in place, and the process's back afterwards."""
+    """Private states of torch's and NumPy's global generators, which the library draws from: `with random():` installs
+    them, and restores the process's own afterwards."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -63,11 +63,11 @@ class GlobalRandom:
         return {"torch": on_cpu, "numpy": numpy} | ({} if on_gpu is None else {"cuda": on_gpu})
 
     def load_state_dict(self, section: Section) -> None:
-        """A checkpoint of another kind of device leaves this one's generator as it is."""
+        """A checkpoint of another kind of device leaves this device's generator unchanged."""
         numpy = cast(dict[str, Any], section["numpy"])
         key = np.array(numpy["key"], np.uint32)
         on_gpu = section.get("cuda", self.states[2]) if self.device.type == "cuda" else None
-        torch.Generator().set_state(section["torch"])  # these two raise where it is no state
+        torch.Generator().set_state(section["torch"])  # these two raise for invalid states
         np.random.RandomState().set_state((numpy["kind"], key, *numpy["rest"]))
         self.states = section["torch"], (numpy["kind"], key, *numpy["rest"]), on_gpu
 
@@ -101,7 +101,7 @@ def _optimizers(model: BaseAlgorithm) -> dict[str, torch.optim.Optimizer]:
 
 
 def variables_state(model: BaseAlgorithm) -> dict[str, Tensor]:
-    """Tensors outside of the networks: SAC's entropy coefficient."""
+    """Tensors outside of the networks, such as SAC's entropy coefficient."""
     _, names = model._get_torch_save_params()
     return {name: recursive_getattr(model, name).detach() for name in names}
 
@@ -126,7 +126,7 @@ def load_normalizer(normalizer: VecNormalize, section: Section) -> None:
     for name, moments in _moments(normalizer):
         moments.mean, moments.var = (section[f"{name}.{part}"].numpy().copy() for part in ("mean", "var"))
         moments.count = float(section[f"{name}.count"])
-    if len(section["returns"]) == normalizer.num_envs:  # else it is for one that only acts
+    if len(section["returns"]) == normalizer.num_envs:  # None in a policy that only acts
         normalizer.returns = section["returns"].numpy().copy()
 
 
@@ -144,7 +144,7 @@ def _moments(normalizer: VecNormalize) -> Iterator[tuple[str, RunningMeanStd]]:
 
 
 def noise_state(noise: ActionNoise | None) -> list[list[float]]:
-    """Of each environment what its noise drifts on from; white noise has nothing of the kind."""
+    """The noise process's state for each environment; none for white noise."""
     return [np.ravel(each.noise_prev).tolist() for each in _drifting(noise)]
 
 
@@ -162,8 +162,8 @@ def _drifting(noise: ActionNoise | None) -> list[OrnsteinUhlenbeckActionNoise]:
 
 
 class ReplayRecord:
-    """The library's replay as a checkpoint section: its rows `[rows, envs, ...]` by when they were written, cut into
-    segments. A full segment never changes: it is written once, and later checkpoints name its file."""
+    """The library's replay as a checkpoint section: its rows `[rows, envs, ...]` in order of writing, cut into
+    segments. A full segment never changes: it is written once, and later checkpoints refer to its file."""
 
     def __init__(self, buffer: ReplayBuffer) -> None:
         self.buffer = buffer
@@ -195,7 +195,7 @@ class ReplayRecord:
         }
 
     def load_state_dict(self, section: Section) -> int:
-        """Bring a fresh replay to where it was, bit for bit; returns how many rows had been written."""
+        """Restore a fresh replay bit for bit; returns the number of rows written."""
         if section["rows"] != self.rows:
             held = section["rows"] * self.buffer.n_envs
             raise RequestError(
@@ -215,24 +215,24 @@ class ReplayRecord:
         return written
 
     def interrupt(self) -> None:
-        """Episodes that do not go on after a resume end here, cut off: returns must not be summed across."""
+        """Truncate the current episodes, which do not continue after a resume: returns must not be summed across."""
         last = (self.buffer.pos - 1) % self.rows
         self.buffer.timeouts[last] = np.where(self.buffer.dones[last] > 0, self.buffer.timeouts[last], 1.0)
 
     def _oldest(self) -> int:
-        """The first row, counted from the first ever written, that was not overwritten."""
+        """Number of the oldest row that was not overwritten."""
         return max(0, self.written - self.rows)
 
     def _segment(self, number: int) -> Shared:
         return Shared(partial(self._cut, number * self.each, (number + 1) * self.each))
 
     def _cut(self, first: int, end: int) -> dict[str, Tensor]:
-        """What is left of the rows [first, end), `[rows, envs, ...]`."""
+        """The rows of [first, end) that are still there, `[rows, envs, ...]`."""
         at = np.arange(max(first, self._oldest()), end) % self.rows
         return {name: torch.from_numpy(x[at]) for name, x in self.arrays().items()}
 
     def _paste(self, end: int, cut: Mapping[str, Tensor]) -> None:
-        """What `_cut` gave of rows that ended at `end`, but for those overwritten since."""
+        """Write back the rows of `_cut` that ended at `end`, except those overwritten since."""
         for name, x in self.arrays().items():
             kept = min(len(cut[name]), max(0, end - self._oldest()))
             x[np.arange(end - kept, end) % self.rows] = cut[name].numpy()[len(cut[name]) - kept :]

@@ -1,7 +1,6 @@
-"""Networks that evaluate a board: how good each move is, and who will win.
-
-Residual, without normalisation: each block's last layer begins at zero, so that a deep network begins as a shallow one
-(Zhang et al. 2019, "Fixup", arXiv:1901.09321) and says the same in training and in play.
+"""Networks of policy and value for board positions. Residual, without normalisation: each block's last layer is
+initialised to zero, so that a deep network starts as a shallow one (Zhang et al. 2019, "Fixup", arXiv:1901.09321) and
+computes the same in training and in play.
 
 On one thread of a CPU two blocks of 256 over all planes evaluate about ten times as many positions a second as a 3 x 32
 tower of convolutions.
@@ -24,12 +23,12 @@ if TYPE_CHECKING:
     from rlgym.games.game import Game
 
 HEAD = 8
-"""Channels that a convolutional network's heads read."""
+"""Channels that the heads of a convolutional network read."""
 
 
 class BoardNetwork(nn.Module):
     """From observations `[batch, *game.shape]` to logits `[batch, actions]` of moves, legal or not, and the value
-    `[batch]` of the player to move, within what the game can pay."""
+    `[batch]` for the player to move, within the game's returns."""
 
     def __init__(self, game: Game, kind: str, width: int, blocks: int) -> None:
         super().__init__()

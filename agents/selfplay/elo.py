@@ -1,7 +1,7 @@
 """Elo ratings of an agent over its evaluations: against random and one_ply, and against its earlier selves.
 
-Ratings tie the evaluations of a run together: each plays the fixed opponents, the one before it and the best
-so far, so that forgetting shows where everybody beats one_ply.
+Ratings link the evaluations of a run: each one plays the fixed opponents, the previous and the best self, so that
+forgetting shows even when all of them beat one_ply.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rlgym.agents.common.policy import Policy
 
 OPENING = 2
-"""Random moves before two policies meet that draw none: else they would play one game over and over."""
+"""Random opening moves for two deterministic policies, which would otherwise repeat one game."""
 
 
 class Standings:
@@ -39,7 +39,7 @@ class Standings:
         self.opponents = usual(game)
         self.ladder = Ladder()
         self.rivals: dict[str, Policy] = {}
-        """Earlier selves that the next evaluation meets: the one before, and the best."""
+        """Past selves in the next evaluation: the previous and the best."""
 
     def evaluate(self, games: int, seed: int) -> Evaluation:
         """Play `games` against each opponent (`rlgym.games.evaluation.evaluate_player`). Adds `eval/rating`, its 95 %
@@ -47,7 +47,7 @@ class Standings:
         name = f"step_{self.agent.progress.step}"
         player = PolicyPlayer(self.agent.policy, self.game)
         found = evaluate_player(self.game, player, self.opponents, games, seed)
-        if any(name in pair for pair in self.ladder.games):  # a resume evaluates its last step once more
+        if any(name in pair for pair in self.ladder.games):  # a resume evaluates its last step again
             return found
         for opponent in self.opponents:
             won = [e["return"] for e in found.records["episodes"] if e["opponent"] == opponent.name]
@@ -82,7 +82,7 @@ class Standings:
 
 
 def opponents_and_ratings(agent: Agent) -> tuple[Pool | None, Standings]:
-    """Those of an agent whose environment is a game. RequestError where it has a memory."""
+    """The opponents and ratings of an agent whose environment is a game. RequestError for recurrent agents."""
     config = agent.config
     recurrent = getattr(config.agent, "recurrent", "none")
     if recurrent != "none":
@@ -94,8 +94,7 @@ def opponents_and_ratings(agent: Agent) -> tuple[Pool | None, Standings]:
 
 
 def rounds(game: Game, player: Player, other: Player, games: int, generator: torch.Generator) -> Tensor:
-    """What `player` won in `games` games (one more where that is odd): from random openings, each played from both
-    seats."""
+    """Results of `player` in `games` games (rounded up to even), from random openings, each played from both seats."""
     opening = game.init(-(-games // 2), generator=generator)
     if game.perfect_information:
         for _ in range(OPENING):
@@ -105,5 +104,5 @@ def rounds(game: Game, player: Player, other: Player, games: int, generator: tor
 
 
 def outcomes(won: Tensor) -> tuple[int, int, int]:
-    """How many games were won, drawn and lost, by what was won in each `[games]`."""
+    """Numbers of games won, drawn and lost, from the results `[games]`."""
     return int((won > 0).sum()), int((won == 0).sum()), int((won < 0).sum())

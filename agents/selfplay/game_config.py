@@ -1,4 +1,4 @@
-"""What agents that play games against themselves ask of a config."""
+"""Checks of the config for agents that play games against themselves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WITHOUT_EFFECT = (
 
 
 def game_named(config: TrainConfig) -> Game:
-    """The game that `env=` names. RequestError where it names none, or where a key of `env` would have no effect."""
+    """The game named by `env=`. RequestError where there is none, or where a key of `env` would have no effect."""
     name, agent = config.env.id, config.agent.name
     if name not in GAMES and ":" not in name:
         raise RequestError(

@@ -1,4 +1,4 @@
-"""The network of an agent that plays games against itself, as a policy in the game's environment: without search."""
+"""The network of a self-play agent as a policy in the game's environment, without search."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rlgym.envs.spaces import Leaf
 
 BOARD = "observation"
-"""The leaf that shows the position; another one holds the legal moves."""
+"""The leaf with the position; another one holds the legal moves."""
 
 
 class GameNetwork(nn.Module):
@@ -29,7 +29,7 @@ class GameNetwork(nn.Module):
 
     def policy(self, obs: dict[str, Tensor]) -> Tensor:
         found = self.network(obs[BOARD])
-        logits: Tensor = found[0] if isinstance(found, tuple) else found  # a value comes with AlphaZero's
+        logits: Tensor = found[0] if isinstance(found, tuple) else found  # AlphaZero's networks also return a value
         return logits
 
 

@@ -1,7 +1,7 @@
 """A ring buffer of positions from finished games, preallocated on the training device.
 
-A ring of segments. When it is full, the oldest segment leaves as a whole; a segment that is full never changes until
-then, so that a checkpoint writes it once and later ones name its file.
+A ring of segments: when it is full, the oldest segment is dropped as a whole. A full segment never changes before that,
+so that a checkpoint writes it once and later ones refer to its file.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rlgym.games.game import Game
 
 Positions = dict[str, Tensor]
-"""position [n, words] int64; policy [n, actions] float32, what the search made of it; outcome [n] float32, what whoever
-was to move won in the end; value [n] float32, what the search thought; full [n] bool, whether it was a full search."""
+"""position [n, words] int64; policy [n, actions] float32, the search's improved policy; outcome [n] float32, the final
+result of the player to move; value [n] float32, the search's value; full [n] bool, whether it was a full search."""
 
 SEGMENTS = 16
 
@@ -34,12 +34,12 @@ class GameReplay:
         self.capacity = self.segment * SEGMENTS
         self.device = device
         self.written = 0
-        """Positions ever added; the k-th lies at k % capacity."""
+        """Number of positions ever added; the k-th is at k % capacity."""
         self.parts = self.storage(game)
         self._shared: dict[int, Shared] = {}
 
     def storage(self, game: Game) -> Positions:
-        """What a position is kept with."""
+        """Tensors kept for each position."""
         return {
             "position": torch.zeros(self.capacity, game.words, dtype=torch.int64, device=self.device),
             "policy": torch.zeros(self.capacity, game.actions, device=self.device),
@@ -50,7 +50,7 @@ class GameReplay:
 
     @property
     def oldest(self) -> int:
-        """Of the positions ever added, the first that is still held."""
+        """Number of the oldest position still held."""
         return max(0, -(-(self.written - self.capacity) // self.segment) * self.segment)
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class GameReplay:
             self.written += count
 
     def draw(self, count: int, generator: torch.Generator) -> Positions:
-        """`count` of the positions held, each as likely as any other, with repetition."""
+        """Draw `count` positions uniformly, with replacement."""
         found = torch.randint(self.oldest, self.written, (count,), generator=generator, device=self.device)
         return self.at(found)
 
@@ -76,7 +76,7 @@ class GameReplay:
     # ---- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """Each full segment as a `Shared`, and what came after them."""
+        """Each full segment as a `Shared`, and the remainder."""
         first, last = self.oldest // self.segment, self.written // self.segment
         self._shared = {
             n: self._shared.get(n) or Shared(partial(self._cut, n * self.segment, (n + 1) * self.segment))
@@ -91,7 +91,7 @@ class GameReplay:
         }
 
     def load_state_dict(self, section: Section) -> None:
-        """Bring a fresh replay to where `state_dict` was. CheckpointError names a damaged segment."""
+        """Restore a fresh replay. CheckpointError names a damaged segment."""
         if section["capacity"] != self.capacity:
             raise RequestError(
                 f"agent.buffer_size: the checkpoint's replay is for {section['capacity']:,} positions, the config's "

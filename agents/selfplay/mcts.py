@@ -1,17 +1,17 @@
 """Tree search by a network in many games at once: all trees in one set of tensors, on any device.
 
-Each simulation walks down every tree to a move that was not made yet, adds the node behind it, values it by one call of
-the network for all games, and carries the values back up. Three ways to choose moves on the way share the tree:
+Each simulation descends every tree to an unexpanded move, adds a node for it, evaluates it by one call of the network
+for all games, and backs the values up. Three selection rules share the tree:
 
 - gumbel: Danihelka et al. 2022, "Policy improvement by planning with Gumbel": sequential halving at the root over moves
-  drawn without replacement, completed values, and below the root argmax(pi' - N / (1 + sum N));
-- puct: Silver et al. 2018 (doi:10.1126/science.aar6404), with Dirichlet noise on the root's prior;
-- uct: Kocsis & Szepesvari 2006, every move once, then Q + c sqrt(ln sum N / N).
+sampled without replacement, completed values, and below the root argmax(pi' - N / (1 + sum N)); - puct: Silver et al.
+2018 (doi:10.1126/science.aar6404), with Dirichlet noise on the root's prior; - uct: Kocsis & Szepesvari 2006, each move
+once, then Q + c sqrt(ln sum N / N).
 
-Such a search is bound by how many calls it makes, so: nodes of one age lie side by side ([nodes, games, ...],
-flattened), what a node would choose is kept and renewed only along the path that changed, and a walk down is one gather
-a depth. Row 0 is where walks that ended wait for the others. A move that ends the game never gets a node to walk into:
-each visit makes it anew, and its value is the game's.
+The number of calls limits such a search, so: nodes of one age are adjacent ([nodes, games, ...], flattened), each
+node's choice is cached and updated only along the changed path, and a descent is one gather per depth. Row 0 is where
+finished descents wait for the others. A move that ends the game gets no node to descend into: each visit repeats it,
+and its value is the game's result.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from rlgym.games.game import Game
 
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From positions `[games, words]` to `(logits [games, actions], value [games])`, the value that of the player to move.
-What it says of illegal moves and of games that are over does not matter."""
+"""From positions `[games, words]` to `(logits [games, actions], value [games])`, the value for the player to move.
+Outputs for illegal moves and finished games are ignored."""
 
 ILLEGAL = -1e9
-"""Logit of an illegal move: finite, so that a game without moves breaks nothing."""
+"""Logit of an illegal move: finite, so that positions without legal moves stay finite."""
 UNTRIED = 1e3
-"""UCT's bonus of a move that was not made yet: far above any score, and logits still differ beside it."""
+"""UCT's bonus for an untried move: far above any score, yet small enough that logits still break ties."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to search; the knobs of agents/configs/alphazero.py say more."""
+    """Settings of a search, described in agents/configs/alphazero.py."""
 
     simulations: int
     method: str = "gumbel"
@@ -53,31 +53,31 @@ class Settings:
     c_puct: float = 1.25
     c_uct: float = math.sqrt(2)
     noise: bool = True
-    """Explore at the root: Gumbel noise, or PUCT's Dirichlet noise."""
+    """Whether to add noise at the root: Gumbel, or PUCT's Dirichlet noise."""
     dirichlet_alpha: float = 1.0
     dirichlet_fraction: float = 0.25
     line: int = 0
-    """Moves of the principal variation to return."""
+    """Length of the principal variation to return."""
 
 
 @dataclass
 class Found:
-    """What a search found in each game. All zero for games that are over."""
+    """Results of a search in each game; zero for finished games."""
 
     visits: Tensor
     """`[games, actions]` float32; they sum to the number of simulations."""
     policy: Tensor
-    """`[games, actions]`, what a network should learn: pi' of the Gumbel paper's equation 11, else shares of visits."""
+    """`[games, actions]`, the policy target: pi' of the Gumbel paper's equation 11, else visit shares."""
     value: Tensor
-    """`[games]`, of the player to move: the mean over the root's own value and all simulations."""
+    """`[games]`, for the player to move: the mean over the root's network value and all simulations."""
     move: Tensor
     """`[games]`: gumbel's A_(n+1), else the most visited."""
     q: Tensor
-    """`[games, actions]`, mean value of each move, 0 where it was not tried."""
+    """`[games, actions]`, mean value of each move, 0 if untried."""
     prior: Tensor
-    """`[games, actions]`, the network's probabilities, without noise."""
+    """`[games, actions]`, the network's probabilities without noise."""
     line: Tensor
-    """`[games, Settings.line]`, the principal variation; -1 behind its end."""
+    """`[games, Settings.line]`, the principal variation; -1 after its end."""
 
 
 class Search:
@@ -106,14 +106,14 @@ class Search:
         self.choice, self.hop = torch.zeros(2, rows, dtype=torch.int64, device=device)
         self.row = torch.arange(rows, device=device)
         self.edge = self.row * self.actions
-        """A node's first move as an index of `child`."""
+        """Index in `child` of each node's first move."""
         self.root = slice(self.games, 2 * self.games)
         self.path = torch.empty(settings.simulations + 2, self.games, dtype=torch.int64, device=device)
         self.path[0] = self.row[self.root]
         self.deepest = 0
-        """Nodes on the longest walk so far."""
+        """Length of the longest descent so far, in nodes."""
         self.choose = {"gumbel": self.gumbel, "puct": self.puct, "uct": self.uct}[settings.method]
-        # Walks end before what ends a game: only a root can be over.
+        # Descents stop before terminal moves: only a root can be terminal.
         self.play = game.step if bool(position[:, DONE].any()) else game.play
         self.add(self.root, position)
         if settings.method == "gumbel":
@@ -134,8 +134,10 @@ class Search:
         self.expand(simulation, self.walk())
 
     def walk(self) -> Tensor:
-        """The nodes from each root to the one whose choice has no node yet: `[depth, games]`, 0 behind a walk's end."""
-        reach = self.deepest + 1  # one simulation deepens the trees by one node at most: no need to ask on the way
+        """The nodes from each root to the one whose choice is unexpanded: `[depth, games]`, 0 after the end."""
+        reach = (
+            self.deepest + 1
+        )  # one simulation deepens the trees by at most one node, so no check is needed on the way
         for depth in range(reach):
             torch.index_select(self.hop, 0, self.path[depth], out=self.path[depth + 1])
         length = int(self.path[:reach].amax(1).count_nonzero())
@@ -143,16 +145,16 @@ class Search:
         return self.path[:length]
 
     def expand(self, simulation: int, path: Tensor) -> None:
-        """Make the moves that the walks ended at, value what comes of them, and carry that up."""
+        """Play the chosen moves, evaluate the new positions, and back the values up."""
         games = self.games
-        leaf = path.amax(0)  # a node is younger than those above it
+        leaf = path.amax(0)  # a node is younger than its ancestors
         edge = self.choice.index_select(0, leaf)
         before, action = self.position.index_select(0, leaf), torch.sub(edge, leaf, alpha=self.actions)
         new = slice(games * (simulation + 2), games * (simulation + 3))
         value, over = self.add(new, self.play(before, action))
         self.child.scatter_(0, edge, torch.addcmul(self.row[new], self.row[new], over, value=-1))
 
-        # No move is on two paths, so that nothing here depends on the order of the additions.
+        # No move is on two paths, so the result does not depend on the order of additions.
         rows = path.view(-1)
         edges = self.choice.index_select(0, rows)
         sign = self.sign.index_select(0, rows)
@@ -164,15 +166,15 @@ class Search:
         self.hop.scatter_(0, rows, self.child.index_select(0, choice))
 
     def add(self, new: slice, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Put `position [games, words]` into the rows `new`. Returns their value for player 0, `[games]`, and whether
-        they are over, `[games]` int64."""
+        """Add `position [games, words]` as the rows `new`. Returns their value for player 0, `[games]`, and whether
+        they are terminal, `[games]` int64."""
         logits, value = self.evaluate(position)
         logits = torch.where(self.game.legal(position), logits, ILLEGAL)
         turn, over, result = position[:, TURN], position[:, DONE], position[:, RETURN]
         sign = 1.0 - 2.0 * turn
         self.position[new], self.sign[new], self.raw_value[new], self.logits[new] = position, sign, value, logits
         self.prior[new] = softmax(logits)
-        torch.add(logits.argmax(1), self.edge[new], out=self.choice[new])  # every method's first choice
+        torch.add(logits.argmax(1), self.edge[new], out=self.choice[new])  # the first choice of every rule
         return torch.addcmul(result.float(), value * sign, 1.0 - over), over
 
     # ---- choices below the root
@@ -183,7 +185,7 @@ class Search:
         improved = self.improved(rows, visits)
         self.at_root = improved[: self.games]
         visits_and_one = total(visits).add_(1)
-        # Times 1 + sum N, which changes no order.
+        # Multiplied by 1 + sum N, which keeps the order.
         return softmax(improved).mul_(visits_and_one).sub_(visits).argmax(1)
 
     def puct(self, rows: Tensor) -> Tensor:
@@ -194,7 +196,7 @@ class Search:
         return torch.where(logits > ILLEGAL / 2, score, -math.inf).argmax(1)
 
     def uct(self, rows: Tensor) -> Tensor:
-        """argmax(Q + c sqrt(ln sum N / N)); the order of untried moves is that of their logits."""
+        """argmax(Q + c sqrt(ln sum N / N)); untried moves are ordered by their logits."""
         visits, logits = self.visits.index_select(0, rows), self.logits.index_select(0, rows)
         tried = visits.clamp(min=1)
         explore = (total(visits).clamp_(min=1).log_() / tried).sqrt_().mul_(self.settings.c_uct * self.game.max_return)
@@ -215,14 +217,17 @@ class Search:
         legal = (logits > ILLEGAL / 2).sum(1).clamp(max=settings.considered)
         table = halving_table(settings.considered, settings.simulations).to(legal.device)
         self.considered = table[legal].t().unsqueeze(2).contiguous()
-        """`[simulations, games, 1]`: how often the moves were made of which one is made now."""
+        """`[simulations, games, 1]`: the visit count of the move to be played next."""
         self.at_root = logits
         self.perturbation = torch.zeros_like(logits)
         if settings.noise:
-            self.perturbation.exponential_(generator=self.generator).log_().neg_()  # -ln E is Gumbel's distribution
+            self.perturbation.exponential_(
+                generator=self.generator
+            ).log_().neg_()  # -ln of exponential noise is Gumbel noise
 
     def choose_at_root(self, simulation: int) -> None:
-        """Sequential halving: of the moves made as often as the table says, argmax(g + logits + sigma(completed Q))."""
+        """Sequential halving: argmax(g + logits + sigma(completed Q)) over the moves with the visit count of the
+        table."""
         score = self.at_root + self.perturbation
         allowed = self.visits[self.root] == self.considered[simulation]
         edge = torch.where(allowed, score, -math.inf).argmax(1).add_(self.edge[self.root])
@@ -230,7 +235,7 @@ class Search:
         torch.index_select(self.child, 0, edge, out=self.hop[self.root])
 
     def add_noise(self) -> None:
-        """Dirichlet noise on the roots' priors, over legal moves alone."""
+        """Dirichlet noise on the roots' priors, over legal moves only."""
         legal = self.logits[self.root] > ILLEGAL / 2
         alpha = torch.full(legal.shape, self.settings.dirichlet_alpha, device=legal.device)
         drawn = torch._standard_gamma(alpha, generator=self.generator).clamp_(min=1e-30) * legal
@@ -261,7 +266,7 @@ class Search:
         return Found(visits, policy, value, move, q, softmax(logits) * legal, self.variation(move))
 
     def variation(self, move: Tensor) -> Tensor:
-        """The chosen move and then the most visited ones, `[games, line]`; -1 behind the last that was made."""
+        """The chosen move followed by the most visited ones, `[games, line]`; -1 after the last visited move."""
         line = []
         node = self.row[self.root]
         for _ in range(self.settings.line):
@@ -283,9 +288,9 @@ def improved_logits(
 ) -> Tensor:
     """logits + sigma(completed Q), whose softmax is pi' (Danihelka et al. 2022, equations 8, 11 and 33).
 
-    All `[nodes, actions]` but `raw_value [nodes]`; `prior` is the softmax of `logits`. A move that was not tried has
-    the mixed value: the network's own, averaged with what the tried ones came to under the prior. Values are brought to
-    [0, 1] from what a game can be worth, or with `settings.rescale` from the least and the greatest of the node's.
+    All `[nodes, actions]` but `raw_value [nodes]`; `prior` is the softmax of `logits`. An untried move has the mixed
+    value: the network's value averaged with those of the tried moves, weighted by the prior. Values are scaled to [0,
+    1] by the range of a game's returns, or with `settings.rescale` by the node's own range.
     """
     q = value_sum / visits.clamp(min=1)
     tried = visits.clamp(max=1)
@@ -300,19 +305,19 @@ def improved_logits(
         high = completed.masked_fill(illegal, -math.inf).amax(-1, keepdim=True)
         completed = (completed - low) / (high - low).clamp(min=1e-8)
     else:
-        scale /= 2 * max_return  # a constant more on all logits changes nothing
+        scale /= 2 * max_return  # adding a constant to all logits changes nothing
     sigma = visits.amax(-1, keepdim=True).add_(settings.c_visit).mul_(scale)
     return completed.mul_(sigma).add_(logits)
 
 
 def softmax(logits: Tensor) -> Tensor:
-    """Over the last dimension. Of few actions, on a CPU: five calls that cost a third of torch's one."""
+    """Softmax over the last dimension; for few actions on a CPU, five calls at a third of the cost of torch's one."""
     p = (logits - logits.amax(-1, keepdim=True)).exp_()
     return p.div_(total(p))
 
 
 def total(x: Tensor) -> Tensor:
-    """Sums over the last dimension, `[..., 1]`: as a product with ones a third of the time of a sum of few."""
+    """Sums over the last dimension, `[..., 1]`; for few actions a product with ones takes a third of the time."""
     return x @ ones(x.shape[-1], x.device)
 
 
@@ -325,8 +330,8 @@ def ones(count: int, device: torch.device) -> Tensor:
 def halving_table(considered: int, simulations: int) -> Tensor:
     """Sequential halving (Karnin et al. 2013; Danihelka et al. 2022, algorithm 2) as `[considered + 1, simulations]`.
 
-    Row m is for m moves: simulation i goes to one that was made exactly `table[m, i]` times so far. Half of the moves
-    go after each of ceil(log2 m) phases of about the same length; the last two stay.
+    Row m is for m moves: simulation i visits a move with exactly `table[m, i]` visits so far. Half of the moves are
+    dropped after each of ceil(log2 m) phases of about equal length; the last two remain.
     """
     return torch.tensor([_sequence(m, simulations) for m in range(considered + 1)], dtype=torch.float32)
 

@@ -1,8 +1,6 @@
-"""The search of mcts.py on a CPU: what happens inside the trees, compiled.
-
-The same trees in the same arrays, and the same choices but for rounding (here in float64). The rules of the game and
-the network stay calls for all games at once; two functions take the place of the forty other calls of a simulation,
-which in 64 games cost half of what the network does.
+"""The search of mcts.py on a CPU with compiled tree operations. Same trees, same arrays, same choices up to rounding
+(float64 here). Game rules and network remain calls for all games at once; two compiled functions replace the forty
+other calls of a simulation, which in 64 games cost half as much as the network.
 """
 
 from __future__ import annotations
@@ -25,11 +23,11 @@ if TYPE_CHECKING:
 
 GUMBEL, PUCT, UCT = range(3)
 LEGAL = ILLEGAL / 2
-"""Logits above it are those of legal moves."""
+"""Logits above this belong to legal moves."""
 
 
 class Trees(NamedTuple):
-    """The arrays of `Search` of the same names."""
+    """The arrays of `Search` under the same names."""
 
     visits: Array
     value_sum: Array
@@ -42,24 +40,24 @@ class Trees(NamedTuple):
 
 
 class Way(NamedTuple):
-    """The walks from the roots down."""
+    """The descents from the roots."""
 
     path: Array
     """Nodes, `[depth, games]`."""
     moves: Array
-    """What is chosen in them, `[depth, games]`."""
+    """Moves chosen in them, `[depth, games]`."""
     length: Array
-    """How many there are, `[games]`."""
+    """Their number, `[games]`."""
     leaf: Array
-    """The last of them, `[games]`."""
+    """The last node, `[games]`."""
     leaf_position: Array
     """Its position, `[games, words]`."""
     action: Array
-    """What is chosen there, `[games]`."""
+    """The move chosen there, `[games]`."""
 
 
 class Rule(NamedTuple):
-    """How to choose; see `Settings`."""
+    """The selection rule; see `Settings`."""
 
     method: int
     c_visit: float
@@ -70,7 +68,7 @@ class Rule(NamedTuple):
 
 
 class CompiledSearch(Search):
-    """`Search` with its trees' work compiled; positions on the CPU."""
+    """`Search` with compiled tree operations; positions on the CPU."""
 
     def __init__(
         self, game: Game, position: Tensor, evaluate: Evaluate, settings: Settings, generator: torch.Generator | None
@@ -100,7 +98,7 @@ class CompiledSearch(Search):
     def simulate(self, simulation: int) -> None:
         descend(self.trees, self.way, self.rule, self.noise, self.table[simulation])
         position = self.play(self.leaf_position, self.action)
-        legal = self.game.legal(position)  # before the network: it leaves nothing of the rules in the cache
+        legal = self.game.legal(position)  # before the network, which evicts the rules from the cache
         evaluated = [x.contiguous().numpy() for x in self.evaluate(position)]
         absorb(self.trees, self.way, self.games * (simulation + 2), position.numpy(), legal.numpy(), *evaluated)
 
@@ -112,7 +110,7 @@ class CompiledSearch(Search):
 
 @compiled
 def improve(trees: Trees, rule: Rule, node: int, score: Array) -> None:
-    """Logits of pi' in `node` into `score [actions]`: `search.improved_logits`."""
+    """Write the logits of pi' in `node` to `score [actions]`, as `mcts.improved_logits`."""
     visits, value_sum = trees.visits[node], trees.value_sum[node]
     logits, prior = trees.logits[node], trees.prior[node]
     count, mean, mass = visits.sum(), 0.0, 0.0
@@ -134,7 +132,7 @@ def improve(trees: Trees, rule: Rule, node: int, score: Array) -> None:
 
 @compiled
 def lag(visits: Array, score: Array) -> None:
-    """From logits of pi' to pi' - N / (1 + sum N), times 1 + sum N, in place."""
+    """Turn logits of pi' into (pi' - N / (1 + sum N)) * (1 + sum N), in place."""
     greatest, whole, count = score.max(), 0.0, visits.sum()
     for a in range(len(score)):
         score[a] = math.exp(score[a] - greatest)
@@ -168,8 +166,8 @@ def uct(trees: Trees, rule: Rule, node: int, score: Array) -> None:
 
 @compiled
 def descend(trees: Trees, way: Way, rule: Rule, noise: Array, considered: Array) -> None:
-    """Walk down every tree to a move without a node. At the root of a gumbel search the move is that of sequential
-    halving: of those made `considered [games]` times, with `noise [games, actions]`."""
+    """Descend every tree to an unexpanded move. At the root of a gumbel search the move is chosen by sequential halving
+    among those with `considered [games]` visits, with `noise [games, actions]`."""
     games = len(way.leaf)
     score = np.empty(trees.visits.shape[1])
     for game in range(games):

@@ -1,5 +1,5 @@
 """Past selves as opponents (fictitious self-play: Heinrich et al. 2015, ICML; OpenAI et al. 2019, arXiv:1912.06680,
-section 3.3): an agent that plays its latest self alone forgets how to beat the earlier ones.
+section 3.3): an agent that only plays its latest self forgets how to beat earlier ones.
 
 At a fixed interval of steps the learner's policy joins the pool. Each new game draws its opponent: with fixed
 probabilities random play or one_ply, else a past self - the latest, any, or by its win rate (Vinyals et al. 2019,
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from rlgym.games.game import Game
 
 RANDOM, ONE_PLY, FIRST_SELF = 0, 1, 2
-"""Keys of opponents; past selves count on from the third."""
+"""Keys of opponents; past selves are numbered from the third on."""
 WINDOW = 100
-"""Games that a win rate looks back on: the learner changes."""
+"""Window of a win rate, in games, since the learner changes."""
 ELO = 400 / math.log(10)
 
 
 @dataclass
 class Record:
-    """What the learner makes of one opponent. Before any game half the points are taken for granted."""
+    """The learner's record against one opponent; 0.5 before the first game."""
 
     games: int = 0
     rate: float = 0.5
-    """Points a game, a draw being a half: the mean of the first games, then one that forgets."""
+    """Mean points per game, a draw counting 0.5; an exponential average once the window is full."""
 
     def add(self, won: float) -> None:
         self.games += 1
@@ -57,16 +57,16 @@ class Member:
 
     player: PolicyPlayer
     step: int
-    """When it was the learner."""
+    """The step at which it was the learner."""
     record: Record = field(default_factory=Record)
     sitting: int = 0
-    """Running games that it plays in."""
+    """Number of running games against it."""
     retired: bool = False
-    """Whether it only ends those."""
+    """Whether it only finishes those games."""
 
 
 class Pool:
-    """`rlgym.envs.self_play.Opponents` made of the agent's own past."""
+    """The agent's past selves as `rlgym.envs.self_play.Opponents`."""
 
     def __init__(self, knobs: PoolConfig, game: Game, agent: Agent) -> None:
         self.knobs, self.game, self.agent = knobs, game, agent
@@ -78,7 +78,8 @@ class Pool:
     # ---- the opponent
 
     def draw(self, uniform: float) -> int:
-        """A key, by one number in [0, 1). The learner joins first where it is due, as it does before the first game."""
+        """Draw an opponent's key by a number in [0, 1). Adds the learner to the pool first if that is due, as before
+        the first game."""
         if self.agent.progress.step >= self.next_step:
             self.join()
         knobs = self.knobs
@@ -95,11 +96,11 @@ class Pool:
 
     @property
     def active(self) -> list[int]:
-        """The members that may be drawn, the earliest first."""
+        """Keys of members that may be drawn, oldest first."""
         return [key for key, member in self.members.items() if not member.retired]
 
     def weights(self) -> tuple[list[int], list[float]]:
-        """The members that are drawn, and how likely each is, up to a factor."""
+        """Keys to draw from, and their unnormalised probabilities."""
         keys = self.active
         if self.knobs.draw == "latest":
             return keys[-1:], [1.0]
@@ -122,7 +123,7 @@ class Pool:
             del self.members[key]
 
     def join(self) -> None:
-        """The learner as it is becomes a member; of too many the one that it beats most often makes room."""
+        """Add the current learner; when full, evict the member that the learner beats most often."""
         step, every = self.agent.progress.step, self.knobs.every
         self.next_step = (step // every + 1) * every
         if len(self.active) >= self.knobs.size:
@@ -136,7 +137,7 @@ class Pool:
     # ---- metrics
 
     def metrics(self) -> dict[str, float]:
-        """The learner's win rates by kind of opponent, and by how many Elo points it is ahead of its past selves."""
+        """Win rates by kind of opponent, and the Elo lead over past selves."""
         found = {
             f"self_play/win_rate_{player.name}": record.rate
             for player, record in zip(self.fixed, self.records, strict=True)
@@ -181,7 +182,7 @@ class Pool:
 
 
 def seated(agent: Agent) -> Pool | None:
-    """The pool that plays in the agent's environments, where `env.self_play.opponent` asks for one."""
+    """The pool of the agent's environments, if `env.self_play.opponent` asks for one."""
     config, env = agent.config, agent.env
     if not isinstance(env, SelfPlay) or config.env.self_play.opponent != POOL or not agent.keeps_past_selves:
         return None
@@ -191,8 +192,8 @@ def seated(agent: Agent) -> Pool | None:
 
 
 def past_self(agent: Agent, weights: Section | None = None) -> Policy:
-    """A policy for the agent's game with these `weights` (`weights_of`), or as the learner's is now. It acts on the CPU
-    as a finished one does (dqn: by its final exploration), and training does not move it."""
+    """A frozen policy for the agent's game with these `weights` (`weights_of`), or with the learner's current ones. It
+    acts on the CPU as a finished policy does (dqn: with its final exploration)."""
     policy = agent.policy_for(agent.config, agent.env, torch.device("cpu"))
     network = cast(nn.Module, policy.network).requires_grad_(False)
     load_module(network, weights_of(agent.policy) if weights is None else weights)
@@ -204,6 +205,6 @@ def weights_of(policy: Policy) -> dict[str, Tensor]:
 
 
 def part_of(section: Section, name: str) -> Section:
-    """What of a section was saved as `<name>.<key>`, by key."""
+    """The entries of a section saved as `<name>.<key>`, by key."""
     start = f"{name}."
     return {key.removeprefix(start): value for key, value in section.items() if key.startswith(start)}

@@ -1,4 +1,4 @@
-"""Reservoir sampling: a uniform sample of everything that was added."""
+"""Reservoir sampling: a uniform sample of all rows ever added."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from rlgym.learner import Section
 class Reservoir:
     """At most `capacity` rows (Vitter 1985, doi:10.1145/3147.3165, algorithm R).
 
-    `parts`: name -> an example [1, ...] of what a row holds under this name.
+    `parts`: name -> an example [1, ...] of a row's tensor.
     """
 
     def __init__(self, capacity: int, parts: Mapping[str, Tensor]) -> None:
         self.capacity = capacity
         self.seen = 0
-        """Rows that ever came."""
+        """Number of rows ever added."""
         self.parts = {name: part.new_zeros(capacity, *part.shape[1:]) for name, part in parts.items()}
 
     def __len__(self) -> int:
         return min(self.seen, self.capacity)
 
     def add(self, rows: Mapping[str, Tensor], generator: torch.Generator) -> None:
-        """Rows `[n, ...]`; each takes a free place, or with probability capacity / (rows so far) that of another."""
+        """Add rows `[n, ...]`: each takes a free place, or replaces another with probability capacity / (rows so
+        far)."""
         any_part = next(iter(rows.values()))
         count, device = len(any_part), any_part.device
         if not count:
@@ -37,7 +38,7 @@ class Reservoir:
         drawn = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
         place = torch.where(number < self.capacity, number, (drawn * (number + 1)).long())
         self.seen += count
-        # Of rows that drew one place the last stays, whatever order a device writes in.
+        # Of rows that drew the same place the last one stays, in whatever order a device writes.
         order = torch.arange(count, device=device)
         places, which = torch.unique(place, return_inverse=True)
         last = torch.zeros_like(places).scatter_reduce_(0, which, order, "amax")
@@ -46,7 +47,7 @@ class Reservoir:
             part[place[last]] = rows[name][last]
 
     def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """`count` rows, all equally likely, with repetition."""
+        """Draw `count` rows uniformly, with replacement."""
         place = torch.randint(len(self), (count,), generator=generator, device=generator.device)
         return {name: part[place] for name, part in self.parts.items()}
 

@@ -1,4 +1,4 @@
-"""`search`: tree search in many games at once, by the trees as tensors or, on a CPU, by the compiled ones."""
+"""Tree search in many games at once: on tensors, or on a CPU with compiled tree operations."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 def search(
     game: Game, position: Tensor, evaluate: Evaluate, settings: Settings, generator: torch.Generator | None
 ) -> Found:
-    """`settings.simulations` simulations in each game of `position [games, words]`; on the positions' device, where
-    `generator` lives too."""
+    """Run `settings.simulations` simulations in each game of `position [games, words]`; on the device of positions and
+    `generator`."""
     return kind_of_search(position.device)(game, position, evaluate, settings, generator).run()
 
 
 def kind_of_search(device: torch.device) -> type[Search]:
-    """On a CPU the compiled one."""
+    """The search's class for a device: compiled on a CPU."""
     if device.type != "cpu":
         return Search
-    from rlgym.agents.selfplay.mcts_compiled import CompiledSearch  # loads compiled code, which takes a moment
+    from rlgym.agents.selfplay.mcts_compiled import (
+        CompiledSearch,
+    )  # imported late: loading compiled code takes a moment
 
     return CompiledSearch

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from rlgym.games.game import Game
 
 LINE = 12
-"""Moves of a principal variation."""
+"""Length of a principal variation."""
 
 
 class Evaluator:
-    """A network as a search asks it, without gradients; `low`: in bfloat16, on a copy that `refresh` renews."""
+    """Evaluates positions by a network without gradients; `low`: in bfloat16, on a copy that `refresh` updates."""
 
     def __init__(self, game: Game, network: BoardNetwork, low: bool = False) -> None:
         self.game, self.network = game, network
@@ -30,7 +30,7 @@ class Evaluator:
         self.dtype = torch.bfloat16 if low else torch.float32
 
     def refresh(self) -> None:
-        """Take over what the network has learned since."""
+        """Update the copy from the network."""
         if self.copy is not self.network:
             with torch.no_grad():
                 for own, learned in zip(self.copy.parameters(), self.network.parameters(), strict=True):
@@ -43,7 +43,7 @@ class Evaluator:
 
 
 class SearchPlayer:
-    """Plays by search. `explores` draws the root's noise in games too, so that no two against it are the same."""
+    """Plays by search. With `explores` the root has noise in games too, so that no two games are the same."""
 
     def __init__(
         self, game: Game, evaluate: Evaluator, settings: Settings, explores: bool = False, name: str = "alphazero"
@@ -57,25 +57,25 @@ class SearchPlayer:
 
     @property
     def alone(self) -> NetworkPlayer:
-        """Its network, which does not search."""
+        """The network, without search."""
         return NetworkPlayer(self.game, self.evaluate)
 
     def search(self, position: Tensor, generator: torch.Generator | None = None, line: int = 0) -> Found:
-        """What it finds in `position [games, words]`, with `line` moves of the principal variations."""
+        """Search `position [games, words]`, with principal variations of `line` moves."""
         return search(self.game, position, self.evaluate, replace(self.settings, line=line), generator)
 
     def choose(self, position: Tensor, generator: torch.Generator) -> Tensor:
         return self.search(position, generator).move
 
     def think(self, position: Tensor) -> Thought:
-        """Of one position `[words]`, which is not over."""
+        """Search one position `[words]`, which must not be terminal."""
         found = self.search(position[None], line=LINE)
         line = [move for move in found.line[0].tolist() if move >= 0]
         return Thought(found.prior[0], found.visits[0], found.policy[0], float(found.value[0]), line)
 
 
 class NetworkPlayer:
-    """The network alone: its likeliest legal move."""
+    """Plays the network's most likely legal move, without search."""
 
     name = "network"
 

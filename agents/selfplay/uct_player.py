@@ -14,8 +14,7 @@ from rlgym.games.game import DONE, TURN, Game, random_moves, rewards
 
 
 class MCTSPlayer:
-    """`simulations` positions a move, each valued by one random game to its end; c = sqrt(2) for returns in [-1, 1];
-    then the move that was visited most."""
+    """Plays the most visited move after `simulations` random playouts; c = sqrt(2) for returns in [-1, 1]."""
 
     def __init__(self, game: Game, simulations: int) -> None:
         assert game.perfect_information, "it would look at hidden cards"
@@ -24,7 +23,7 @@ class MCTSPlayer:
 
     def choose(self, position: Tensor, generator: torch.Generator) -> Tensor:
         def evaluate(leaf: Tensor) -> tuple[Tensor, Tensor]:
-            """A playout's result; untried moves come in random order."""
+            """Random logits, so that untried moves come in random order, and the result of a random playout."""
             order = torch.rand(len(leaf), self.game.actions, generator=generator, device=leaf.device)
             return order, playout(self.game, leaf, generator)
 
@@ -33,7 +32,7 @@ class MCTSPlayer:
 
 
 def playout(game: Game, position: Tensor, generator: torch.Generator) -> Tensor:
-    """What the player to move in `position [games, words]` won after random moves to the end, `[games]`."""
+    """The result of random play from `position [games, words]` for the player to move, `[games]`."""
     player = position[:, TURN]
     value = rewards(position, player)
     going = (position[:, DONE] == 0).nonzero().squeeze(1)
