@@ -4,9 +4,9 @@ Each simulation descends every tree to an unexpanded move, adds a node for it, e
 for all games, and backs the values up. Three selection rules share the tree:
 
 - gumbel: Danihelka et al. 2022, "Policy improvement by planning with Gumbel": sequential halving at the root over moves
-sampled without replacement, completed values, and below the root argmax(pi' - N / (1 + sum N)); - puct: Silver et al.
-2018 (doi:10.1126/science.aar6404), with Dirichlet noise on the root's prior; - uct: Kocsis & Szepesvari 2006, each move
-once, then Q + c sqrt(ln sum N / N).
+  sampled without replacement, completed values, and below the root argmax(pi' - N / (1 + sum N));
+- puct: Silver et al. 2018 (doi:10.1126/science.aar6404), with Dirichlet noise on the root's prior;
+- uct: Kocsis & Szepesvari 2006, each move once, then Q + c sqrt(ln sum N / N).
 
 The number of calls limits such a search, so: nodes of one age are adjacent ([nodes, games, ...], flattened), each
 node's choice is cached and updated only along the changed path, and a descent is one gather per depth. Row 0 is where
@@ -135,9 +135,7 @@ class Search:
 
     def walk(self) -> Tensor:
         """The nodes from each root to the one whose choice is unexpanded: `[depth, games]`, 0 after the end."""
-        reach = (
-            self.deepest + 1
-        )  # one simulation deepens the trees by at most one node, so no check is needed on the way
+        reach = self.deepest + 1  # one simulation deepens the trees by one node at most: no check on the way
         for depth in range(reach):
             torch.index_select(self.hop, 0, self.path[depth], out=self.path[depth + 1])
         length = int(self.path[:reach].amax(1).count_nonzero())

@@ -26,8 +26,6 @@ def kind_of_search(device: torch.device) -> type[Search]:
     """The search's class for a device: compiled on a CPU."""
     if device.type != "cpu":
         return Search
-    from rlgym.agents.selfplay.mcts_compiled import (
-        CompiledSearch,
-    )  # imported late: loading compiled code takes a moment
+    from rlgym.agents.selfplay.mcts_compiled import CompiledSearch  # here: it loads compiled code
 
     return CompiledSearch
