@@ -5,27 +5,13 @@ What is heavy is imported where it is needed: help and a wrong request need none
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from rlgym.cli.commands import ARCHIVE, COMMANDS, option_classes
+from rlgym.cli.commands import ARCHIVE, COMMANDS, RUN, CommandLine, option_classes, options_of
 from rlgym.config.options import CompareOptions, RerunOptions, RunsOptions, SweepOptions, once, positional, read, split
 from rlgym.errors import RequestError
-
-RUN = "RUN is a run folder, the short name of one under runs/, or `last`."
-
-
-@dataclass
-class CommandLine:
-    command: str = ""
-    """Empty: none was given, which is `train`."""
-    words: list[str] = field(default_factory=list)
-    multirun: bool = False
-    cfg: str | None = None
-    config_dir: str | None = None
-    help: bool = False
-    version: bool = False
 
 
 def train(line: CommandLine, command: list[str]) -> int:
@@ -77,7 +63,7 @@ def use(line: CommandLine, command: list[str]) -> int:
     if word is not None and word.endswith(".zip") and not Path(word).is_dir():
         subject, kind = Path(word), ARCHIVE
     else:
-        wrong = [error for code in kinds.values() if (error := _unreadable(code.options, rest))]
+        wrong = [error for code in kinds.values() if (error := _unreadable(options_of(code), rest))]
         if len(wrong) == len(kinds):  # words that no kind of run takes are wrong whether there is a run or not
             raise wrong[0]
         subject = _find(line, word)
@@ -89,7 +75,7 @@ def use(line: CommandLine, command: list[str]) -> int:
         takes = " and ".join(kind for kind in kinds if kind != ARCHIVE)
         what = "an archive" if kind == ARCHIVE else f"one of {kind}"
         raise RequestError(f"{line.command} is for runs of {takes}; {subject} is {what}: {able}")
-    words = read(kinds[kind].options, rest)
+    words = read(options_of(kinds[kind]), rest)
     from rlgym.config.registry import resolve
 
     resolve(kinds[kind].function)(subject, words)
@@ -153,9 +139,7 @@ def sweep(line: CommandLine, command: list[str]) -> int:
 
 def run_and_options(line: CommandLine) -> tuple[Path, dict[str, Any]]:
     word, rest = positional(all_options(line.command), line.words)
-    cls = COMMANDS[line.command].options
-    assert cls is not None
-    words = read(cls, rest)
+    words = read(options_of(COMMANDS[line.command]), rest)
     return _find(line, word), words
 
 

@@ -1,20 +1,22 @@
-"""The help texts, from the dataclasses and the conf tree: free of Hydra, Gymnasium and torch, so that it is instant."""
+"""The help texts, from the table of commands, the dataclasses of the config and the conf tree.
+
+`rlgym --help` imports little more than this file, so that it is instant.
+"""
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
 from textwrap import wrap
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from rlgym import __version__
-from rlgym.cli.commands import ARCHIVE, COMMANDS
-from rlgym.cli.handlers import RUN
+from rlgym.cli.commands import ARCHIVE, COMMANDS, RUN, options_of
 from rlgym.config.built_in import BUILT_IN
 from rlgym.config.groups import GROUPS, SET_BY, SUMMARIES, choices
-from rlgym.config.registry import config_of, entries
-from rlgym.config.schema import ROOTS
+
+if TYPE_CHECKING:
+    from dataclasses import Field
 
 Row = tuple[str, str]
 
@@ -55,6 +57,9 @@ def overview(config_dir: str | None = None) -> str:
 
 def command(name: str, config_dir: str | None = None, chosen: Mapping[str, str] | None = None) -> str:
     """`rlgym COMMAND --help`; of a training command, with the knobs of what is `chosen`, or of all built-in choices."""
+    from rlgym.config.registry import config_of, entries
+    from rlgym.config.schema import ROOTS
+
     about = COMMANDS[name]
     lines = [f"usage: {about.usage}", "", about.summary, ""]
     if name in ROOTS:
@@ -72,9 +77,9 @@ def command(name: str, config_dir: str | None = None, chosen: Mapping[str, str] 
     lines += [RUN, ""] if "RUN" in about.usage and not about.about else []
     for kind, code in about.code.items():
         of = "a model.zip that Stable-Baselines3 saved" if kind == ARCHIVE else f"a run of {kind}"
-        lines += [f"keys for {of}", *_rows(list(_keys(code.options))), ""]
-    if about.options is not None:
-        lines += ["keys", *_rows(list(_keys(about.options)))]
+        lines += [f"keys for {of}", *_rows(list(_keys(options_of(code)))), ""]
+    if about.options:
+        lines += ["keys", *_rows(list(_keys(options_of(about))))]
     return "\n".join(lines).rstrip()
 
 
@@ -88,6 +93,8 @@ def _groups(root: str, config_dir: str | None) -> list[str]:
 
 
 def _keys(cls: type, path: str = "") -> Iterator[Row]:
+    from dataclasses import fields, is_dataclass
+
     hints = get_type_hints(cls)
     for f in fields(cls):
         if is_dataclass(hints[f.name]):
@@ -97,6 +104,8 @@ def _keys(cls: type, path: str = "") -> Iterator[Row]:
 
 
 def _default(f: Field[Any]) -> str:
+    from dataclasses import MISSING
+
     value = f.default if f.default is not MISSING else f.default_factory() if f.default_factory is not MISSING else ""
     if isinstance(value, bool):
         return str(value).lower()
@@ -115,7 +124,7 @@ def _bounds(metadata: Any) -> str:
 
 def _rows(rows: list[Row]) -> list[str]:
     """Two columns, the second wrapped to the terminal's width."""
-    width = max(60, min(120, shutil.get_terminal_size((100, 24)).columns))
+    width = max(60, min(120, _columns()))
     left = min(32, max((len(name) for name, _ in rows), default=0)) + 2
     lines = []
     for name, text in rows:
@@ -125,3 +134,13 @@ def _rows(rows: list[Row]) -> list[str]:
             name = ""
         lines += [f"  {name:<{left}}{first}".rstrip(), *(f"  {'':<{left}}{line}" for line in rest)]
     return lines
+
+
+def _columns() -> int:
+    """The terminal's width, as `shutil.get_terminal_size` has it, which takes longer to import than help to print."""
+    if (columns := os.environ.get("COLUMNS", "")).isdigit() and int(columns):
+        return int(columns)
+    try:
+        return os.get_terminal_size(1).columns or 100
+    except OSError:
+        return 100

@@ -7,17 +7,12 @@ import sys
 from collections.abc import Sequence
 
 from rlgym import __version__
-from rlgym.cli import handlers, help
-from rlgym.cli.commands import COMMANDS
-from rlgym.cli.handlers import CommandLine
-from rlgym.common.suggest import did_you_mean
-from rlgym.config.schema import ROOTS
+from rlgym.cli.commands import COMMANDS, CommandLine
 from rlgym.errors import CheckpointError, RequestError, TrainingError
 
 INTERRUPTED = 130
 LONGEST = 2_000
 """Characters of a complaint: somebody may have given a whole file as a value."""
-_TRAINING = ", ".join(ROOTS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,11 +78,15 @@ def _read(argv: Sequence[str]) -> CommandLine:
                 raise RequestError(f"{flag}: its value is empty")
             setattr(line, name, value)
         else:
+            from rlgym.common.suggest import did_you_mean
+
             known = ("--multirun", "--cfg", "--config-dir", "--help", "--version")
             raise RequestError(f"unknown option {word}{did_you_mean(flag, known) or ' (see --help)'}")
     if line.words and "=" not in line.words[0] and line.words[0][:1].isalnum():
         line.command = line.words.pop(0)
         if line.command not in COMMANDS:
+            from rlgym.common.suggest import did_you_mean
+
             near = did_you_mean(line.command, COMMANDS) or f": one of {', '.join(COMMANDS)}"
             raise RequestError(f"unknown command {line.command}{near}")
     return line
@@ -99,15 +98,21 @@ def _run(line: CommandLine, argv: Sequence[str]) -> int:
         print(f"rlgym {__version__}")
         return 0
     if line.help:
+        from rlgym.cli import help
+
         chosen = dict(word.split("=", 1) for word in line.words if "=" in word)
         print(help.command(name, line.config_dir, chosen) if line.command else help.overview(line.config_dir))
         return 0
+    from rlgym.cli import handlers
+    from rlgym.config.schema import ROOTS
+
+    training = ", ".join(ROOTS)
     if line.cfg not in (None, "job"):
         raise RequestError(f"--cfg {line.cfg}: only --cfg job")
     if line.multirun and name not in ROOTS:
-        raise RequestError(f"-m is for {_TRAINING}; {name} takes one run")
+        raise RequestError(f"-m is for {training}; {name} takes one run")
     if line.config_dir is not None and name not in (*ROOTS, "sweep"):
-        raise RequestError(f"--config-dir is for {_TRAINING} and sweep, not for {name}")
+        raise RequestError(f"--config-dir is for {training} and sweep, not for {name}")
     if line.cfg is not None and name not in (*ROOTS, "rerun"):
-        raise RequestError(f"--cfg is for {_TRAINING} and rerun, not for {name}")
+        raise RequestError(f"--cfg is for {training} and rerun, not for {name}")
     return int(getattr(handlers, COMMANDS[name].handler)(line, ["rlgym", *argv]))

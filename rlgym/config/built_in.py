@@ -5,11 +5,10 @@ A new one is a line here, its code, its dataclass of knobs and its page.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     name: str
     config: str
     """`module:Class` of the dataclass of its knobs, which has a field for its name."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from rlgym import conf
 from rlgym.config.built_in import BUILT_IN
 from rlgym.config.registry import entries
 from rlgym.errors import RequestError
+
+CONF = Path(conf.__path__[0])
+"""The built-in config folder."""
 
 GROUPS = {
     "train": ("agent", "env", "tuned", "experiment"),
@@ -62,14 +64,14 @@ def choices(root: str, group: str, config_dir: str | None = None) -> dict[str, s
     return found
 
 
-def roots(config_dir: str | None = None) -> list[Traversable]:
+def roots(config_dir: str | None = None) -> list[Path]:
     """The user's config folder, whose files win, and the built-in one."""
     own = config_folder(config_dir)
     if own is None:
-        return [files("rlgym.conf")]
+        return [CONF]
     if not os.path.isdir(own):
         raise RequestError(f"--config-dir {own}: no such folder")
-    return [Path(own), files("rlgym.conf")]
+    return [Path(own), CONF]
 
 
 def config_folder(config_dir: str | None) -> str | None:
@@ -92,7 +94,7 @@ def summary(text: str) -> str:
     return next((line for line in comments if line and not line.startswith("@package")), "")
 
 
-def _yaml(folder: Traversable, prefix: str) -> Iterator[tuple[str, Traversable]]:
+def _yaml(folder: Path, prefix: str) -> Iterator[tuple[str, Path]]:
     for entry in folder.iterdir():
         if entry.is_dir():
             yield from _yaml(entry, f"{prefix}{entry.name}/")

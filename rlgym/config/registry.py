@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from functools import cache
-from importlib import import_module, metadata
+from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rlgym.common.suggest import did_you_mean
 from rlgym.config.built_in import BUILT_IN, Entry
 from rlgym.errors import RequestError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 OPEN = {"agent": "rlgym.agents", "objective": "rlgym.objectives", "reward": "rlgym.rewards"}
 """Groups that take a user's own code, as module:Class or as an entry point of this group."""
@@ -23,9 +26,29 @@ OWN_CONFIG = {"reward": "rlgym.ssl.finetune.config:OwnReward"}
 
 
 @cache
-def entry_points(group: str) -> metadata.EntryPoints:
-    """Of the installed packages; once a process, as it takes a sixth of composing."""
-    return metadata.entry_points(group=group)
+def entry_points(group: str) -> tuple[EntryPoint, ...]:
+    """The entry points of a group, from the installed packages; read once a process."""
+    if not _any_entry_points():
+        return ()
+    from importlib import metadata
+
+    return tuple(metadata.entry_points(group=group))
+
+
+@cache
+def _any_entry_points() -> bool:
+    """Whether an installed package may have an entry point of this program. Looked up in the files themselves, since
+    importing importlib.metadata takes as long as the rest of `--help`."""
+    for folder in map(os.path.abspath, sys.path):
+        if os.path.isfile(folder):  # a zip
+            return True
+        with suppress(OSError), os.scandir(folder) as found:
+            for entry in found:
+                if entry.name.endswith((".dist-info", ".egg-info")):
+                    with suppress(OSError), open(f"{entry.path}/entry_points.txt", "rb") as file:
+                        if b"[rlgym." in file.read():
+                            return True
+    return False
 
 
 def entries(group: str) -> dict[str, Entry]:
@@ -39,6 +62,8 @@ def entry(group: str, name: str) -> Entry:
         return _own(group, name, name)
     known = entries(group)
     if name not in known:
+        from rlgym.common.suggest import did_you_mean
+
         own = ", or module:Class" if group in OPEN else ""
         near = did_you_mean(name, known, f"{group}=") or f": one of {', '.join(known)}{own}"
         raise RequestError(f"{group}={name} not found{near}")
@@ -73,6 +98,8 @@ def resolve(name: str) -> Any:
     found: Any = import_own(module)
     for part in path.split("."):
         if not hasattr(found, part):
+            from rlgym.common.suggest import did_you_mean
+
             raise RequestError(f"no {part} in {getattr(found, '__name__', module)}{did_you_mean(part, dir(found))}")
         found = getattr(found, part)
     return found

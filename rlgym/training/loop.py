@@ -18,7 +18,7 @@ import torch
 
 from rlgym.common.atomic_io import read_rows, to_json, write_atomic
 from rlgym.common.pool import heeded
-from rlgym.config.memory import too_large
+from rlgym.config.sizes import too_large
 from rlgym.errors import TrainingError
 from rlgym.learner import NON_FINITE
 from rlgym.run_folder import checkpoint

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlgym.config import registry
 from rlgym.config.io import names_of_code, to_yaml
-from rlgym.config.memory import sizes_named
 from rlgym.config.parser import flattened, to_dict
+from rlgym.config.sizes import sizes_named
 from rlgym.errors import TrainingError
 from rlgym.run_folder import checkpoint
 from rlgym.run_folder.folder import LOG, Run, create_run

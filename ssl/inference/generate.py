@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rlgym.config.memory import require_memory, sizes_named
+from rlgym.config.memory import require_memory
+from rlgym.config.sizes import sizes_named
 from rlgym.errors import RequestError
 from rlgym.run_folder.folder import Run
 from rlgym.run_folder.loading import load

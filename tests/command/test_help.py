@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from rlgym import __version__
 from rlgym.agents.configs.on_policy import PPOConfig
 from rlgym.cli import help
-from rlgym.cli.commands import COMMANDS
+from rlgym.cli.commands import COMMANDS, options_of
 from rlgym.config.groups import GROUPS, SUMMARIES, choices
 from rlgym.config.parser import keys
 from rlgym.config.schema import TrainConfig
@@ -84,7 +85,7 @@ def test_help_shows_the_chosen_agents_keys_and_ones_own_folder(command: Callable
     assert "keys of agent=ppo" in answer.out
 
 
-OPTIONS = {name: command.options for name, command in COMMANDS.items() if command.options is not None}
+OPTIONS = {name: options_of(command) for name, command in COMMANDS.items() if command.options}
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -92,7 +93,7 @@ def test_help_of_a_command_has_its_options(name: str, command: Callable[..., Ans
     answer = command(name, "--help")
     assert answer.code == 0
     assert answer.out.startswith(f"usage: rlgym {name}")
-    for f in fields(OPTIONS[name]):
+    for f in fields(cast(Any, OPTIONS[name])):
         assert re.search(rf"^  {f.name}=", answer.out, re.M), f.name
 
 

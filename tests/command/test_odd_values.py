@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from rlgym.config.compose import compose
-from rlgym.config.memory import require_memory, sizes_named
+from rlgym.config.memory import require_memory
 from rlgym.config.options import GenerateOptions, read
+from rlgym.config.sizes import sizes_named
 from rlgym.envs.classic import make_native
 from rlgym.envs.sync import SyncEnv
 from rlgym.errors import RequestError

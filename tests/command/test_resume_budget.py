@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import rlgym.training.curves
-from rlgym.cli.commands import COMMANDS
+from rlgym.cli.commands import COMMANDS, options_of
 from rlgym.cli.main import main
 from rlgym.config.options import read
 from rlgym.config.schema import FinetuneConfig, PretrainConfig, RootConfig, TrainConfig
@@ -92,7 +92,7 @@ def test_the_commands_to_try_next_are_whole(config: RootConfig) -> None:
     """Their words are those of the command for this kind of run, and what it needs is among them."""
     for command in config.products.values():
         name, run, *rest = shlex.split(command)
-        words = read(COMMANDS[name].code[config.root].options, rest)
+        words = read(options_of(COMMANDS[name].code[config.root]), rest)
         assert run == "RUN" and (name not in ("fill", "predict") or words["text"] or words["data"])
 
 

@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 import pytest
 
 from rlgym.agents.on_policy.base import GAUSSIAN
-from rlgym.cli.commands import COMMANDS
+from rlgym.cli.commands import COMMANDS, options_of
 from rlgym.cli.main import main
 from rlgym.config.built_in import BUILT_IN
 from rlgym.config.compose import compose, revise
@@ -132,7 +132,7 @@ def classes() -> Iterator[tuple[type, type | None]]:
     for root in ROOTS.values():
         yield root, root
     for products in (command.code for command in COMMANDS.values()):
-        yield from ((code.options, None) for code in products.values())
+        yield from ((options_of(code), None) for code in products.values())
 
 
 def test_every_need_names_a_key_that_there_is() -> None:
@@ -196,7 +196,7 @@ WORDS = {
 def test_words_of_commands_on_a_run(words: str) -> None:
     command, message = WORDS[words]
     with pytest.raises(RequestError, match=f"^{message}"):
-        read(COMMANDS[command].code["finetune"].options, words.split())
+        read(options_of(COMMANDS[command].code["finetune"]), words.split())
 
 
 def test_a_key_of_ones_own_class_may_say_what_it_needs() -> None:
@@ -212,4 +212,4 @@ def test_a_key_that_is_given_twice_is_refused(words: list[str], capsys: pytest.C
         assert main([*command, *words]) == 2
         assert " is given twice, first as " in capsys.readouterr().err
     with pytest.raises(RequestError, match="^episodes=4: episodes is given twice, first as episodes=3"):
-        read(COMMANDS["evaluate"].code["train"].options, ["episodes=3", "episodes=4"])
+        read(options_of(COMMANDS["evaluate"].code["train"]), ["episodes=3", "episodes=4"])

@@ -16,6 +16,23 @@ def test_built_in_agents_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> 
     assert registry.entry("agent", "ppo").target == "rlgym.agents.ppo:PPO"
 
 
+def test_an_installed_package_adds_an_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through its entry points, in either form in which packages are installed."""
+    for name in ("wheel-1.0.dist-info", "develop.egg-info"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.split('-')[0]}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(f"[rlgym.agents]\n{name[:5]} = somewhere:Agent\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for cached in (registry.entry_points, registry._any_entry_points):
+        cached.cache_clear()
+    try:
+        assert registry.entry("agent", "wheel").target == registry.entry("agent", "devel").target == "somewhere:Agent"
+    finally:
+        for cached in (registry.entry_points, registry._any_entry_points):
+            cached.cache_clear()
+
+
 def test_module_name_is_its_own_entry() -> None:
     entry = registry.entry("agent", "somewhere:Agent")
     assert (entry.target, entry.config) == ("somewhere:Agent", "somewhere:Agent.Config")

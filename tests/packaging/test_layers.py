@@ -35,9 +35,9 @@ LAYERS = (
     ("rlgym.training",),
     ("rlgym.optim",),
     ("rlgym.run_folder",),
-    ("rlgym.config", "rlgym.conf"),
+    ("rlgym.config",),
     ("rlgym.common",),
-    ("rlgym.learner", "rlgym.errors"),
+    ("rlgym.learner", "rlgym.errors", "rlgym.conf"),
 )
 """From the top down. Parts of one line stand side by side and import none of each other, but for ALLOWED."""
 ALLOWED = {
