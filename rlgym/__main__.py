@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    """The command of `sys.argv`. Ctrl-C is one line from the first moment on, whatever is being imported."""
+    """Run the command of `sys.argv`. Ctrl-C gives one line from the start, even while modules are imported."""
     before = signal.signal(signal.SIGINT, _interrupted)
     from rlgym.cli.main import main as command
 
@@ -20,7 +20,7 @@ def main() -> int:
     try:
         return command()
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the exit code stands
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the exit code is decided
 
 
 def _interrupted(number: int, frame: Any) -> None:

@@ -1,4 +1,4 @@
-"""From Python what the command line does: `rlgym.train`, `rlgym.pretrain`, `rlgym.finetune`, `rlgym.load`."""
+"""The Python API: `rlgym.train`, `rlgym.pretrain`, `rlgym.finetune` and `rlgym.load`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["finetune", "load", "pretrain", "train"]
 
 
 def train(*words: str) -> Run:
-    """Train by the words of the command line, `train("agent=ppo", "env=CartPole-v1")`; returns the finished run.
+    """Train with the arguments of the command line, `train("agent=ppo", "env=CartPole-v1")`; returns the finished run.
 
     Raises RequestError when the request is wrong and TrainingError when training failed.
     """
@@ -20,12 +20,13 @@ def train(*words: str) -> Run:
 
 
 def pretrain(*words: str) -> Run:
-    """Learn from text by the words of the command line, `pretrain("model=gpt_mini")`; as `train`."""
+    """Pretrain on text with the arguments of the command line, `pretrain("model=gpt_mini")`; see `train`."""
     return _train("pretrain", list(words))
 
 
 def finetune(*words: str) -> Run:
-    """Go on from a pretrained model by the words of the command line, `finetune("init_from=last")`; as `train`."""
+    """Fine-tune a pretrained model with the arguments of the command line, `finetune("init_from=last")`; see
+    `train`."""
     return _train("finetune", list(words))
 
 

@@ -37,14 +37,14 @@ from rlgym.run_folder.manifest import now
 from rlgym.run_folder.monitor import Monitor
 
 FEW = 5
-"""Seeds below which a bootstrap's interval is markedly too narrow."""
+"""Below this many seeds a bootstrap interval is markedly too narrow."""
 SHOWN = 6
-"""Environments that a sentence lists by name."""
+"""At most this many environments are listed by name."""
 
 
 @dataclass
 class Pair:
-    """Two agents on the environments that both have."""
+    """Two agents, compared on their common environments."""
 
     a: str
     b: str
@@ -53,15 +53,15 @@ class Pair:
     improvement: Interval
     """Probability that a run of `a` beats one of `b`."""
     p: float
-    """Of the permutation test, adjusted for the number of pairs."""
+    """p-value of the permutation test, adjusted for the number of pairs."""
     least: float
-    """The smallest p that this number of seeds can give."""
+    """The smallest p-value possible with this number of seeds."""
     needed: int
-    """Seeds of each on each environment, with which a difference could be told."""
+    """Seeds per agent and environment needed to detect a difference."""
 
 
 def compare(words: Sequence[str], options: dict[str, Any]) -> Path:
-    """Evaluate the runs that `words` name; write comparison.md, comparison.json, curves.png and summary.png, print the
+    """Compare the runs that `words` name: write comparison.md, comparison.json, curves.png and summary.png, print the
     first, and return their folder."""
     notes: list[str] = []
     runs = chosen([read_run(run) for run in find_runs(words)], options)
@@ -110,7 +110,7 @@ def compare(words: Sequence[str], options: dict[str, Any]) -> Path:
 
 
 def chosen(runs: Sequence[ScoredRun], options: dict[str, Any]) -> list[ScoredRun]:
-    """The runs that fit `agent`, `env` and `since`."""
+    """Select the runs that match `agent`, `env` and `since`."""
     oldest = age(options["since"]) if options["since"] else math.inf
     kept = [run for run in runs if run.age <= oldest]
     for key in ("agent", "env"):
@@ -131,7 +131,7 @@ def _place(run: ScoredRun) -> tuple[str, str]:
 
 
 def environment_row(runs: Sequence[ScoredRun], scale: tuple[float, float]) -> Row:
-    """One agent's seeds on one environment, in the environment's own units but for the gap."""
+    """Summarise one agent on one environment, in the environment's own units except for the gap."""
     raw = np.array([[run.score] for run in runs])
     unit = np.array([[normalized(run.score, scale)] for run in runs])
     values = {
@@ -146,7 +146,7 @@ def environment_row(runs: Sequence[ScoredRun], scale: tuple[float, float]) -> Ro
 
 
 def across(scored: Sequence[ScoredRun], scale: dict[str, tuple[float, float]], say: Callable[[str], None]) -> list[Row]:
-    """Each agent over the environments that all agents have, in normalised units; none where those are fewer than 2."""
+    """Summarise each agent over the common environments in normalised scores; empty for fewer than 2 environments."""
     agents = grouped(scored, lambda run: run.agent)
     common = [env for env in scale if all(env in {run.env for run in runs} for runs in agents.values())]
     if len(common) < 2:
@@ -177,7 +177,7 @@ def estimate(statistic: Statistic, scores: Array) -> Interval:
 
 
 def compare_pairs(scored: Sequence[ScoredRun], lower: bool) -> list[Pair]:
-    """Every two agents that share an environment, the better one first."""
+    """All pairs of agents that share an environment, the better one first."""
     agents = {
         agent: {env: np.array([run.score for run in own]) for env, own in grouped(runs, lambda run: run.env).items()}
         for agent, runs in grouped(scored, lambda run: run.agent).items()
@@ -202,7 +202,7 @@ def compare_pairs(scored: Sequence[ScoredRun], lower: bool) -> list[Pair]:
 
 
 def verdict(pair: Pair) -> str:
-    """One plain sentence: the difference is real at 95 %, or it cannot be told, and with how many seeds."""
+    """One sentence: whether the difference is significant at 95 %, else how many seeds would be needed."""
     where = ", ".join(pair.envs) if len(pair.envs) <= SHOWN else f"{len(pair.envs)} environments"
     first, second = (_range([seeds[k] for seeds in pair.seeds]) for k in (0, 1))
     seeds = f"{first} against {second} seeds" + (" each" if len(pair.envs) > 1 else "")
@@ -236,7 +236,7 @@ def report(
     pairs: Sequence[Pair],
     notes: Sequence[str],
 ) -> str:
-    """The comparison as Markdown that is read in a terminal as well."""
+    """The comparison as Markdown, readable in a terminal as well."""
     sources = ", or ".join(dict.fromkeys(run.source for run in scored))
     better = "lower" if metric.lower else "higher"
     lines = [
@@ -295,7 +295,7 @@ def _record(
     pairs: Sequence[Pair],
     notes: Sequence[str],
 ) -> dict[str, Any]:
-    """Everything in comparison.md as numbers, and every run's score."""
+    """The contents of comparison.md as numbers, and every run's score."""
     keys = ("agent", "env", "seed", "steps", "status", "score", "source")
     return {
         "metric": metric.tag,

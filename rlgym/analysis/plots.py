@@ -15,12 +15,12 @@ from rlgym.analysis.statistics import Array
 from rlgym.training.curves import LABELS
 
 POINTS = 50
-"""Steps at which a curve's seeds are averaged."""
+"""Number of steps at which seeds are aggregated."""
 COLUMNS = 3
 
 
 def curves(scored: Sequence[ScoredRun], metric: str, path: Path) -> Path:
-    """A panel an environment: each agent's IQM over its seeds at every step, with the bootstrap's 95 % band."""
+    """Plot one panel per environment: each agent's IQM over seeds at every step, with the 95 % bootstrap band."""
     envs = grouped([run for run in scored if run.curve[0]], lambda run: run.env)
     unit = "tokens" if scored[0].root == "pretrain" else "environment steps"
     columns = min(COLUMNS, len(envs))
@@ -43,9 +43,8 @@ def curves(scored: Sequence[ScoredRun], metric: str, path: Path) -> Path:
 
 
 def band(curves: Sequence[tuple[list[int], list[float]]]) -> tuple[Array, Array, Array, Array]:
-    """Steps `[points]` that every seed has reached, the seeds' IQM there, and its interval's ends; nan for one seed.
-
-    Between two evaluations a seed's curve is the straight line.
+    """Steps `[points]` that every seed has reached, the IQM there and the ends of its interval; nan for one seed. A
+    seed's curve is interpolated linearly between evaluations.
     """
     first, last = max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves)
     first = min(first, last)
@@ -56,7 +55,7 @@ def band(curves: Sequence[tuple[list[int], list[float]]]) -> tuple[Array, Array,
 
 
 def summary(rows: Sequence[Row], path: Path) -> Path:
-    """A panel an estimate, a line a row: the point and its 95 % interval."""
+    """Plot one panel per estimate, one line per row: the point and its 95 % interval."""
     names = list(rows[0].values)
     figure = _figure(3.2 * len(names) + 1.5, 1.2 + 0.32 * len(rows))
     colors = _colors(rows)
@@ -80,7 +79,7 @@ def summary(rows: Sequence[Row], path: Path) -> Path:
 
 
 def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # without pyplot: no global state, half the import
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # without pyplot: no global state, half the import time
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")

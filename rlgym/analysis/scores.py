@@ -1,4 +1,4 @@
-"""From run folders to the scores that `compare` compares: which runs count, what of them is scored, in which units."""
+"""From run folders to the scores that `compare` uses: which runs count, their metric and its units."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from rlgym.run_folder.folder import Run, find_run, is_run, row_of
 from rlgym.run_folder.monitor import Monitor, lower_is_better, monitor_of
 
 METRIC = {"train": "eval/mean_reward", "pretrain": "validation/loss"}
-"""What runs are scored by that are monitored by different metrics, or whose manifests do not say."""
+"""Metrics to score runs by that monitor different metrics, or whose manifests name none."""
 ROLLOUT = "rollout/ep_rew_mean"
 
 SAME = (
     *("seed", "run", "device", "compile", "threads", "display", "log", "checkpoint", "evaluate", "env.backend"),
     *("schedule_steps", "schedule_tokens"),
 )
-"""Keys of a config that do not make another agent of it; a resumed run has the schedules spelled out."""
+"""Keys of a config that do not define the experiment; a resumed run has its schedules written out."""
 BUDGETS = ("steps", "tokens", "updates", "minutes")
 NEAR = 1.1
-"""Budgets count as equal up to this ratio: a run ends with the rollout in which its budget is spent."""
+"""Budgets are equal up to this ratio: a run ends with the rollout in which its budget is spent."""
 
 KNOWN = {
     "CartPole-v1": (22.2, 475.0),
@@ -50,7 +50,7 @@ class ScoredRun:
     run: Run
     root: str
     agent: str
-    """The agent; with `by`, and what sets its runs apart."""
+    """The agent's name; with `by`, including the values that distinguish its runs."""
     env: str
     seed: int
     status: str
@@ -61,9 +61,9 @@ class ScoredRun:
     monitor: Monitor
     score: float = math.nan
     source: str = ""
-    """Where the score is from, in words."""
+    """Description of the score's source."""
     curve: tuple[list[int], list[float]] = field(default_factory=lambda: ([], []))
-    """Steps and what training's evaluations found there."""
+    """Steps and values of the evaluations while training."""
 
     @property
     def name(self) -> str:
@@ -74,7 +74,8 @@ class ScoredRun:
 
 
 def find_runs(words: Sequence[str], root: Path = Path("runs")) -> list[Run]:
-    """The runs that the words name: run folders, folders of runs, globs, parts of names under `root`; none: `root`."""
+    """Find runs by run folders, folders of runs, globs, or parts of names under `root`; without words, all of
+    `root`."""
     found: dict[Path, Run] = {}
     if not words and not root.is_dir():
         raise RequestError(f"no runs under {root}; train some first")
@@ -100,12 +101,12 @@ def _named(word: str, root: Path) -> list[Run]:
         return matches
     names = sorted(folder for folder in root.iterdir() if is_run(folder)) if root.is_dir() else []
     if word != "last" and (part := [Run(folder) for folder in names if word.lower() in folder.name.lower()]):
-        return part  # several are welcome here
+        return part  # several matches are fine here
     return [find_run(word, root)]
 
 
 def read_run(run: Run) -> ScoredRun:
-    """What a run's folder says of it; its score comes later, when it is known what all runs have."""
+    """Read a run's folder; its score follows once the metric common to all runs is known."""
     row, manifest = row_of(run), run.manifest
     try:
         loaded = read_yaml(run.config_path)
@@ -123,7 +124,7 @@ def read_run(run: Run) -> ScoredRun:
 
 @dataclass
 class Row:
-    """One agent on one environment, or on all of them in normalised units."""
+    """Summary of one agent on one environment, or on all of them in normalised scores."""
 
     env: str
     agent: str
@@ -133,7 +134,7 @@ class Row:
 
 
 def split_by(runs: Sequence[ScoredRun], keys: Sequence[str]) -> None:
-    """Give the runs of one agent with different values of `keys` different names."""
+    """Distinguish runs of one agent by their values of `keys`."""
     every = {key for run in runs for key in run.config}
     for key in keys:
         if key not in every:
@@ -149,7 +150,7 @@ def _text(value: Any) -> str:
 
 
 def one_of_each(runs: Sequence[ScoredRun], unfinished: bool, say: Callable[[str], None]) -> list[ScoredRun]:
-    """The finished runs, one a seed; what is left out, and why, is said."""
+    """The finished runs, one per seed; reports what is left out, and why."""
     kept = [run for run in runs if run.status == "finished" or (unfinished and run.steps > 0)]
     others = [run for run in runs if run not in kept]
     if others:
@@ -171,7 +172,7 @@ def one_of_each(runs: Sequence[ScoredRun], unfinished: bool, say: Callable[[str]
 
 
 def differences(runs: Sequence[ScoredRun], say: Callable[[str], None]) -> None:
-    """Say where runs that go by one name were not the same experiment, and where budgets differ."""
+    """Report runs of one name that were not the same experiment, and differing budgets."""
     for (agent, env), group in grouped(runs, lambda run: (run.agent, run.env)).items():
         keys = {key for run in group for key in run.config}
         differing = sorted(
@@ -211,8 +212,7 @@ def _count(number: int, word: str) -> str:
 
 
 def metric_of(runs: Sequence[ScoredRun], wanted: str, say: Callable[[str], None]) -> Monitor:
-    """The metric by which these runs are compared: what all of them are monitored by. Runs that no metric compares are
-    refused."""
+    """The metric to compare runs by: the one they all monitor. RequestError where no metric is common."""
     roots = {run.root for run in runs}
     if len(roots) > 1:
         mixed = " and of ".join(root for root in ROOTS if root in roots)
@@ -244,10 +244,9 @@ def metric_of(runs: Sequence[ScoredRun], wanted: str, say: Callable[[str], None]
 def score(
     runs: Sequence[ScoredRun], metric: str, how: str, at: int | None, say: Callable[[str], None]
 ) -> list[ScoredRun]:
-    """Fill in `score`, `source` and `curve`, by the best source that all runs have; those with none are left out.
-
-    `how`: evaluate (what `evaluate RUN` found), training (the last evaluation while training), rollout, or auto: the
-    first of these that every run has. `at`: what training found up to that step.
+    """Fill in `score`, `source` and `curve` from the best source that all runs have; runs without one are left out.
+    `how`: evaluate (the result of `evaluate RUN`), training (the last evaluation while training), rollout, or auto: the
+    first of these that every run has. `at`: use evaluations up to that step.
     """
     curves = {run.name: _curves(run, metric) for run in runs}
     sources: dict[str, Callable[[ScoredRun], tuple[float, str] | None]] = {
@@ -263,7 +262,7 @@ def score(
         sources = {how: sources[how]}
     found = {name: [source(run) for run in runs] for name, source in sources.items()}
     name = next((name for name, values in found.items() if None not in values), "")
-    if not name:  # no source that all have: the one that most have
+    if not name:  # no source is common to all: take the most frequent one
         name = max(found, key=lambda name: sum(value is not None for value in found[name]))
     kept = []
     for run, value in zip(runs, found[name], strict=True):
@@ -284,7 +283,7 @@ def score(
 
 
 def _curves(run: ScoredRun, metric: str) -> tuple[tuple[list[int], list[float]], tuple[list[int], list[float]]]:
-    """(steps, values) of the metric, and of the return while training."""
+    """(steps, values) of the metric, and of the returns while training."""
     rows = read_rows(run.run.dir / "metrics.jsonl")
 
     def curve(tag: str) -> tuple[list[int], list[float]]:
@@ -300,7 +299,7 @@ def _last(curve: tuple[list[int], list[float]], at: int | None, words: str) -> t
 
 
 def _evaluated(run: ScoredRun, metric: str) -> tuple[float, str] | None:
-    """The newest evaluation that `evaluate RUN` wrote; of text, on what was held out."""
+    """The latest result of `evaluate RUN`; for text, the one on held-out data."""
     name = metric.rsplit("/", 1)[-1]
     for path in sorted((run.run.dir / "evaluations").glob("*.json"), reverse=True):
         if path.name.startswith("step_"):
@@ -320,7 +319,7 @@ def _evaluated(run: ScoredRun, metric: str) -> tuple[float, str] | None:
 
 
 def scales(runs: Sequence[ScoredRun], given: str, metric: Monitor) -> tuple[dict[str, tuple[float, float]], str]:
-    """Environment -> (the value that counts as 0, the one that counts as 1), and in words what they are."""
+    """Environment -> (score 0, score 1) in its own units, and a description of both."""
     envs = list(dict.fromkeys(run.env for run in runs))
     own = _given(given, envs)
     known = KNOWN if metric.tag == METRIC["train"] else {}
@@ -337,13 +336,13 @@ def scales(runs: Sequence[ScoredRun], given: str, metric: Monitor) -> tuple[dict
 
 
 def normalized(value: float, scale: tuple[float, float]) -> float:
-    """0 at the scale's first end, 1 at its second; where all runs are equal, 1."""
+    """Normalise to 0 at the scale's first end and 1 at its second; 1 where both are equal."""
     zero, one = scale
     return (value - zero) / (one - zero) if one != zero else 1.0
 
 
 def _given(text: str, envs: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """ENV:LOW:HIGH,ENV:LOW:HIGH; an id may hold a colon of its own."""
+    """Parse ENV:LOW:HIGH,ENV:LOW:HIGH; an id may contain a colon."""
     found = {}
     for part in filter(None, text.split(",")):
         try:

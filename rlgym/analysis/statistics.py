@@ -1,9 +1,9 @@
 """Statistics of few runs (Agarwal et al. 2021, "Deep RL at the Edge of the Statistical Precipice", arXiv:2108.13264).
 
 Pure functions on arrays of scores, higher being better. A score is one run's: its independent unit is the seed.
-Aggregates take `scores [..., seeds, tasks]` and reduce the last two axes; what stands before them is repeated work,
-such as the bootstrap's. Comparisons of two agents take one array of seeds a task, since the two, and the tasks, may
-have different numbers of them: `[seeds, tasks]` or a list of `[seeds]`.
+Aggregates take `scores [..., seeds, tasks]` and reduce the last two axes; leading axes are batches, such as the
+bootstrap's. Comparisons of two agents take one array of seeds a task, since the two, and the tasks, may have different
+numbers of them: `[seeds, tasks]` or a list of `[seeds]`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 Interval = tuple[float, float, float]
-"""An estimate and the ends of its interval; these are nan where there is none."""
+"""An estimate and the ends of its interval, nan without one."""
 Statistic = Callable[[Array], Any]
 """`[..., seeds, tasks]` -> `[...]`."""
 
 LEVEL = 0.95
 REPETITIONS = 10_000
 NUMBERS_AT_ONCE = 2_000_000
-"""Of one piece of a bootstrap: bounds its memory to some tens of megabytes."""
+"""Numbers in one chunk of a bootstrap, which bounds memory to some tens of megabytes."""
 LATTICE = 100_000
-"""Points of the permutation test's statistic, when the numbers of seeds have no small common multiple."""
+"""Grid points of the permutation test's statistic, if the numbers of seeds have no small common multiple."""
 
 
 # ---- aggregates
@@ -43,7 +43,7 @@ def median(scores: Array) -> Any:
 
 
 def seed_median(scores: Array) -> Any:
-    """The median over seeds, its mean over tasks: what "median" means where there is one task."""
+    """The mean over tasks of the median over seeds: the usual "median" for one task."""
     return np.median(scores, -2).mean(-1)
 
 
@@ -59,7 +59,7 @@ def iqm(scores: Array) -> Any:
 
 
 def optimality_gap(scores: Array, target: float = 1.0) -> Any:
-    """By how much the runs fail to reach `target` on average; what lies above it makes up for nothing (section 4.3)."""
+    """Optimality gap: the mean shortfall from `target`; scores above it count as the target (section 4.3)."""
     return target - np.minimum(scores, target).mean((-2, -1))
 
 
@@ -71,7 +71,7 @@ def interval(
 ) -> tuple[float, float]:
     """The stratified bootstrap's percentile interval of `statistic` of `scores [seeds, tasks]` (section 4.1).
 
-    Every task draws its seeds anew, with replacement, on its own. One seed says nothing about spread: (nan, nan).
+    Seeds are resampled with replacement, independently per task. (nan, nan) for one seed.
     """
     scores = _two_axes(scores)
     if len(scores) < 2:
@@ -115,7 +115,7 @@ def _percentiles(drawn: Array, level: float) -> tuple[float, float]:
 
 
 def probability_of_improvement(x: ArrayLike | Sequence[ArrayLike], y: ArrayLike | Sequence[ArrayLike]) -> float:
-    """How likely a run of `x` beats one of `y` on a task drawn at random; a tie is half a win (section 4.3).
+    """Probability that a run of `x` beats one of `y` on a random task; a tie counts as half a win (section 4.3).
 
     On one task it is the Mann-Whitney U statistic divided by the number of pairs.
     """
@@ -129,9 +129,8 @@ def improvement_interval(
     level: float = LEVEL,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The stratified bootstrap's interval of `probability_of_improvement`: every task of either draws on its own.
-
-    (nan, nan) where some task has one seed. Where one side wins all pairs it is degenerate: read `permutation_p` too.
+    """The stratified bootstrap's interval of `probability_of_improvement`: tasks of either are resampled independently.
+    (nan, nan) where some task has one seed. Degenerate where one side wins all pairs: see `permutation_p`.
     """
     rng = np.random.default_rng(seed)
     total = np.zeros(repetitions)
@@ -140,7 +139,7 @@ def improvement_interval(
         n, m = wins.shape
         if min(n, m) < 2:
             return math.nan, math.nan
-        # How often each seed was drawn is all that matters: the mean over the drawn pairs is a product of counts.
+        # Only the counts of drawn seeds matter: the mean over the drawn pairs is a product with the counts.
         rows = rng.multinomial(n, np.full(n, 1 / n), repetitions) / n
         columns = rng.multinomial(m, np.full(m, 1 / m), repetitions) / m
         total += np.einsum("bi,ij,bj->b", rows, wins, columns, optimize=True)
@@ -150,14 +149,14 @@ def improvement_interval(
 def permutation_p(x: ArrayLike | Sequence[ArrayLike], y: ArrayLike | Sequence[ArrayLike]) -> float:
     """Two-sided p of the exact permutation test of `probability_of_improvement`, stratified by task.
 
-    If the two agents were the same, which runs of a task are whose would be chance: p is the share of all such
-    divisions, over all tasks, that lie at least as far from one half as the one seen. Exact with ties; on one task
+    Under the null hypothesis the assignment of runs to agents is random within each task: p is the share of all
+    assignments whose statistic is at least as far from one half as the observed one. Exact with ties; on one task
     without any it is the exact Mann-Whitney test.
     """
     pairs = list(zip(_tasks(x), _tasks(y), strict=True))
     sizes = [2 * len(a) * len(b) for a, b in pairs]
     common = math.lcm(*sizes)
-    # Twice U, an integer, times a weight that gives every task the same say; the lattice of all sums stays small.
+    # Twice U, an integer, times a weight that makes tasks equal; the lattice of all sums stays small.
     weights = [common // size if common <= LATTICE else max(1, round(LATTICE / size)) for size in sizes]
     chance = np.ones(1)
     seen, middle = 0, 0.0
@@ -175,12 +174,12 @@ def permutation_p(x: ArrayLike | Sequence[ArrayLike], y: ArrayLike | Sequence[Ar
 
 
 def least_p(seeds: Sequence[tuple[int, int]]) -> float:
-    """The smallest p that `permutation_p` can give with `(n, m)` seeds a task: if one agent won every pair."""
+    """The smallest p of `permutation_p` with `(n, m)` seeds per task, reached if one agent wins every pair."""
     return min(1.0, 2 / math.prod(math.comb(n + m, n) for n, m in seeds))
 
 
 def seeds_needed(tasks: int, level: float = LEVEL, comparisons: int = 1) -> int:
-    """The fewest seeds of both agents on each of `tasks` with which a difference could be told at `level`."""
+    """The smallest number of seeds per agent on each of `tasks` that can detect a difference at `level`."""
     seeds = 1
     while least_p([(seeds, seeds)] * tasks) * comparisons > 1 - level:
         seeds += 1
@@ -188,7 +187,7 @@ def seeds_needed(tasks: int, level: float = LEVEL, comparisons: int = 1) -> int:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p of several comparisons made at once, adjusted so that all that fall below 0.05 are right together with 95 %.
+    """Adjust p-values for multiple comparisons, controlling the family-wise error rate.
 
     Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
@@ -201,7 +200,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def _null(pooled: Array, n: int) -> tuple[NDArray[np.int64], Array]:
-    """Twice U of `n` runs chosen at random out of `pooled`: its values and their shares of all choices."""
+    """Distribution of twice U for `n` runs chosen at random from `pooled`: values and probabilities."""
     below = (pooled[:, None] > pooled).sum(1)
     equal = (pooled[:, None] == pooled).sum(1)
     ranks = 2 * below + equal + 1  # twice the mid-rank
@@ -224,7 +223,7 @@ def _wins(x: ArrayLike | Sequence[ArrayLike], y: ArrayLike | Sequence[ArrayLike]
 
 
 def _tasks(scores: ArrayLike | Sequence[ArrayLike]) -> list[Array]:
-    """One array of seeds a task, of `[seeds, tasks]` or of a list of such arrays."""
+    """Split `[seeds, tasks]`, or a list of `[seeds]`, into one array per task."""
     if isinstance(scores, np.ndarray):
         return list(_two_axes(scores).T)
     parts: Sequence[ArrayLike] = scores  # type: ignore[assignment]

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 ARCHIVE = "archive"
-"""In place of a root: a model.zip that Stable-Baselines3 saved."""
+"""Stands in for a root: a model.zip saved by Stable-Baselines3."""
 TRAINING = "[key=value ...] [-m] [--cfg job] [--config-dir DIR]"
 
 
@@ -22,7 +22,7 @@ class CommandLine:
 
     def __init__(self) -> None:
         self.command = ""
-        """Empty: none was given, which is `train`."""
+        """Empty if none was given, which means `train`."""
         self.words: list[str] = []
         self.multirun = self.help = self.version = False
         self.cfg: str | None = None

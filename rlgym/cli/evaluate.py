@@ -16,7 +16,7 @@ from rlgym.run_folder.loading import load
 
 
 def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
-    """Play `episodes` with the run's `checkpoint`, each environment its fixed share; of a game, against each of
+    """Play `episodes` with the run's `checkpoint`, a fixed share in each environment; in a game, against each of
     `opponents`.
 
     Writes evaluations/*.json with `{"mean_reward", "std_reward", "episodes": [{"return", "length"}, ...], ...}`, prints

@@ -1,6 +1,5 @@
-"""How each command is carried out: its options are read, its run is found, its code is called.
-
-What is heavy is imported where it is needed: help and a wrong request need none of it.
+"""The handlers of the commands: read the options, find the run, call its code. Heavy modules are imported where needed,
+so that help and wrong requests are fast.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ def rerun(line: CommandLine, command: list[str]) -> int:
     from rlgym.run_folder.config_file import load_config
 
     config = load_config(_find(line, word), trust)
-    config.run.dir = ""  # a folder holds one run
+    config.run.dir = ""  # one run per folder
     return _start(revise(config, [*once([w for w in words if w not in own])]), line, command)
 
 
@@ -57,14 +56,14 @@ def resume(line: CommandLine, command: list[str]) -> int:
 
 
 def use(line: CommandLine, command: list[str]) -> int:
-    """What a finished run is good for: the same word may be other code for a policy and for a language model."""
+    """A command on a finished run; its code depends on the kind of run (policy, language model)."""
     kinds = COMMANDS[line.command].code
     word, rest = positional(all_options(line.command), line.words)
     if word is not None and word.endswith(".zip") and not Path(word).is_dir():
         subject, kind = Path(word), ARCHIVE
     else:
         wrong = [error for code in kinds.values() if (error := _unreadable(options_of(code), rest))]
-        if len(wrong) == len(kinds):  # words that no kind of run takes are wrong whether there is a run or not
+        if len(wrong) == len(kinds):  # options that no kind of run takes are refused before the run is looked for
             raise wrong[0]
         subject = _find(line, word)
         from rlgym.run_folder.config_file import root_of_run
@@ -160,5 +159,5 @@ def _find(line: CommandLine, word: str | None) -> Path:
 
 
 def all_options(name: str) -> set[str]:
-    """Every key that a command on a run takes, for whichever kind of run."""
+    """All option keys of a command, for any kind of run."""
     return {f.name for cls in option_classes(name) for f in fields(cls)}

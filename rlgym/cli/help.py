@@ -56,7 +56,8 @@ def overview(config_dir: str | None = None) -> str:
 
 
 def command(name: str, config_dir: str | None = None, chosen: Mapping[str, str] | None = None) -> str:
-    """`rlgym COMMAND --help`; of a training command, with the knobs of what is `chosen`, or of all built-in choices."""
+    """`rlgym COMMAND --help`; for a training command, with the hyper-parameters of `chosen`, or of all built-in
+    choices."""
     from rlgym.config.registry import config_of, entries
     from rlgym.config.schema import ROOTS
 

@@ -1,4 +1,4 @@
-"""From the words on a command line to an exit code."""
+"""The command line: parses the arguments, runs the command, returns an exit code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlgym.errors import CheckpointError, RequestError, TrainingError
 
 INTERRUPTED = 130
 LONGEST = 2_000
-"""Characters of a complaint: somebody may have given a whole file as a value."""
+"""Longest error line, in characters, since a value may be a whole file."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,16 +27,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # before or after training; during it the loop saves a checkpoint first
         print("rlgym: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # `rlgym runs | head`: nobody reads on, and the interpreter must not try again at its end
+    except (
+        BrokenPipeError
+    ):  # `rlgym runs | head`: stdout is closed, and the interpreter must not flush it again on exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # a full disk, a folder that can only be read
+    except OSError as error:  # a full disk, a read-only folder
         complain(f"{error.filename or 'output'}: {error.strerror or error}")
         return RequestError.exit_code
 
 
 def complain(error: Exception | str) -> None:
-    """One line on stderr; of a very long one the beginning and the end."""
+    """Print one line on stderr; a very long one is shortened in the middle."""
     text = " ".join(str(error).split())
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 4 :]}"
@@ -44,7 +46,7 @@ def complain(error: Exception | str) -> None:
 
 
 def _read(argv: Sequence[str]) -> CommandLine:
-    """Flags may stand anywhere; the first other word without `=` is the command."""
+    """Parse the arguments. Flags may be anywhere; the first other word without `=` is the command."""
     line = CommandLine()
     rest = list(argv)
     for word in rest:

@@ -1,4 +1,4 @@
-"""The table of `rlgym runs`: which rows it shows and in which order."""
+"""Filtering and sorting of the table of `rlgym runs`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rlgym.config.options import age, matching
 from rlgym.errors import RequestError
 
 MEASURED = ("best", "final")
-"""Columns of a run's own metric."""
+"""Columns with the run's monitored metric."""
 
 
 def matching_rows(rows: Sequence[dict[str, Any]], words: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows that fit `agent`, `env`, `seed`, `status` (comma lists, * for anything), none older than `since`."""
+    """Select rows by `agent`, `env`, `seed`, `status` (comma lists, * matches anything) and by age (`since`)."""
     kept = list(rows)
     for column in ("agent", "env", "seed", "status"):
         if words[column]:
@@ -27,8 +27,8 @@ def matching_rows(rows: Sequence[dict[str, Any]], words: Mapping[str, Any]) -> l
 
 
 def sorted_rows(rows: Sequence[dict[str, Any]], sort: str) -> list[dict[str, Any]]:
-    """Rows by a column, descending with a leading `-`; rows without a value come last. Values of different metrics
-    compare nothing: `best` and `final` are sorted within each metric, the best of it last, or first with a `-`."""
+    """Sort rows by a column, descending with a leading `-`; rows without a value come last. `best` and `final` are
+    sorted within each metric, with the best value last, or first with a `-`."""
     column = sort.removeprefix("-")
     if column not in rows[0]:
         raise RequestError(f"sort={sort}: must be one of {', '.join(rows[0])}{did_you_mean(column, rows[0], 'sort=')}")
@@ -36,7 +36,7 @@ def sorted_rows(rows: Sequence[dict[str, Any]], sort: str) -> list[dict[str, Any
     absent = [row for row in rows if row[column] is None]
 
     def place(row: dict[str, Any]) -> tuple[bool, Any]:
-        value = row[column]  # a broken manifest may hold text where others hold a number
+        value = row[column]  # a broken manifest may hold text instead of a number
         better_lower = column in MEASURED and row["lower"] and isinstance(value, int | float)
         return isinstance(value, str), -value if better_lower else value
 

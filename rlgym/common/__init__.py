@@ -1,1 +1,1 @@
-"""What every part of the program uses: files written whole, processes, tables, suggestions, jitted functions."""
+"""Utilities for the whole program: atomic file writes, process pool, tables, suggestions, jitted functions."""

@@ -1,4 +1,4 @@
-"""Small files, replaced in one step: a crash leaves the old content or the new one, never half of either."""
+"""Reading and atomic writing of small files: a crash leaves the old content or the new one."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any, Literal
 import yaml
 
 YAML_BYTES = 1 << 20
-"""Of the largest YAML file that is read: a config has a few thousand, and parsing takes a second for each million."""
+"""Largest YAML file read, in characters: a config has a few thousand, and parsing a million takes a second."""
 JSON_BYTES = 1 << 28
 METRICS_BYTES = 1 << 30
 DEEPEST = 64
-"""Levels of nesting in a YAML file."""
+"""Maximum nesting in a YAML file."""
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder durable; a no-op where folders cannot be opened (Windows)."""
+    """Sync a folder's entries to disk; a no-op where folders cannot be opened (Windows)."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -33,7 +33,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 def write_synced(path: Path, data: str | bytes) -> None:
-    """Write a file and force it to the disk."""
+    """Write a file and fsync it."""
     with path.open("wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
         file.flush()
@@ -41,31 +41,30 @@ def write_synced(path: Path, data: str | bytes) -> None:
 
 
 def write_atomic(path: Path, data: str | bytes, temporary_name: str = "") -> None:
-    """Replace a file's content in one step: temporary file beside it, fsync, rename.
-
-    The temporary name is always the same, so what a killed process left is overwritten by the next; one writer a file.
+    """Replace a file's content atomically: write a temporary file, fsync, rename. The temporary name is fixed, so that
+    leftovers of a killed process get overwritten; one writer per file.
     """
     temporary = path.with_name(temporary_name or f".{path.name}.tmp")
     try:
         write_synced(temporary, data)
         os.replace(temporary, path)
     except BaseException as error:
-        with suppress(OSError):  # the reason is what was raised first
+        with suppress(OSError):  # report the first error
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.filename = str(path)  # a full disk names none
+            error.filename = str(path)  # a full disk's error has no filename
         raise
     fsync_folder(path.parent)
 
 
 def without_waiting(name: str | Path, flags: int) -> int:
-    """An `opener` for `open`: a named pipe in the place of a file does not block until somebody opens its other end."""
+    """An `opener` for `open` that does not block on a named pipe."""
     return os.open(name, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 class Appended:
-    """A file that is only appended to, each write by one system call. What a full disk does not take is kept, and goes
-    before what is written next: no line is lost or torn when room is made."""
+    """An append-only file, one system call per write. Data that a full disk rejects is kept and written first on the
+    next write, so that no line is lost or torn."""
 
     def __init__(self, path: Path, mode: Literal["ab", "xb"] = "ab") -> None:
         self._file = open(path, mode, buffering=0, opener=without_waiting)  # noqa: SIM115  # closed by `close`
@@ -84,8 +83,8 @@ class Appended:
 
 
 def to_json(value: Any, indent: int | None = 2) -> str:
-    """JSON that any reader accepts: NaN and infinities become null, scalars of NumPy and torch become numbers. Without
-    an indent it is one line."""
+    """Strict JSON: NaN and infinities become null, NumPy and torch scalars become numbers. One line without an
+    indent."""
     return json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -116,9 +115,8 @@ def read_bounded(path: Path, most: int) -> bytes:
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file says in plain data. ValueError when it is no plain YAML of bounded size and depth without
-    aliases: a few lines of them can spell out a structure that fills the memory, or that never ends. OSError when it
-    cannot be read."""
+    """Read a YAML file as plain data. ValueError unless it is plain YAML of bounded size and depth without aliases,
+    which could expand to fill memory. OSError when it cannot be read."""
     content = read_bounded(path, YAML_BYTES)
     depth = 0
     try:
@@ -135,8 +133,8 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_json(path: Path, most: int = JSON_BYTES) -> dict[str, Any]:
-    """A JSON object; ValueError when the content is anything else or has more than `most` bytes, OSError when it cannot
-    be read."""
+    """Read a JSON object. ValueError when the content is anything else or larger than `most` bytes, OSError when it
+    cannot be read."""
     try:
         value = json.loads(read_bounded(path, most))
     except RecursionError as error:
@@ -147,12 +145,12 @@ def read_json(path: Path, most: int = JSON_BYTES) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl that can be read: a torn or foreign line is left out, a missing file has none."""
+    """The readable rows of a metrics.jsonl: torn or foreign lines are skipped, a missing file is empty."""
     return [row for _, row in parse_rows(path)]
 
 
 def parse_rows(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """The whole lines of a metrics.jsonl beside what they say: numbers by tag, and an integer `step`."""
+    """The complete lines of a metrics.jsonl with their contents: numbers by tag, and an integer `step`."""
     rows: list[tuple[bytes, dict[str, Any]]] = []
     try:
         lines = read_bounded(path, METRICS_BYTES).split(b"\n")
@@ -169,5 +167,5 @@ def parse_rows(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value of JSON is null or a number that arithmetic with 64 bits takes."""
+    """Whether a JSON value is null or a number that fits into 64 bits."""
     return value is None or isinstance(value, float) or (type(value) is int and value.bit_length() < 64)

@@ -1,4 +1,4 @@
-"""Functions compiled, by numba: for loops whose steps are too small for tensors."""
+"""Numba-compiled functions, for loops whose steps are too small for tensors."""
 
 from __future__ import annotations
 
@@ -12,30 +12,28 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def compiled(function: Function, **options: Any) -> Function:
-    """Machine code, kept beside the package for the next process, or in the user's cache folder, or not at all.
-
-    Sums are in the order in which they are written: code that the compiler may reorder has other bits in the process
-    that compiled it than in those that read it, for it optimises a function anew in each that calls it.
+    """Compile a function, cached beside the package, else in the user's cache folder, else not at all. Floating-point
+    sums keep their written order (no fastmath), so that results do not depend on whether code was compiled or loaded.
     """
     made: Any
     try:
         made = numba.njit(cache=True, error_model="numpy", **options)(function)
-    except RuntimeError:  # numba finds no folder that it may write to
+    except RuntimeError:  # numba finds no writable folder
         made = numba.njit(error_model="numpy", **options)(function)
     return cast(Function, made)
 
 
 def within(function: Function) -> Function:
-    """The same, for compiled code alone to call."""
+    """The same, callable from compiled code only."""
     return compiled(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def parallel(function: Function) -> Function:
-    """The same, the steps of its `prange` loops shared by numba's threads, which are torch's where both use OpenMP."""
+    """The same, with `prange` loops run by numba's threads, which are torch's where both use OpenMP."""
     return compiled(function, parallel=True, no_cfunc_wrapper=True)
 
 
 def is_compiled(function: Callable[..., object]) -> bool:
-    """Whether an earlier process left compiled code of `function`'s module, so that the first call will not wait."""
+    """Whether compiled code of `function`'s module is cached, so that the first call does not compile."""
     kept: str = cast(Any, function).stats.cache_path or ""
     return any(Path(kept).glob(f"{function.__module__.rpartition('.')[2]}.*.nbi")) if kept else False

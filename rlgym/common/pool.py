@@ -1,8 +1,6 @@
-"""Work in several processes at once, each with one CPU thread: `-m jobs=2`, `sweep jobs=2`.
-
-A process that dies takes one task with it and is replaced. Ctrl-C, SIGTERM and SIGHUP reach the processes once each,
-as the signals that their training saves a checkpoint at; no new task starts then. A process whose parent is gone stops
-too.
+"""A pool of processes with one CPU thread each, for `-m jobs=2` and `sweep jobs=2`. A process that dies loses one task
+and is replaced. Ctrl-C, SIGTERM and SIGHUP reach the processes once each, as the signals that their training saves a
+checkpoint at; no new task starts then. A process whose parent is gone stops too.
 """
 
 from __future__ import annotations
@@ -19,20 +17,20 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 GRACE = 30.0
-"""Seconds that a process without its parent has to save a checkpoint."""
+"""Seconds that an orphaned process has to save a checkpoint."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def heeded() -> list[signal.Signals]:
-    """The signals that let training save a checkpoint and stop, with exit code 128 + number. A terminal that is closed
-    sends SIGHUP; where that is ignored, as under nohup, it stays so."""
+    """The signals at which training saves a checkpoint and stops, with exit code 128 + number. A closed terminal sends
+    SIGHUP; if ignored, as under nohup, it stays ignored."""
     hangup = getattr(signal, "SIGHUP", None)
     usual = [signal.SIGINT, signal.SIGTERM]
     return usual if hangup is None or signal.getsignal(hangup) == signal.SIG_IGN else [*usual, hangup]
 
 
 class Died:
-    """The answer of a process that ended before it could give one."""
+    """The result of a process that died."""
 
     def __init__(self, code: int | None) -> None:
         self.code = code
@@ -44,7 +42,7 @@ class Died:
 
 
 class Process:
-    """One process, which works on one task after the other."""
+    """One process that runs tasks one after another."""
 
     def __init__(self, function: Callable[[Any], Any], path: list[str]) -> None:
         context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
@@ -59,11 +57,11 @@ class Process:
 
     def give(self, task: Any) -> None:
         self.task, self.busy = task, True
-        with suppress(OSError):  # it has died: `answer` says so
+        with suppress(OSError):  # it has died: `answer` reports it
             self.pipe.send(task)
 
     def answer(self) -> Any:
-        """Of the task it was given, or Died."""
+        """The result of the task, or Died."""
         self.busy = False
         try:
             return self.pipe.recv()
@@ -82,7 +80,7 @@ class Process:
 
 
 class Signals:
-    """What Ctrl-C and SIGTERM left here: the first number, or None."""
+    """The first signal received, or None."""
 
     number: int | None = None
 
@@ -90,8 +88,8 @@ class Signals:
 def in_processes(
     function: Callable[[Any], Any], tasks: Iterable[Any], count: int, signals: Signals
 ) -> Iterator[tuple[Any, Any]]:
-    """(task, what `function` gave for it or Died) as they end, `count` at a time. A task is taken when a process is
-    free; none is once a signal has come. `function` and tasks must be importable and picklable."""
+    """Yield (task, result of `function` or Died) in order of completion, running `count` tasks at a time. No task
+    starts after a signal. `function` and tasks must be importable and picklable."""
     left = iter(tasks)
     running: list[Process] = []
     with _one_thread(), _passed_on(running, signals):
@@ -119,16 +117,16 @@ def in_processes(
                     yield process.task, answer
         finally:
             for process in running:
-                if process.busy:  # the caller has gone away
+                if process.busy:  # the caller stopped iterating
                     process.signal(signal.SIGTERM)
                 process.close()
 
 
 def _work(pipe: Connection, lifeline: Connection, function: Callable[[Any], Any], path: list[str]) -> None:
-    """In the process: answer tasks until the pipe ends."""
-    sys.path[:] = path  # `module:Name` of the current folder
+    """The process's main function: run tasks until the pipe is closed."""
+    sys.path[:] = path  # for `module:Name` in the current folder
     with suppress(OSError, AttributeError):
-        os.setpgid(0, 0)  # a terminal's Ctrl-C goes to the parent alone, which passes it on
+        os.setpgid(0, 0)  # only the parent handles a terminal's Ctrl-C, and passes it on
     threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
     while True:
         try:
@@ -150,7 +148,7 @@ def _end_with_parent(lifeline: Connection) -> None:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """For the processes that start meanwhile: OpenMP and BLAS read these when they are loaded."""
+    """Set the environment of processes started meanwhile: OpenMP and BLAS read these variables when loaded."""
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, "1"))
     try:
@@ -165,7 +163,7 @@ def _one_thread() -> Iterator[None]:
 
 @contextmanager
 def _passed_on(running: list[Process], signals: Signals) -> Iterator[None]:
-    """The signals that stop a run go to the processes instead of ending this one; an ignored SIGHUP stays so."""
+    """Forward the signals that stop a run to the processes; an ignored SIGHUP stays ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

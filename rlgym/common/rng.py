@@ -9,7 +9,7 @@ import torch
 
 
 def generator_state(generator: np.random.Generator | torch.Generator) -> Any:
-    """A tensor for torch's generators, a dict of (large) integers for NumPy's."""
+    """The state: a tensor for torch's generators, a dict of (large) integers for NumPy's."""
     if isinstance(generator, torch.Generator):
         return generator.get_state()
     return numpy_state(generator)
@@ -23,7 +23,7 @@ def load_generator_state(generator: np.random.Generator | torch.Generator, state
 
 
 def numpy_state(generator: np.random.Generator) -> dict[str, Any]:
-    """The bit generator's state with its arrays as lists."""
+    """The bit generator's state, arrays as lists."""
     state: dict[str, Any] = _plain(dict(generator.bit_generator.state))
     return state
 

@@ -1,4 +1,4 @@
-"""A small table on stdout: rich on a terminal, plain aligned lines otherwise."""
+"""Prints small tables: with rich on a terminal, as aligned text otherwise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> No
 
 
 def markdown(rows: Sequence[Mapping[str, str]], right: int) -> list[str]:
-    """Lines of a Markdown table, padded to be one in a terminal too; columns from `right` on are numbers."""
+    """Lines of a Markdown table, padded to be readable in a terminal; columns from `right` on are right-aligned."""
     columns = list(rows[0])
     lines = [columns, *([row[column] for column in columns] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]

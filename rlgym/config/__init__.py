@@ -1,1 +1,1 @@
-"""How a config is composed and checked. What a person chooses is in conf/."""
+"""Composing and checking configs. The choices themselves are in conf/."""

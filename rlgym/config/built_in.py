@@ -1,6 +1,5 @@
-"""What can be chosen by name without a package or a file of one's own: the algorithms, objectives, models, methods, ...
-
-A new one is a line here, its code, its dataclass of knobs and its page.
+"""The table of built-in algorithms, objectives, models, methods and so on. A new one takes an entry here, its code, its
+config dataclass and its docs page.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ from typing import NamedTuple
 class Entry(NamedTuple):
     name: str
     config: str
-    """`module:Class` of the dataclass of its knobs, which has a field for its name."""
+    """`module:Class` of its config dataclass, which has a field for its name."""
     target: str
-    """`module:Class` of what it is; empty where the knobs are all."""
+    """`module:Class` of its code; empty where the config is all there is."""
     summary: str
     """One line for help."""
 
@@ -340,4 +339,4 @@ BUILT_IN: dict[str, tuple[Entry, ...]] = {
         ),
     ),
 }
-"""Group -> what it knows, in the order in which help lists it."""
+"""Group -> its entries, in the order of the help."""
