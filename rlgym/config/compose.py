@@ -1,7 +1,6 @@
-"""From the words of a training command to its typed config: Hydra composes the choices, the dataclasses check them.
-
-Hydra sees plain dicts only (its structured configs drop unknown keys silently); every key, type and bound is checked
-against the dataclasses afterwards, so that a mistake is one line.
+"""From the arguments of a training command to its typed config: Hydra composes the choices, the dataclasses check them.
+Hydra sees plain dicts only (its structured configs silently drop unknown keys); keys, types and bounds are then checked
+against the dataclasses, so that a mistake gives one line.
 """
 
 from __future__ import annotations
@@ -41,14 +40,13 @@ from rlgym.config.user_folder import OwnFolder, own_files, refuse_misplaced
 from rlgym.errors import RequestError
 
 MOST_FILES = 10_000
-"""In a config folder that nobody vouches for: another one is a whole disk."""
+"""Maximum number of files in an untrusted config folder."""
 
 
 def compose(overrides: list[str], root: str = "train", config_dir: str | None = None, trust: bool = True) -> Any:
-    """The typed, complete config that the words ask for: TrainConfig, PretrainConfig, ... Raises RequestError only.
-
-    `trust`: whether a person gave the words and `config_dir`, or vouches for the folder that they come from. Without it
-    what was composed may name no code to import and look up nothing on this machine.
+    """Compose the complete typed config: TrainConfig, PretrainConfig, ... Raises RequestError only. `trust`: whether
+    the arguments and `config_dir` come from the user or from a folder the user trusts. Without it the composed config
+    may neither name code to import nor read anything from this machine.
     """
     given = [word for word in overrides if word.startswith("trust=")]
     vouched = read(RerunOptions, given)["trust"] and trust
@@ -57,7 +55,7 @@ def compose(overrides: list[str], root: str = "train", config_dir: str | None = 
     if not trust:
         _check_files(config_dir)
     config_dir = config_folder(config_dir)
-    roots(config_dir)  # says so when there is no such folder; Hydra would only warn
+    roots(config_dir)  # refuses a missing folder, where Hydra would only warn
     for group, name in words.choices.items():
         _check_choice(root, group, name, config_dir)
     data, chosen = _compose(root, hydra_words(words), config_dir, trust)
@@ -85,14 +83,15 @@ def compose(overrides: list[str], root: str = "train", config_dir: str | None = 
 
 
 def expand(overrides: list[str], root: str = "train") -> list[list[str]]:
-    """The words of each job of a sweep; Hydra's own words belong to the sweep, not to its jobs."""
+    """The arguments of each job of a sweep; Hydra's own arguments belong to the sweep, not to its jobs."""
     hydra_own = ("hydra.", "hydra/")
     return grammar.expand([word for word in overrides if not word.lstrip("+").startswith(hydra_own)])
 
 
 def revise(config: RootConfig, overrides: list[str], trust: bool = True, drawn: bool = False) -> Any:
-    """A saved config with some keys changed (`rerun`). The groups' choices stay: another would bring its own values.
-    `trust`: as of `compose`. `drawn`: a search chose the values, of which some may have no effect beside others."""
+    """A saved config with some keys changed (`rerun`). The groups' choices cannot change, since another choice would
+    bring its own values. `trust`: see `compose`. `drawn`: a search drew the values, so keys without effect are
+    allowed."""
     words = grammar.parse(overrides, GROUPS[config.root])
     for group, name in words.choices.items():
         raise RequestError(f"{group}={name}: a rerun keeps its run's choices; start a new run with {group}={name}")
@@ -113,14 +112,14 @@ def revise(config: RootConfig, overrides: list[str], trust: bool = True, drawn: 
 
 
 def _check_given(config: RootConfig, words: Words) -> None:
-    """What a person asks for by itself must have an effect; values of a tuned file or a recipe need not."""
+    """Refuse keys given by the user that have no effect; values of a tuned file or an experiment may have none."""
     config.given = frozenset(key for key, _ in flattened(words.values))
     refuse_without_effect(config, words.values)
     refuse_folder(config.run.dir)
 
 
 def refuse_folder(text: str) -> None:
-    """RequestError where `run.dir` names a folder that has to hold other things than a run."""
+    """RequestError where `run.dir` names a folder that must not become a run folder."""
     here, home = Path.cwd(), Path.home()
     if text and Path(os.path.abspath(os.path.expanduser(text))) in (here, *here.parents, home, *home.parents):
         raise RequestError(
@@ -129,22 +128,22 @@ def refuse_folder(text: str) -> None:
 
 
 def hydra_words(words: Words) -> list[str]:
-    """What Hydra composes for these words; also puts what they need into its ConfigStore."""
+    """Compose with Hydra, after filling its ConfigStore with what the arguments need."""
     _store(words.choices)
     return [*words.hydra, *(f"{group}={_quoted(name)}" for group, name in words.choices.items()), *words.lines]
 
 
 @contextmanager
 def hydra_at_conf(config_dir: str | None) -> Iterator[None]:
-    """Hydra with `conf/` as its configs, behind those of a person's own folder; a Hydra that the caller uses of its own
-    is put back afterwards."""
+    """Initialise Hydra with the user's config folder before `conf/`; a Hydra of the caller's own is restored
+    afterwards."""
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     version.setbase("1.3")
     path = create_config_search_path("pkg://rlgym.conf")
     if config_dir is not None:
         path.prepend("own", f"{OwnFolder.scheme()}://{Path(config_dir).resolve()}", anchor="main")
-    # A stored choice of the same name as a file would be taken for its schema, and merged into it.
+    # Hydra would take a stored choice of a file's name for its schema and merge them.
     stored = ConfigStore.instance().repo
     replaced = {
         (group, file): stored[group].pop(file)
@@ -167,7 +166,7 @@ def _quoted(text: str) -> str:
 
 
 def _store(chosen: dict[str, str]) -> None:
-    """What YAML files extend and refer to: the dataclasses' defaults, and the names that have no file."""
+    """Fill Hydra's store with what YAML files refer to: the dataclasses' defaults, and choices without a file."""
     _store_built_in()
     for cls in ROOTS.values():
         for group, key in cls.sections.items():
@@ -177,13 +176,13 @@ def _store(chosen: dict[str, str]) -> None:
             if ":" in chosen.get(group, ""):
                 others.add(chosen[group])
             for name in others:
-                _put(f"{group}/{name}", {key: name})  # its own dataclass has the defaults
+                _put(f"{group}/{name}", {key: name})  # its dataclass has the defaults
 
 
 @cache
 def _store_built_in() -> None:
-    """The dataclasses' defaults as plain nodes: under the choice's name where it has no file, and for files that extend
-    them under NAME_schema; once a process, as it takes a third of composing."""
+    """Store the dataclasses' defaults as plain nodes: under the choice's name if it has no file, else as NAME_schema
+    for files that extend them. Once per process, as it takes a third of composing."""
     for root, cls in ROOTS.items():
         ConfigStore.instance().store(name=f"{root}_schema", node=to_dict(cls()))
         for group in cls.sections:
@@ -195,7 +194,7 @@ def _store_built_in() -> None:
 
 
 def _put(path: str, node: dict[str, Any]) -> None:
-    """A choice's name may hold a slash (agent=sb3/ppo): to Hydra that is a folder."""
+    """Split a choice's name at its slash (agent=sb3/ppo), which is a folder to Hydra."""
     group, _, name = path.rpartition("/")
     ConfigStore.instance().store(group=group, name=name, node=node)
 
@@ -207,7 +206,7 @@ def _refuse_hydra(words: Words) -> None:
 
 def _check_choice(root: str, group: str, name: str, config_dir: str | None) -> None:
     if group == "env":
-        return  # the id that it leads to is checked against Gymnasium's registry
+        return  # the resulting id is checked against Gymnasium's registry
     known = choices(root, group, config_dir)
     if name in known:
         return
@@ -222,7 +221,7 @@ def _check_choice(root: str, group: str, name: str, config_dir: str | None) -> N
 
 
 def _check_recipe(words: Words, root: str, config_dir: str | None, trust: bool) -> None:
-    """An experiment's values were found for its agent and env, or objective and model; with others: nonsense."""
+    """Refuse an experiment with another agent and env, or objective and model, than its values were tuned for."""
     recipe = words.choices.get("experiment")
     groups = ROOTS[root].recipe_groups
     given = {group: words.choices[group] for group in groups if group in words.choices}
@@ -238,7 +237,7 @@ def _check_recipe(words: Words, root: str, config_dir: str | None, trust: bool) 
 
 
 def _check_files(config_dir: str | None) -> None:
-    """RequestError where a config folder that nobody vouches for holds what no config needs: Hydra bounds nothing."""
+    """RequestError where an untrusted config folder is too large, since Hydra has no limits."""
     count = 0
     for place, folders, names in os.walk(config_dir or ""):
         for path in (Path(place, name) for name in (*folders, *names)):
@@ -256,7 +255,7 @@ def _check_files(config_dir: str | None) -> None:
 
 
 def _refuse_lookups(value: Any, key: str = "") -> None:
-    """RequestError where a config would look something up outside of itself, as ${oc.env:HOME} does."""
+    """RequestError where a config reads anything outside of itself, like ${oc.env:HOME}."""
     if isinstance(value, str) and "${" in value and ":" in value:
         raise RequestError(f"{key}={value} looks something up on this machine: add trust=true if you trust it")
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -265,7 +264,7 @@ def _refuse_lookups(value: Any, key: str = "") -> None:
 
 
 def _compose(root: str, lines: list[str], config_dir: str | None, trust: bool) -> tuple[dict[str, Any], dict[str, str]]:
-    """The composed plain data, and which choice each group took."""
+    """The composed plain data, and each group's choice."""
     try:
         with hydra_at_conf(config_dir):
             composed = hydra.compose(root, lines, return_hydra_config=True)

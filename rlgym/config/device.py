@@ -1,4 +1,4 @@
-"""Where to compute and how: the choices behind `device=auto`, `compile=auto` and an empty `threads`."""
+"""Resolves `device=auto`, `compile=auto` and an empty `threads`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from rlgym.config.schema import RootConfig
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""glibc's names (malloc.h): from how many bytes on what is free goes back, and a block is mapped by itself."""
+"""glibc's mallopt parameters (malloc.h): thresholds in bytes for returning free memory and for mapping a block
+separately."""
 MIB_32 = 32 << 20
-"""The most that glibc takes."""
+"""glibc's maximum."""
 MINUTES_THAT_REPAY_COMPILING = 5.0
-"""A run that `minutes` end sooner is not compiled: on a CPU that takes up to one of them, and saves a fifth."""
+"""Runs with fewer `minutes` are not compiled: on a CPU compiling takes up to a minute and saves a fifth."""
 
 
 def pick_device(wanted: str, heavy: bool = False) -> torch.device:
@@ -48,10 +49,8 @@ def pick_device(wanted: str, heavy: bool = False) -> torch.device:
 
 
 def resolve_auto(config: RootConfig, device: torch.device, repays: bool, threads: int) -> None:
-    """Turn the config's automatic choices into definite ones, written back into it, and apply the thread count.
-
-    `repays`: whether the budget in steps, tokens or updates is worth compiling for; `threads`: how many the work can
-    use on a CPU.
+    """Resolve the config's automatic choices in place, and apply the thread count. `repays`: whether compiling pays off
+    within the budget; `threads`: how many threads the work can use on a CPU.
     """
     config.device = str(device)
     if config.threads is None:
@@ -66,13 +65,13 @@ def resolve_auto(config: RootConfig, device: torch.device, repays: bool, threads
 
 
 def ends_soon(config: RootConfig) -> bool:
-    """Whether `minutes` end the run before compiling anything could repay itself."""
+    """Whether `minutes` end the run before compiling could pay off."""
     return config.minutes is not None and config.minutes < MINUTES_THAT_REPAY_COMPILING
 
 
 def keep_freed_memory() -> None:
-    """Under glibc, memory that was freed stays with the process. Given back, it costs a fault a page to get again: a
-    search in 1,024 games, whose tensors of megabytes come and go, took half as long again."""
+    """Make glibc keep freed memory in the process, which avoids page faults: a search in 1,024 games, which allocates
+    and frees tensors of megabytes, takes 1.5 times as long without it."""
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, MIB_32)
@@ -80,7 +79,7 @@ def keep_freed_memory() -> None:
 
 
 def seed(device: torch.device, number: int) -> None:
-    """`torch.manual_seed` for the CPU and this device alone: asking every kind of device costs 0.8 ms."""
+    """`torch.manual_seed` for the CPU and this device only: seeding every kind of device costs 0.8 ms."""
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(number)
@@ -93,7 +92,7 @@ def can_compile(device: torch.device) -> bool:
 
 
 def hardware(device: torch.device) -> dict[str, object]:
-    """What a manifest says of the device."""
+    """The manifest's entries about the device."""
     if device.type != "cuda":
         return {"device": str(device), "threads": torch.get_num_threads(), "cuda": None}
     return {

@@ -1,8 +1,7 @@
-"""Keys that were given and would change nothing: refused, with the value that they depend on.
-
-A knob says beside its default what it needs: `needs="distributional=c51"`, a key of the same dataclass (or, after a
-slash, of the whole config) and patterns of its value. `!=` turns it round, ` or ` joins two, and a reason may follow a
-colon. Without a key, `needs` is the reason why the knob never has an effect.
+"""Refuses given keys without effect, naming the value they depend on. A field declares what it needs beside its
+default: `needs="distributional=c51"`, a key of the same dataclass (or, after a slash, of the whole config) and patterns
+of its value. `!=` negates, ` or ` joins two, and a reason may follow a colon. Without a key, `needs` is the reason why
+the field never has an effect.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from rlgym.errors import RequestError
 
 
 def refuse_without_effect(config: Any, given: Mapping[str, Any]) -> None:
-    """RequestError where one of the dotted keys that a person gave would change nothing in `config`."""
+    """RequestError where a dotted key given by the user has no effect in `config`."""
     for key, value in flattened(given):
         if found := without_effect(config, key):
             raise no_effect(key, value, found[1])
@@ -28,14 +27,14 @@ def no_effect(key: str, value: Any, why: str) -> RequestError:
 
 
 def refuse_given(config: Any, section: str, keys: Iterable[str], why: str) -> None:
-    """RequestError where a person gave one of these keys of a section, which only what was built shows to be idle."""
+    """RequestError where the user gave one of these keys of a section, found to have no effect after building."""
     for key in keys:
         if f"{section}.{key}" in config.given:
             raise no_effect(f"{section}.{key}", getattr(getattr(config, section), key), why)
 
 
 def without_effect(config: Any, key: str) -> tuple[str, str] | None:
-    """(the key that it depends on, why `key` changes nothing), or None where it has an effect."""
+    """(the key it depends on, why `key` has no effect), or None if it has one."""
     node, path = config, ""
     for part in key.split("."):
         knob = {f.name: f for f in fields(node)}.get(part) if is_dataclass(node) else None
@@ -49,7 +48,7 @@ def without_effect(config: Any, key: str) -> tuple[str, str] | None:
 
 
 def shown(value: Any) -> str:
-    """A value as it is typed."""
+    """A value as typed on the command line."""
     if value is None or isinstance(value, bool):
         return "" if value is None else str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""The groups of a config and their choices, from the registry and the files of `conf/`: help needs no Hydra for it."""
+"""The groups of a config and their choices, from the registry and the files of `conf/`; works without Hydra."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SET_BY = {
     "tokenizer.name": "tokenizer=NAME",
     "optimizer.name": "optimizer=NAME",
 }
-"""Keys that a group's choice fills in: setting them alone would leave the other's tuned values behind."""
+"""Keys that a group's choice sets; setting them directly would keep another choice's values."""
 
 SUMMARIES = {
     "agent": "algorithm and networks; agent=module:Class takes your own",
@@ -51,8 +51,8 @@ SUMMARIES = {
 
 
 def choices(root: str, group: str, config_dir: str | None = None) -> dict[str, str]:
-    """Choice -> its summary: of what the registry knows, then of files, by their first comment line; a user's own come
-    last, or replace the others."""
+    """Choice -> summary: registry entries, then files (their first comment line); the user's own come last, or replace
+    others."""
     found = {name: known.summary for name, known in entries(group).items()} if group in BUILT_IN else {}
     for tree in reversed(roots(config_dir)):
         folder = tree / group
@@ -65,7 +65,7 @@ def choices(root: str, group: str, config_dir: str | None = None) -> dict[str, s
 
 
 def roots(config_dir: str | None = None) -> list[Path]:
-    """The user's config folder, whose files win, and the built-in one."""
+    """The config folders in order of precedence: the user's, then the built-in one."""
     own = config_folder(config_dir)
     if own is None:
         return [CONF]
@@ -75,7 +75,7 @@ def roots(config_dir: str | None = None) -> list[Path]:
 
 
 def config_folder(config_dir: str | None) -> str | None:
-    """`--config-dir`, or the person's own folder where there is one."""
+    """`--config-dir`, else the user's folder if it exists."""
     if config_dir is not None:
         return config_dir
     own = user_folder()
@@ -83,7 +83,7 @@ def config_folder(config_dir: str | None) -> str | None:
 
 
 def user_folder() -> Path:
-    """~/.config/rlgym, or where the system keeps such things; `sweep` of an installation writes tuned/ there."""
+    """~/.config/rlgym or the system's equivalent; `sweep` of an installed package writes tuned/ there."""
     place = os.environ.get("APPDATA") if os.name == "nt" else os.environ.get("XDG_CONFIG_HOME")
     return Path(place or os.path.expanduser("~/.config")) / "rlgym"
 

@@ -1,6 +1,5 @@
-"""A config as plain data and YAML: complete, resolved, in the order of the dataclasses; and back to a typed config.
-
-Read as plain YAML, never through Hydra: a file from elsewhere can name no code to run and no variable to look up.
+"""Writes configs as complete, resolved YAML in the order of the dataclasses, and reads them back as typed configs. Read
+as plain YAML, never through Hydra, so that a file can neither run code nor read variables.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ def to_yaml(config: RootConfig) -> str:
 
 
 VOUCHED: set[str] = set()
-"""Runs that a person vouches for, as a config names them that was given or opened with trust=true."""
+"""Trusted runs: those named by configs that were given or opened with trust=true."""
 
 
 def vouch(data: Mapping[str, Any]) -> None:
-    """Trust the runs that a config names, too: its parent, its reward model, its opponents."""
+    """Also trust the runs that a config names: its parent, its reward model, its opponents."""
     opponent = _section(_section(data, "env"), "self_play").get("opponent")
     terms = _section(data, "reward").get("terms")
     rewards = [_section(data, "reward"), *(terms if isinstance(terms, list) else [])]
@@ -41,15 +40,15 @@ def vouch(data: Mapping[str, Any]) -> None:
 
 
 def check_trust(data: Mapping[str, Any], trust: bool) -> None:
-    """RequestError where plain data names code to import and nobody vouches for it. Every config passes here, after it
-    was read or composed and before anything that it names is imported."""
+    """RequestError where untrusted plain data names code to import. Every config is checked here after it was read or
+    composed, before anything is imported."""
     for key, name in names_of_code(data):
         if not trust:
             raise RequestError(f"{key}={name} names code to import: add trust=true if you trust it")
 
 
 def names_of_code(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(key, value) of everything in a config that stands for code of a person's own, `module:Name`."""
+    """(key, value) of everything in a config that names the user's own code, `module:Name`."""
     keys = {"env": "id"}
     for root in ROOTS.values():
         keys |= root.sections
@@ -71,7 +70,7 @@ def _section(data: Mapping[str, Any], group: str) -> Mapping[str, Any]:
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """(dotted key, text) of every text in plain data."""
+    """(dotted key, string) of every string in plain data."""
     if isinstance(value, str):
         yield key, value
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
@@ -80,7 +79,7 @@ def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def root_of(data: Mapping[str, Any]) -> type[RootConfig]:
-    """Which root config plain data is of: the one whose learner group it has."""
+    """The root config of plain data: the one whose learner group it has."""
     for cls in ROOTS.values():
         if cls.learner_group in data:
             return cls
@@ -89,10 +88,8 @@ def root_of(data: Mapping[str, Any]) -> type[RootConfig]:
 
 
 def from_plain(data: Mapping[str, Any], trust: bool) -> Any:
-    """The typed config that plain data says, the knobs of its sections (agent, model, ...) included.
-
-    `trust`: whether a person wrote the data, or vouches for the folder that it comes from. Without it nothing is
-    imported but what is installed.
+    """Build a typed config from plain data, including its sections (agent, model, ...). `trust`: whether the data comes
+    from the user or from a trusted folder. Without it only installed code is imported.
     """
     refuse_targets(data)
     check_trust(data, trust)
@@ -110,7 +107,7 @@ def from_plain(data: Mapping[str, Any], trust: bool) -> Any:
 
 
 def config_class(group: str, name: str, key: str = "name") -> type:
-    """The dataclass of the knobs of `group=name`, which has a field `key` for the name."""
+    """The config dataclass of `group=name`, which has a field `key` for the name."""
     found_entry = entry(group, name)
     try:
         found = config_of(found_entry)
@@ -122,7 +119,7 @@ def config_class(group: str, name: str, key: str = "name") -> type:
 
 
 def refuse_targets(data: Any, path: str = "") -> None:
-    """`_target_` is how Hydra configs call code; no config here may hold one, at any depth."""
+    """Refuse `_target_`, by which Hydra configs call code, at any depth."""
     items = data.items() if isinstance(data, Mapping) else enumerate(data) if isinstance(data, list) else ()
     for key, value in items:
         full = f"{path}.{key}" if path else str(key)

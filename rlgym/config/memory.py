@@ -1,7 +1,5 @@
-"""Free memory, and the refusal of what does not fit, before it is taken.
-
-Linux grants memory that it does not have and ends a process that uses it: waiting for an error is too late. Imports no
-torch, since worker processes of environments import this.
+"""Checks of free memory before allocating. Linux overcommits memory and kills the process that uses it, so waiting for
+an error is too late. Imports no torch, since worker processes of environments import this.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def free_memory(device: torch.device | str = "cpu") -> int:
-    """Bytes that can still be taken on a device."""
+    """Free memory of a device, in bytes."""
     if str(device).startswith("cuda"):
         import torch
 
@@ -24,12 +22,12 @@ def free_memory(device: torch.device | str = "cpu") -> int:
 
 
 def resident_memory() -> int:
-    """Bytes of memory that this process holds."""
+    """Resident memory of this process, in bytes."""
     return int(psutil.Process().memory_info().rss)
 
 
 def require_memory(size: float, device: torch.device | str = "cpu", share: float = 1.0) -> None:
-    """MemoryError, with the sizes, where `size` bytes are more than a `share` of what is free."""
+    """Raise MemoryError, with the sizes, where `size` bytes exceed a `share` of the free memory."""
     if size > (1 << 26) and size > share * (free := free_memory(device)):
         part = "" if share == 1.0 else "a part of it alone "
         raise MemoryError(f"{part}takes {gigabytes(size)}, and {gigabytes(free)} are free")

@@ -1,6 +1,5 @@
-"""The words of the commands on a finished run: plain `key=value`, split at the first `=`, the text as typed.
-
-Hydra's grammar would eat quotes, brackets and commas of a prompt.
+"""Options of the commands on finished runs: plain `key=value`, split at the first `=`, the value as typed. (Hydra's
+grammar would parse quotes, brackets and commas of a prompt.)
 """
 
 from __future__ import annotations
@@ -27,24 +26,24 @@ AGE = "only those begun since then: a day (2026-11-20), or an age (30m, 12h, 2d)
 
 @dataclass
 class ResumeOptions:
-    steps: int | None = knob(None, "new budget in environment steps, those already done included", gt=0)
-    tokens: int | None = knob(None, "new budget in tokens, those already seen included", gt=0)
-    updates: int | None = knob(None, "new budget in updates, those already done included", gt=0)
-    minutes: float | None = knob(None, "new budget in minutes, those already spent included", gt=0)
-    schedule_steps: int | None = knob(None, "steps over which schedules run; empty: as the run began", gt=0)
-    schedule_tokens: int | None = knob(None, "tokens over which schedules run; empty: as the run began", gt=0)
-    device: str | None = knob(None, "cpu, cuda, cuda:N or mps; empty: as the run began", pattern=DEVICE)
+    steps: int | None = knob(None, "new total budget in environment steps", gt=0)
+    tokens: int | None = knob(None, "new total budget in tokens", gt=0)
+    updates: int | None = knob(None, "new total budget in updates", gt=0)
+    minutes: float | None = knob(None, "new total budget in minutes", gt=0)
+    schedule_steps: int | None = knob(None, "steps over which schedules run; empty: unchanged", gt=0)
+    schedule_tokens: int | None = knob(None, "tokens over which schedules run; empty: unchanged", gt=0)
+    device: str | None = knob(None, "cpu, cuda, cuda:N or mps; empty: unchanged", pattern=DEVICE)
     display: str = knob("auto", "progress on the terminal", choices=("auto", "rich", "plain", "quiet"))
-    replay: bool = knob(True, "false: go on without the replay, which is gathered anew before learning goes on")
-    force: bool = knob(False, "go on although the corpus is no longer the one that the run began with")
+    replay: bool = knob(True, "false: continue with an empty replay, which is refilled before learning continues")
+    force: bool = knob(False, "continue although the corpus has changed")
     trust: bool = knob(False, TRUST)
 
 
 @dataclass
 class EvaluateOptions:
-    episodes: int = knob(100, "fresh episodes to play; of a game, against each opponent, half from each seat", gt=0)
-    opponents: str = knob("", "of a game: a comma list of random, one_ply, mcts_K and RUNs; empty: the first two")
-    positions: str = knob("", "of connect_four: error rate in a file's positions (moves score), or in drawn ones")
+    episodes: int = knob(100, "fresh episodes to play; in a game, against each opponent, half from each seat", gt=0)
+    opponents: str = knob("", "in a game: a comma list of random, one_ply, mcts_K and RUNs; empty: the first two")
+    positions: str = knob("", "in connect_four: error rate in a file's positions (moves score), or in random ones")
     max_episode_steps: int | None = knob(
         None, "steps at which an episode is cut off, with a notice; empty: as in training", gt=0
     )
@@ -59,11 +58,11 @@ class PlayOptions:
     episodes: int = knob(1, "episodes to show", gt=0)
     render: str = knob(
         "auto",
-        "a file in the run's videos/, a window, or, of a game, the terminal; auto: of a game the terminal, else a file",
+        "a file in the run's videos/, a window, or for games the terminal; auto: the terminal for games, else a file",
         choices=("auto", "video", "window", "terminal"),
     )
-    against: str = knob("", "of a game: the opponent, random, one_ply, mcts_K or a RUN; empty: you, in the terminal")
-    seat: str | None = knob(None, "of a game: the opponent's seat; empty: first", choices=("first", "second"))
+    against: str = knob("", "in a game: the opponent, random, one_ply, mcts_K or a RUN; empty: you, in the terminal")
+    seat: str | None = knob(None, "in a game: the opponent's seat; empty: first", choices=("first", "second"))
     seed: int | None = knob(None, "seed of those episodes; empty: one that training never used", ge=0)
     checkpoint: str = knob("best", CHECKPOINT)
     trust: bool = knob(False, TRUST)
@@ -95,28 +94,26 @@ class PlayArchiveOptions:
 
 @dataclass
 class EvaluateTextOptions:
-    data: str = knob("", "a corpus as in pretrain (data=text data.path=F), or a text file; empty: what was held out")
+    data: str = knob("", "a corpus as in pretrain (data=text data.path=F), or a text file; empty: held-out data")
     tokens: int | None = knob(None, "evaluate at most this many tokens; empty: all", gt=0)
     batch_size: int = knob(16, "blocks evaluated at once", gt=0)
     checkpoint: str = knob("best", CHECKPOINT)
     device: str = knob("auto", DEVICES, pattern=DEVICE)
     trust: bool = knob(False, TRUST)
-    settings: dict[str, str] = knob({}, "knobs of the corpus, as data.path=corpus.txt")
+    settings: dict[str, str] = knob({}, "settings of the corpus, as data.path=corpus.txt")
 
 
 @dataclass
 class GenerateOptions:
-    prompt: str = knob("", "what the text begins with, as typed; empty: the beginning of a document")
+    prompt: str = knob("", "prompt, as typed; empty: the beginning of a document")
     samples: int = knob(1, "texts to generate, in one batch", gt=0)
-    tokens: int = knob(200, "new tokens at most", gt=0)
-    temperature: float = knob(0.8, "below 1: likelier tokens, 0: always the likeliest", ge=0)
-    top_k: int | None = knob(None, "only among the k likeliest tokens", gt=0, needs="temperature!=0")
+    tokens: int = knob(200, "maximum number of new tokens", gt=0)
+    temperature: float = knob(0.8, "sampling temperature; 0: always the most likely token", ge=0)
+    top_k: int | None = knob(None, "sample from the k most likely tokens", gt=0, needs="temperature!=0")
     top_p: float | None = knob(
-        None, "only among the likeliest tokens that together have this probability", gt=0, le=1, needs="temperature!=0"
+        None, "sample from the smallest set of tokens with this total probability", gt=0, le=1, needs="temperature!=0"
     )
-    seed: int | None = knob(
-        None, "the same seed gives the same text; empty: another each time", ge=0, needs="temperature!=0"
-    )
+    seed: int | None = knob(None, "seed of the samples; empty: a random one", ge=0, needs="temperature!=0")
     checkpoint: str = knob("best", CHECKPOINT)
     device: str = knob("auto", DEVICES, pattern=DEVICE)
     trust: bool = knob(False, TRUST)
@@ -140,28 +137,28 @@ class ExportOptions:
 
 @dataclass
 class EvaluateExamplesOptions:
-    data: str = knob("", "other examples: a table's file, or data=csv data.path=F; empty: what was held out")
+    data: str = knob("", "other examples: a table's file, or data=csv data.path=F; empty: held-out data")
     checkpoint: str = knob("best", CHECKPOINT)
     device: str = knob("auto", DEVICES, pattern=DEVICE)
     trust: bool = knob(False, TRUST)
-    settings: dict[str, str] = knob({}, "knobs of the table, as data.path=spam.csv")
+    settings: dict[str, str] = knob({}, "settings of the table, as data.path=spam.csv")
 
 
 @dataclass
 class PredictOptions:
     text: str = knob("", "one text, as typed")
     data: str = knob("", "texts: a table's file, or data=csv data.path=F")
-    column: str = knob("", "column of the text; empty: as in training, or found", needs="data!=")
-    out: str = knob("", "file to write, .csv, .tsv or .jsonl: the table with what is predicted; empty: printed")
+    column: str = knob("", "column of the text; empty: as in training, or detected", needs="data!=")
+    out: str = knob("", "file to write, .csv, .tsv or .jsonl: the table with predictions; empty: print them")
     checkpoint: str = knob("best", CHECKPOINT)
     device: str = knob("auto", DEVICES, pattern=DEVICE)
     trust: bool = knob(False, TRUST)
-    settings: dict[str, str] = knob({}, "knobs of the table, as data.path=texts.csv")
+    settings: dict[str, str] = knob({}, "settings of the table, as data.path=texts.csv")
 
 
 @dataclass
 class ExportAdaptedOptions(ExportOptions):
-    adapter: bool = knob(False, "of a run with adapt.mode=lora: the additions alone, as peft reads them, not merged")
+    adapter: bool = knob(False, "for runs with adapt.mode=lora: only the LoRA weights, as peft reads them, not merged")
 
 
 @dataclass
@@ -172,8 +169,8 @@ class RunsOptions:
     status: str = knob("", "only finished, running, stopped, failed, killed or broken")
     since: str = knob("", AGE)
     sort: str = knob("", "column to sort by; a leading - reverses (sort=-final)")
-    limit: int | None = knob(None, "at most this many lines; empty: all", gt=0)
-    tree: bool = knob(False, "each run below the one it began with: pretrain, finetune, reward (--tree does, too)")
+    limit: int | None = knob(None, "maximum number of lines; empty: all", gt=0)
+    tree: bool = knob(False, "each run below its parent: pretrain, finetune, reward (also: --tree)")
 
 
 @dataclass
@@ -196,16 +193,16 @@ class CompareOptions:
 
 @dataclass
 class SweepOptions:
-    trials: int = knob(50, "number of trials, those of an interrupted sweep included", gt=0)
+    trials: int = knob(50, "total number of trials, including those of an interrupted sweep", gt=0)
     minutes: float | None = knob(None, "minutes after which no trial starts; empty: no limit", gt=0)
     seeds: int = knob(3, "seeds of each trial: seed, seed + 1, ...; a pruned one has fewer", gt=0)
-    jobs: int = knob(1, "trials at a time, each in a process with one thread", gt=0, le=1_024)
+    jobs: int = knob(1, "parallel trials, each in a process with one thread", gt=0, le=1_024)
     score: str = knob(
         "last",
-        "which evaluation is the score: the last, the best, or the mean of all (favours fast learners)",
+        "score of a trial: the last evaluation, the best, or the mean of all (favours fast learners)",
         choices=("last", "best", "mean"),
     )
-    pruning: bool = knob(True, "end a trial that falls below the median of the trials before it")
+    pruning: bool = knob(True, "prune trials that fall below the median of earlier trials")
     overwrite: bool = knob(False, "replace an existing tuned file")
     trust: bool = knob(False, TRUST)
 
@@ -216,7 +213,7 @@ class RerunOptions:
 
 
 def read(cls: type, words: Sequence[str]) -> dict[str, Any]:
-    """Every key of `cls`, typed: from the words where given, its default elsewhere."""
+    """Parse the options of `cls`: the values given, else defaults."""
     given: dict[str, Any] = {}
     for key, text in map(split, once(words)):
         group, dot, inner = key.partition(".")
@@ -234,7 +231,7 @@ def read(cls: type, words: Sequence[str]) -> dict[str, Any]:
 
 
 def once(words: Sequence[str]) -> Sequence[str]:
-    """The words of a command line, which gives each key once: the first of two would not even be checked."""
+    """Check that every key is given once; the first of two would not be checked."""
     before: dict[str, str] = {}
     for word in words:
         key, equals, _ = word.lstrip("+").partition("=")
@@ -245,13 +242,13 @@ def once(words: Sequence[str]) -> Sequence[str]:
 
 
 def matching(names: str) -> Callable[[str], bool]:
-    """Whether a value is one of a comma list, in which * stands for anything; case does not count."""
+    """Whether a value matches a comma list, in which * matches anything; case-insensitive."""
     patterns = [name.strip().lower() for name in names.split(",") if name.strip()]
     return lambda value: any(fnmatchcase(value.lower(), pattern) for pattern in patterns)
 
 
 def age(since: str) -> float:
-    """Seconds that have passed since a day or time (2026-11-20, 2026-11-20T14:00), or that an age (12h) is."""
+    """Age in seconds: since a day or time (2026-11-20, 2026-11-20T14:00), or of a duration (12h)."""
     unit = {"m": 60.0, "h": 3_600.0, "d": 86_400.0}.get(since[-1:])
     try:
         seconds = float(since[:-1]) * unit if unit else time.time() - datetime.fromisoformat(since).timestamp()
@@ -268,7 +265,8 @@ def split(word: str) -> tuple[str, str]:
 
 
 def positional(keys: Collection[str], words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The first word where it is none of `keys` (a folder's name may hold `=`), and the other words."""
+    """The positional argument, if the first word is none of `keys` (a folder's name may contain `=`), and the other
+    words."""
     if words and words[0].partition("=")[0] not in keys:
         return words[0], list(words[1:])
     return None, list(words)

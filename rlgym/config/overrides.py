@@ -1,4 +1,4 @@
-"""The `key=value` words of a training command: in Hydra's grammar, parsed here so that errors name the key."""
+"""Parses the `key=value` arguments of a training command in Hydra's grammar, so that errors name the key."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Words:
     choices: dict[str, str]
     """Group -> the choice made."""
     values: dict[str, Any]
-    """Dotted key -> value; scalars as typed: the typed config knows better than Hydra whether 1e6 is an integer."""
+    """Dotted key -> value; scalars as typed, since the typed config decides whether 1e6 is an integer."""
     lines: list[str]
-    """The same for Hydra to compose."""
+    """The same in Hydra's syntax."""
     hydra: list[str]
-    """Hydra's own words (hydra.searchpath, hydra/launcher, ...)."""
+    """Hydra's own arguments (hydra.searchpath, hydra/launcher, ...)."""
 
 
 def parse(words: Sequence[str], groups: Sequence[str]) -> Words:
@@ -46,13 +46,13 @@ def parse(words: Sequence[str], groups: Sequence[str]) -> Words:
             value = override.value()
             scalar = isinstance(value, bool | int | float) and not key.startswith(("env.kwargs.", "model.config."))
             found.values[key] = raw if scalar else value
-            # ++: Hydra sets it whether it knows the key or not, and the typed config rejects what nobody knows
+            # ++: Hydra sets the key even if unknown to it; the typed config rejects unknown keys
             found.lines.append(f"++{key}='{raw}'" if scalar else f"++{key}={raw}")
     return found
 
 
 def expand(words: Sequence[str]) -> list[list[str]]:
-    """The jobs of a sweep: every combination of the words' values, the first word varying slowest."""
+    """The jobs of a sweep: all combinations of values, the first argument varying slowest."""
     axes: list[list[str]] = []
     for word in words:
         override = parse_word(word)
@@ -62,13 +62,13 @@ def expand(words: Sequence[str]) -> list[list[str]]:
         key = override.get_key_element()
         try:
             axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        except HydraException as error:  # interval() and glob() have no list of values here
+        except HydraException as error:  # interval() and glob() list no values
             raise RequestError(f"{word}: a sweep needs a list of values, like {key}=a,b or {key}=range(1,4)") from error
     return [list(job) for job in product(*axes)]
 
 
 def parse_word(word: str) -> Override:
-    """One word in Hydra's grammar, or a RequestError that says what is wrong with it."""
+    """Parse one argument in Hydra's grammar; RequestError if it is malformed."""
     key, equals, raw = word.partition("=")
     if word.startswith("~"):
         raise RequestError(f"{word}: nothing can be removed; tuned=off and experiment=null turn those two off")

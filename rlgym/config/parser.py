@@ -1,7 +1,6 @@
-"""A typed config from plain data: the dataclass says which keys there are, of which type and within which bounds.
-
-Values may come as text (`steps=1e6` on a command line) or as YAML's own types; every mismatch is one RequestError that
-names the key, the value and what would do.
+"""Parses plain data into typed configs: the dataclass declares keys, types and bounds. Values may be strings
+(`steps=1e6` on a command line) or YAML types; every mismatch is a RequestError that names the key, the value and what
+would do.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ FLOAT_32 = 3.4e38
 
 
 def build(cls: type[T], data: Mapping[str, Any], path: str = "", known: Iterable[str] = ()) -> T:
-    """`cls` with the values of `data`, its defaults elsewhere. `known`: further dotted keys worth suggesting."""
+    """Build `cls` from `data` and its defaults. `known`: further dotted keys to suggest."""
     hints = get_type_hints(cls)
     own: dict[str, Field[Any]] = {f.name: f for f in fields(cls) if f.init}  # type: ignore[arg-type]
     for key, value in data.items():
@@ -39,17 +38,17 @@ def build(cls: type[T], data: Mapping[str, Any], path: str = "", known: Iterable
             raise RequestError(f"{_join(path, name)} is missing")
     try:
         return cls(**values)
-    except ValueError as error:  # a dataclass may check what no single key can, in __post_init__
+    except ValueError as error:  # a dataclass may check combinations of keys in __post_init__
         raise RequestError(f"{path or 'config'}: {error}") from error
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Plain data of a config, in the order of its fields."""
+    """A config as plain data, in the order of its fields."""
     return asdict(config)
 
 
 def flattened(given: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every leaf of nested data; lists are leaves, as is an empty section."""
+    """(dotted key, value) of every leaf of nested data; lists and empty sections are leaves."""
     for key, value in given.items():
         if isinstance(value, Mapping) and value:
             yield from flattened({str(name): inner for name, inner in value.items()}, f"{path}{key}.")
@@ -68,7 +67,7 @@ def keys(cls: type, path: str = "") -> list[str]:
 
 
 def _whole(key: str, value: Any) -> str:
-    """`logg` holding only `every` was typed as logg.every."""
+    """The dotted key as typed: `logg` with only `every` in it was typed as logg.every."""
     while isinstance(value, Mapping) and len(value) == 1:
         ((inner, value),) = value.items()
         key = f"{key}.{inner}"
@@ -101,7 +100,7 @@ def _convert(value: Any, hint: Any, bounds: Mapping[str, Any], key: str) -> Any:
     if origin is list:
         (inner,) = get_args(hint)
         if inner is str and isinstance(value, str):
-            # data.path=corpus.txt is a list of one; words that are not in Hydra's grammar spell [a,b] as text
+            # data.path=corpus.txt is a list of one; options outside of Hydra's grammar give [a,b] as a string
             value = value[1:-1].split(",") if value.startswith("[") and value.endswith("]") else [value]
         if not isinstance(value, list | tuple):
             raise _wrong(key, value, f"a list, like {key}={'[a,b]' if inner is str else '[64,64]'}")
@@ -141,14 +140,14 @@ def _float(value: Any, key: str, bounds: Mapping[str, Any]) -> float:
 
 
 def _held(number: N, key: str, limit: float, kind: str) -> N:
-    """The number, where arrays can hold it."""
+    """The number, if arrays can hold it."""
     if not -limit <= number <= limit:
         raise _wrong(key, number, kind)
     return number
 
 
 def _number(value: Any) -> float | None:
-    """The finite number that a value or a text is, if it is one."""
+    """A value or string as a finite number, else None."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

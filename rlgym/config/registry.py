@@ -1,6 +1,5 @@
-"""What can be chosen by name: built in, installed as an entry point, or `module:Class`.
-
-The registry knows only names; what they name is imported when it is used.
+"""The registry of choices: built in, installed as an entry point, or `module:Class`. It holds names only; code is
+imported when used.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ if TYPE_CHECKING:
 OPEN = {"agent": "rlgym.agents", "objective": "rlgym.objectives", "reward": "rlgym.rewards"}
 """Groups that take a user's own code, as module:Class or as an entry point of this group."""
 OWN_CONFIG = {"reward": "rlgym.ssl.finetune.config:OwnReward"}
-"""The knobs of a user's own code in groups where it is a function, which has no Config beside it."""
+"""Config of the user's own code in groups where it is a function, which has no Config."""
 
 
 @cache
 def entry_points(group: str) -> tuple[EntryPoint, ...]:
-    """The entry points of a group, from the installed packages; read once a process."""
+    """The installed packages' entry points of a group; read once per process."""
     if not _any_entry_points():
         return ()
     from importlib import metadata
@@ -52,7 +51,7 @@ def _any_entry_points() -> bool:
 
 
 def entries(group: str) -> dict[str, Entry]:
-    """Everything of a group with a name of its own; built-in ones cannot be replaced."""
+    """All named entries of a group; built-in ones cannot be replaced."""
     installed = {e.name: _own(group, e.name, e.value) for e in entry_points(OPEN[group])} if group in OPEN else {}
     return installed | {entry.name: entry for entry in BUILT_IN[group]}
 
@@ -75,8 +74,8 @@ def _own(group: str, name: str, value: str) -> Entry:
 
 
 def config_of(found: Entry) -> Any:
-    """What an entry names as its knobs. A class of a person's own without a Config takes that of the built-in class
-    that it inherits from; Stable-Baselines3's algorithms are one class, which has none."""
+    """The config dataclass of an entry. A user's class without a Config takes that of the built-in class it inherits
+    from (not of Stable-Baselines3's algorithms, which share one class)."""
     if found.config == f"{found.target}.Config" and not hasattr(own := resolve(found.target), "Config"):
         built_in = {e.target: e.config for group in OPEN for e in reversed(BUILT_IN[group]) if "/" not in e.name}
         for base in getattr(own, "__mro__", ()):
@@ -86,12 +85,12 @@ def config_of(found: Entry) -> Any:
 
 
 def learner_class(config: Any) -> Any:
-    """The class that trains what a root config says."""
+    """The learner class of a root config."""
     return resolve(config.learner or entry(config.learner_group, config.learner_name).target)
 
 
 def resolve(name: str) -> Any:
-    """What `module:Name` (or `module:Name.attribute`) names."""
+    """Import and return `module:Name` (or `module:Name.attribute`)."""
     module, _, path = name.partition(":")
     if not module or not path:
         raise RequestError(f"{name}: must be module:Name")
@@ -106,7 +105,7 @@ def resolve(name: str) -> Any:
 
 
 def import_own(module: str) -> ModuleType:
-    """A user's own module. Someone else's may raise anything while it is imported: RequestError."""
+    """Import a user's module; any exception it raises becomes a RequestError."""
     see_current_folder()
     try:
         return import_module(module)
@@ -115,9 +114,8 @@ def import_own(module: str) -> ModuleType:
 
 
 def see_current_folder() -> None:
-    """`module:Name` may lie in the current folder under the console script too, as it does under `python -m`.
-
-    Last on the path, so that no file there can stand in for an installed module.
+    """Add the current folder to the path, as `python -m` does, so that the console script finds `module:Name` there.
+    Added last, so that no file there shadows an installed module.
     """
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())

@@ -1,9 +1,6 @@
-"""The keys every training command understands, typed, with their bounds.
-
-What a group chooses (agent, objective, model, ...) adds keys of its own under the group's name.
-
-A dataclass is the one source of a key's default, type, bounds and help text; the YAML files in `conf/` only choose
-among and override them.
+"""The typed keys of every training command, with bounds. A group's choice (agent, objective, model, ...) adds its own
+keys under the group's name. The dataclass is the single source of a key's default, type, bounds and help; YAML files in
+`conf/` only choose and override.
 """
 
 from __future__ import annotations
@@ -55,7 +52,7 @@ class EvaluateConfig:
     episodes: int = knob(20, "episodes of one evaluation", gt=0)
     max_episode_steps: int | None = knob(
         None,
-        "steps at which an episode is cut off, which is said; empty: the environment's own limit, 30,000 without one",
+        "steps after which an episode is cut off, with a notice; empty: the environment's limit, else 30,000",
         gt=0,
     )
     video: bool = knob(False, "record an episode at each evaluation, into videos/ and TensorBoard")
@@ -79,27 +76,31 @@ class StopConfig:
 
 @dataclass
 class AtariConfig:
-    preprocess: bool = knob(True, "play Atari games as published, by the keys below; false: as the id has them")
-    frame_skip: int = knob(4, "frames that an action lasts; the last two are seen, as their maximum", gt=0)
-    noop_max: int = knob(30, "most no-op frames at the start of an episode", ge=0)
+    preprocess: bool = knob(
+        True, "preprocess Atari games as published, by the keys below; false: as the id defines them"
+    )
+    frame_skip: int = knob(4, "frames per action; the observation is the maximum of the last two", gt=0)
+    noop_max: int = knob(30, "maximum number of no-op frames at the start of an episode", ge=0)
     screen_size: int = knob(84, "pixels of the screen's width and height", gt=0)
-    terminal_on_life_loss: bool = knob(False, "a lost life is an end to learn from, though the game goes on")
+    terminal_on_life_loss: bool = knob(
+        False, "treat a lost life as the end of an episode in learning; the game continues"
+    )
     clip_reward: bool = knob(True, "learn from the sign of rewards; returns are reported in full")
 
 
 @dataclass
 class PoolConfig:
     every: int = knob(20_000, "steps between two snapshots of the learner", gt=0)
-    size: int = knob(20, "past selves that are kept; when full, the one the learner beats most often is evicted", gt=0)
+    size: int = knob(20, "past selves kept; when full, the one the learner beats most often is evicted", gt=0)
     draw: str = knob(
         "prioritized",
-        "who of them sits in a new game: the latest, any (uniform), or the harder the likelier (prioritized)",
+        "choice of a past self for a new game: the latest, uniform, or prioritized by difficulty",
         choices=("latest", "uniform", "prioritized"),
     )
     power: float = knob(2.0, "prioritized: drawn by (1 - the learner's win rate)^power", ge=0, needs="draw=prioritized")
-    random: float = knob(0.1, "share of the games that are against random play", ge=0, le=1)
+    random: float = knob(0.1, "share of games against random play", ge=0, le=1)
     one_ply: float = knob(
-        0.1, "share against who wins when a move can; where cards are hidden: random, too", ge=0, le=1
+        0.1, "share of games against one_ply, which wins in one move if it can; with hidden cards: random", ge=0, le=1
     )
 
     def __post_init__(self) -> None:
@@ -109,8 +110,10 @@ class PoolConfig:
 
 @dataclass
 class SelfPlayConfig:
-    opponent: str = knob("pool", "of games: random, one_ply, mcts_K (K playouts a move), a RUN, or past selves (pool)")
-    seat: str = knob("random", "the learner's: the first, the second, or either", choices=("first", "second", "random"))
+    opponent: str = knob(
+        "pool", "in games: random, one_ply, mcts_K (K playouts per move), a RUN, or past selves (pool)"
+    )
+    seat: str = knob("random", "the learner's seat: first, second or random", choices=("first", "second", "random"))
     pool: PoolConfig = field(default_factory=PoolConfig, metadata={"needs": ("opponent=pool",)})
 
 
@@ -120,14 +123,14 @@ class EnvConfig:
     num_envs: int = knob(8, "environments stepped in parallel", gt=0)
     backend: str = knob(
         "auto",
-        "how they are stepped: native batched code, one process (sync), worker processes (async), or EnvPool",
+        "backend: native batched code, one process (sync), worker processes (async), or EnvPool",
         choices=("auto", "native", "sync", "async", "envpool"),
     )
     kwargs: dict[str, Any] = knob({}, "arguments of the environment's constructor: +env.kwargs.x=y")
-    frame_stack: int = knob(0, "latest observations stacked into one; 0: 4 for Atari, 1 elsewhere", ge=0)
+    frame_stack: int = knob(0, "number of latest observations stacked; 0: 4 for Atari, 1 elsewhere", ge=0)
     normalize_observation: bool = knob(False, "scale observations by running mean and variance")
     normalize_reward: bool = knob(False, "scale rewards by the running deviation of the discounted return")
-    check: bool = knob(True, "say once where an observation leaves the bounds that its space declares")
+    check: bool = knob(True, "report once where an observation leaves the bounds of its space")
     atari: AtariConfig = field(default_factory=AtariConfig)
     self_play: SelfPlayConfig = field(default_factory=SelfPlayConfig)
 
@@ -140,7 +143,7 @@ class TextLogConfig(LogConfig):
 @dataclass
 class TextEvaluateConfig:
     every: int = knob(300_000, "tokens between evaluations (0: only at the end)", ge=0)
-    tokens: int = knob(100_000, "held-out tokens of one evaluation, the same ones each time", gt=0)
+    tokens: int = knob(100_000, "held-out tokens of one evaluation, always the same", gt=0)
 
 
 @dataclass
@@ -151,42 +154,45 @@ class TextCheckpointConfig(CheckpointConfig):
 @dataclass
 class SampleConfig:
     count: int = knob(4, "samples at each evaluation (0: none)", ge=0)
-    tokens: int = knob(128, "new tokens of a sample", gt=0, needs=("/objective.name!=masked", "count!=0"))
+    tokens: int = knob(128, "new tokens per sample", gt=0, needs=("/objective.name!=masked", "count!=0"))
     prompt: str = knob(
-        "", "what samples begin with; empty: the beginning of a document", needs=("/objective.name!=masked", "count!=0")
+        "", "prompt of the samples; empty: the beginning of a document", needs=("/objective.name!=masked", "count!=0")
     )
     temperature: float = knob(
-        0.8, "below 1: likelier tokens, 0: always the likeliest", ge=0, needs=("/objective.name!=masked", "count!=0")
+        0.8,
+        "sampling temperature; 0: always the most likely token",
+        ge=0,
+        needs=("/objective.name!=masked", "count!=0"),
     )
 
 
 @dataclass
 class RootConfig:
-    """What every training command understands."""
+    """Keys of every training command."""
 
     root: ClassVar[str]
     """The command word, and the root config in conf/."""
     budget_key: ClassVar[str]
-    """The key of the budget, which the cadences and schedules count in too."""
+    """The key of the budget; cadences and schedules count in the same unit."""
     learner_group: ClassVar[str]
-    """The group whose choice is what learns, or what it is learned by."""
+    """The group whose choice names the learner."""
     learner: ClassVar[str] = ""
-    """`module:Class` of the learner; empty: what the learner group's choice names."""
+    """`module:Class` of the learner; empty: named by the learner group's choice."""
     refuse: ClassVar[str] = ""
-    """`module:function` that raises RequestError where a composed config asks for what there is not; empty: none."""
+    """`module:function` that raises RequestError where a composed config cannot be fulfilled; empty: none."""
     recipe_groups: ClassVar[tuple[str, ...]]
-    """Groups that an experiment's values were found for: another choice beside it is refused."""
+    """Groups that an experiment's values were tuned for: another choice is refused."""
     sections: ClassVar[dict[str, str]]
-    """Groups with knobs of their own -> the key in them that names their entry in the registry."""
+    """Groups with their own config -> the key in it that names the registry entry."""
 
     updates: int | None = knob(None, "budget in updates", gt=0)
     minutes: float | None = knob(None, "budget in minutes of wall-clock time", gt=0)
     seed: int = knob(1, "seed of everything random", ge=0)
     device: str = knob("auto", DEVICES, pattern=DEVICE)
     compile: str = knob(
-        "auto", "torch.compile of the update: auto only where the budget repays it", choices=("auto", "on", "off")
+        "auto", "torch.compile of the update; auto: where it pays off within the budget", choices=("auto", "on", "off")
     )
-    threads: int | None = knob(None, "CPU threads of torch; empty: chosen by the size of the work", gt=0, le=1_024)
+    threads: int | None = knob(None, "CPU threads of torch; empty: by the size of the work", gt=0, le=1_024)
     display: str = knob("auto", "progress on the terminal", choices=("auto", "rich", "plain", "quiet"))
     run: RunConfig = field(default_factory=RunConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -195,11 +201,11 @@ class RootConfig:
     stop: StopConfig = field(default_factory=StopConfig)
 
     given = frozenset[str]()
-    """The dotted keys that a person gave for this run, and no file; of a config that was loaded: none."""
+    """Dotted keys given on the command line; none for a loaded config."""
 
     @property
     def budget(self) -> int:
-        """In environment steps, moves or tokens."""
+        """The budget in environment steps, moves or tokens."""
         return int(getattr(self, self.budget_key))
 
     @budget.setter
@@ -213,12 +219,12 @@ class RootConfig:
 
     @property
     def subject(self) -> dict[str, str]:
-        """What learns, and from what: `agent` and `env`; they name the run's folder and its line among others."""
+        """Learner and data, `agent` and `env`, which name the run's folder and its row in tables."""
         raise NotImplementedError
 
     @property
     def products(self) -> dict[str, str]:
-        """What a finished RUN is good for: a word for the last lines on the terminal -> the command."""
+        """Commands for a finished RUN: label in the closing lines -> command."""
         raise NotImplementedError
 
     @property
@@ -227,7 +233,7 @@ class RootConfig:
 
     @property
     def schedule_budget(self) -> int:
-        """What schedules are functions of: the first budget, unless asked otherwise."""
+        """The budget that schedules refer to: the first one, unless overridden."""
         return int(getattr(self, f"schedule_{self.budget_key}") or self.budget)
 
 
@@ -247,7 +253,7 @@ class TrainConfig(RootConfig):
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     env: EnvConfig = field(default_factory=EnvConfig)
-    agent: Any = knob(None, "the agent's own knobs, a dataclass that the registry names")
+    agent: Any = knob(None, "the agent's hyper-parameters, a dataclass named by the registry")
 
     @property
     def subject(self) -> dict[str, str]:
@@ -260,12 +266,12 @@ class TrainConfig(RootConfig):
 
 @dataclass
 class TextConfig(RootConfig):
-    """What pretraining and fine-tuning have in common."""
+    """Keys common to pretraining and fine-tuning."""
 
     schedule_tokens: int | None = knob(None, "tokens over which schedules run; empty: the first budget", gt=0)
-    gradient_accumulation_steps: int = knob(1, "parts a batch is computed in, to save memory; same gradient", gt=0)
+    gradient_accumulation_steps: int = knob(1, "parts that a batch is split into to save memory; same gradient", gt=0)
     precision: str = knob(
-        "auto", "of the products: bf16 where it is faster here (auto)", choices=("auto", "fp32", "bf16")
+        "auto", "precision of matrix products; auto: bf16 where it is faster", choices=("auto", "fp32", "bf16")
     )
     log: TextLogConfig = field(default_factory=TextLogConfig)
 
@@ -288,7 +294,7 @@ class PretrainConfig(TextConfig):
     }
 
     tokens: int = knob(1_500_000, "budget in tokens", gt=0)
-    batch_size: int | None = knob(None, "blocks of one optimiser step; empty: from the model and the budget", gt=0)
+    batch_size: int | None = knob(None, "blocks per optimiser step; empty: from the model and the budget", gt=0)
     compile: str = knob(
         "auto",
         "of the update: torch.compile (on), on a CPU layers compiled (kernels), neither (off); auto: what the "
@@ -301,12 +307,12 @@ class PretrainConfig(TextConfig):
     evaluate: TextEvaluateConfig = field(default_factory=TextEvaluateConfig)
     checkpoint: TextCheckpointConfig = field(default_factory=TextCheckpointConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
-    objective: Any = knob(None, "the objective's own knobs")
-    model: Any = knob(None, "the model's own knobs")
-    data: Any = knob(None, "the corpus's own knobs")
-    tokenizer: Any = knob(None, "the tokenizer's own knobs")
+    objective: Any = knob(None, "the objective's settings")
+    model: Any = knob(None, "the model's settings")
+    data: Any = knob(None, "the corpus's settings")
+    tokenizer: Any = knob(None, "the tokenizer's settings")
     optimizer: Any = knob(None, "the optimiser's own knobs")
-    causal: bool | None = knob(None, "whether the model sees only what came before; as the objective says")
+    causal: bool | None = knob(None, "whether attention is causal; set by the objective")
 
     @property
     def is_causal(self) -> bool:
@@ -339,22 +345,22 @@ class EachEpochCheckpointConfig:
 class AdaptConfig:
     mode: str = knob(
         "full",
-        "what is trained: all weights, the last layers and the head, the head alone, or low-rank additions (LoRA)",
+        "what is trained: all weights, the last layers and the head, only the head, or LoRA",
         choices=("full", "last", "head", "lora"),
     )
     init: str = knob(
         "pretrained",
-        "weights to begin with; random: new ones for the same shape and tokenizer, to see what pretraining brings",
+        "initial weights; random: a new model of the same shape and tokenizer, as a baseline",
         choices=("pretrained", "random"),
     )
-    layers: int = knob(1, "mode=last: how many layers at the end", gt=0, needs="mode=last")
-    rank: int = knob(8, "mode=lora: rank of the additions (Hu et al. 2021, arXiv:2106.09685)", gt=0, needs="mode=lora")
-    alpha: int = knob(16, "mode=lora: they are scaled by alpha / rank", gt=0, needs="mode=lora")
+    layers: int = knob(1, "mode=last: number of last layers", gt=0, needs="mode=last")
+    rank: int = knob(8, "mode=lora: rank of the updates (Hu et al. 2021, arXiv:2106.09685)", gt=0, needs="mode=lora")
+    alpha: int = knob(16, "mode=lora: updates are scaled by alpha / rank", gt=0, needs="mode=lora")
 
 
 @dataclass
 class FinetuneConfig(TextConfig):
-    """`python -m rlgym finetune`: a pretrained model goes on by labels, demonstrations, preferences or reward."""
+    """`python -m rlgym finetune`: fine-tuning a pretrained model by labels, demonstrations, preferences or reward."""
 
     root = "finetune"
     budget_key = "tokens"
@@ -363,21 +369,21 @@ class FinetuneConfig(TextConfig):
     sections = {"method": "name", "data": "name", "reward": "name", "optimizer": "name"}
 
     init_from: str = knob("", "a run of pretrain or finetune (folder, short name, last), or a Hugging Face folder")
-    tokens: int | None = knob(None, "budget in tokens, of rewarded methods in sampled ones; empty: the method's", gt=0)
-    batch_size: int = knob(32, "examples of one optimiser step", gt=0)
+    tokens: int | None = knob(None, "budget in tokens (rewarded methods: sampled tokens); empty: the method's", gt=0)
+    batch_size: int = knob(32, "examples per optimiser step", gt=0)
     evaluate: EachEpochConfig = field(default_factory=EachEpochConfig)
     checkpoint: EachEpochCheckpointConfig = field(default_factory=EachEpochCheckpointConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
-    method: Any = knob(None, "the method's own knobs")
-    data: Any = knob(None, "the examples' own knobs")
-    reward: Any = knob(None, "the reward's own knobs")
+    method: Any = knob(None, "the method's settings")
+    data: Any = knob(None, "the settings of the data")
+    reward: Any = knob(None, "the reward's settings")
     optimizer: Any = knob(None, "the optimiser's own knobs")
     model: dict[str, Any] = knob(
-        {}, "the model's shape, taken over from init_from", needs="the model's shape is taken over from init_from"
+        {}, "the model's shape, copied from init_from", needs="the model's shape is taken over from init_from"
     )
     causal: bool | None = knob(
         None,
-        "whether it sees only what came before; taken over from init_from",
+        "whether attention is causal; copied from init_from",
         needs="it is taken over from init_from",
     )
 
@@ -389,7 +395,7 @@ class FinetuneConfig(TextConfig):
     @property
     def products(self) -> dict[str, str]:
         found = {word: f"{word} RUN" for word in getattr(self.method, "uses", ("evaluate", "generate", "export"))}
-        if "predict" in found:  # a method of labels says which column is the text; the others score whole rows
+        if "predict" in found:  # only methods with labels name the column of the text
             text = hasattr(self.method, "text")
             found["predict"] += " text='a text of your own'" if text else " data=a_table_of_your_own.csv"
         return found

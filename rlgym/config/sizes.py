@@ -15,18 +15,18 @@ from rlgym.config.memory import require_memory
 from rlgym.errors import RequestError
 
 TOO_LARGE = re.compile("memory|overflow|too large|too big|maximum allowed dimension", re.IGNORECASE)
-"""What NumPy, torch and Python say of sizes and numbers that nothing can hold."""
+"""Matches the errors of NumPy, torch and Python for impossible sizes and numbers."""
 MAKERS = {getattr(torch, name) for name in ("empty", "zeros", "ones", "full", "rand", "randn")} | {
     getattr(torch, f"{name}_like") for name in ("empty", "zeros", "ones", "randn")
 }
 BUDGETS = ("steps", "tokens", "updates", "minutes", "seed")
-"""Keys whose size takes no memory."""
+"""Keys whose value takes no memory."""
 
 
 @contextmanager
 def sizes_named(given: Mapping[str, Any]) -> Iterator[None]:
-    """RequestError where what is made inside asks for more memory than is free, or for a size that nothing can hold;
-    it names the largest number that was `given`, by its key."""
+    """Raise RequestError where code inside asks for more memory than is free or for an impossible size; names the
+    largest number in `given` by its key."""
     try:
         with _Watched():
             yield
@@ -46,25 +46,25 @@ def sizes_named(given: Mapping[str, Any]) -> Iterator[None]:
 
 
 def too_large(error: BaseException) -> bool:
-    """Whether an error says that something did not fit."""
+    """Whether an error is about memory or size."""
     if isinstance(error, RuntimeError | ValueError | TypeError):
         return TOO_LARGE.search(str(error)) is not None
     return isinstance(error, MemoryError | OverflowError)
 
 
 class _Watched(TorchFunctionMode):
-    """Asks for the memory of each large tensor that torch's functions make, before they do."""
+    """Checks free memory before torch allocates a large tensor."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in MAKERS and (device := str(kwargs.get("device") or "cpu")) != "meta":
             size = _numbers(args, kwargs) * (kwargs.get("dtype") or torch.float32).itemsize
-            require_memory(size, device, share=0.5 if device == "cpu" else 1.0)  # others come, as Adam's moments
+            require_memory(size, device, share=0.5 if device == "cpu" else 1.0)  # others follow, such as Adam's moments
         return func(*args, **kwargs)
 
 
 def _numbers(args: Any, kwargs: Any) -> int:
-    """How many numbers the tensor holds that torch.empty and its like are asked for."""
+    """Number of elements of the tensor requested from torch.empty and its kind."""
     first = kwargs.get("size", args[0] if args else ())
     if isinstance(first, torch.Tensor):
         return first.numel()
@@ -73,7 +73,7 @@ def _numbers(args: Any, kwargs: Any) -> int:
 
 
 def _largest(value: Any) -> float:
-    """The largest whole number of a value, or of a list of them; 0 where there is none."""
+    """The largest integer in a value or list; 0 without one."""
     if isinstance(value, list | tuple):
         return max(map(_largest, value), default=0)
     return abs(value) if isinstance(value, int) and not isinstance(value, bool) else 0

@@ -1,6 +1,5 @@
-"""What a search found, as a file that `agent=... env=...` picks up by itself: tuned/<agent>/<env>.yaml.
-
-It goes into `--config-dir` where one is given, into conf/ of a source checkout, or into the person's own config folder.
+"""Writes the result of a search as a file that `agent=... env=...` picks up: tuned/<agent>/<env>.yaml, in
+`--config-dir` if given, in conf/ of a source checkout, or in the user's config folder.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from rlgym.config.parser import flattened, to_dict
 from rlgym.errors import RequestError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-"""Of the source, where this is one."""
+"""conf/ of a source checkout."""
 NOT_TUNED = ("seed", "run.", "device", "compile", "threads", "display", "minutes", "updates", "schedule_steps")
-"""Keys of a run, and not of how an agent learns an environment."""
+"""Keys of a run that do not affect learning."""
 
 
 def write_tuned(
@@ -33,10 +32,9 @@ def write_tuned(
     comment: str,
     trust: bool = True,
 ) -> list[str]:
-    """Write what `words` change of `agent`'s plain defaults on `env`; lines that say where it is and how it is used.
-
-    A file that is there is left: then the new one has a name of its own, unless `overwrite`. In a checkout one of the
-    person's own folder stays in force, too.
+    """Write the changes of `words` to `agent`'s plain defaults on `env`; returns lines about the file and its use. An
+    existing file is kept and the new one gets another name, unless `overwrite`. A file in the user's folder also takes
+    precedence over a checkout's.
     """
     folder = target(config_dir)
     path = folder / agent / f"{env}.yaml"
@@ -65,7 +63,7 @@ def write_tuned(
 
 
 def content(agent: str, env: str, words: Sequence[str], config_dir: str | None, trust: bool) -> str:
-    """The YAML of every key in which the config of `words` differs from the agent's plain defaults. `trust`: as of
+    """The YAML of every key in which the config of `words` differs from the agent's plain defaults. `trust`: see
     `compose`."""
     plain = dict(flattened(to_dict(compose([f"agent={agent}", f"env={env}", "tuned=off"], "train", config_dir, trust))))
     found = dict(flattened(to_dict(compose(list(words), "train", config_dir, trust))))
@@ -82,7 +80,7 @@ def content(agent: str, env: str, words: Sequence[str], config_dir: str | None, 
 
 
 def target(config_dir: str | None) -> Path:
-    """The folder `tuned` to write into."""
+    """The `tuned` folder to write into."""
     if config_dir is not None:
         return Path(config_dir) / "tuned"
     if (CHECKOUT / "pyproject.toml").is_file() and (CHECKOUT / "conf").is_dir():

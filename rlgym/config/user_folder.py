@@ -17,13 +17,14 @@ from rlgym.config.groups import GROUPS
 from rlgym.errors import RequestError
 
 WHOLE = ("tuned", "experiment")
-"""Groups whose files hold keys of the whole config: Hydra's package `_global_`, whether the file says so or not."""
+"""Groups whose files hold keys of the whole config: Hydra's package `_global_`, even if the file does not declare
+it."""
 PACKAGE = re.compile(r"^\s*#\s*@package:?\s+(\S+)\s*$", re.MULTILINE)
 
 
 class OwnFolder(FileConfigSource):
-    """Hydra's source for `own://FOLDER`: as files, but a byte order mark is read over and `# @package` may stand on any
-    line."""
+    """Hydra's config source for `own://FOLDER`: files, except that a byte order mark is skipped and `# @package` may be
+    on any line."""
 
     @staticmethod
     def scheme() -> str:
@@ -54,8 +55,8 @@ SourcesRegistry.instance().register(OwnFolder)
 
 
 def refuse_misplaced(folder: Path, root: str, agent: str, env: str) -> None:
-    """RequestError where `folder` has a file that is meant to be read and would not be: groups that are chosen by
-    themselves (env, tuned) would go on without it."""
+    """RequestError where `folder` has a file that would be ignored, since groups with automatic choices (env, tuned)
+    would continue without it."""
     if (folder / f"{root}.yaml").is_file():
         raise RequestError(
             f"{folder / root}.yaml: conf/{root}.yaml cannot be replaced; as experiment/NAME.yaml it is experiment=NAME"
@@ -76,7 +77,7 @@ def refuse_misplaced(folder: Path, root: str, agent: str, env: str) -> None:
 
 
 def own_files(folder: str | None, chosen: Mapping[str, str]) -> list[str]:
-    """The files of a person's own folder that these choices (group -> name) took."""
+    """The files of the user's folder used by these choices (group -> name)."""
     if folder is None:
         return []
     files = (Path(folder) / group / f"{name}.yaml" for group, name in chosen.items())
@@ -84,5 +85,5 @@ def own_files(folder: str | None, chosen: Mapping[str, str]) -> list[str]:
 
 
 def _letters(name: str) -> str:
-    """What is left of a file's name when its ending, case and separators do not count."""
+    """A file's name without extension, case and separators."""
     return re.sub(r"\.(ya?ml|json|txt)(?=\.|$)|[\W_]", "", name.lower())
