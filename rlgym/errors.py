@@ -1,8 +1,8 @@
-"""The two ways a command ends badly. Each carries one line for the person; the exit code follows from the class."""
+"""The errors of commands: each has a one-line message and determines the exit code."""
 
 
 class RequestError(Exception):
-    """The request is wrong (exit 2): names the key, the value and what would do. Nothing has been written."""
+    """A wrong request (exit 2): names the key, the value and what would do. Nothing has been written."""
 
     exit_code = 2
 
@@ -14,4 +14,4 @@ class TrainingError(Exception):
 
 
 class CheckpointError(Exception):
-    """A checkpoint is incomplete, altered or of another kind; the message names the file and what is wrong with it."""
+    """An incomplete, altered or incompatible checkpoint; the message names the file and the problem."""

@@ -1,1 +1,1 @@
-"""From a config to a batched environment."""
+"""Environments: from a config to a batch that steps together."""

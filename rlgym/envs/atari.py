@@ -1,9 +1,9 @@
 """Atari 2600 games as published (Mnih et al. 2015, doi:10.1038/nature14236; Machado et al. 2018, arXiv:1709.06009).
 
-An action lasts `frame_skip` frames; the observation is the maximum of the last two (sprites flicker), grey, scaled to a
-square, and stacked with those before it: [stack, height, width] uint8, the newest last. An episode begins with up to
-`noop_max` frames without action. One game at a time is Gymnasium's AtariPreprocessing; many are ale_py's own batched
-environment, which gives the same frames for the same actions.
+An action is repeated for `frame_skip` frames; the observation is the maximum of the last two (sprites flicker), grey,
+resized to a square and stacked: [stack, height, width] uint8, newest last. An episode begins with up to `noop_max`
+no-op frames. Single games use Gymnasium's AtariPreprocessing, batches ale_py's own vector environment, which returns
+the same frames for the same actions.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def is_game(id: str) -> bool:
 
 
 def is_preprocessed(config: EnvConfig) -> bool:
-    """Whether `env.atari` applies: to games that are seen, unless it is turned off."""
+    """Whether `env.atari` applies: to games observed by their screen, unless turned off."""
     return is_game(config.id) and config.atari.preprocess and arguments(config)["obs_type"] != "ram"
 
 
 def check(config: EnvConfig) -> None:
-    """RequestError where `env.atari` says something that would not happen."""
+    """RequestError where a key of `env.atari` would have no effect."""
     if is_preprocessed(config):
         if "frameskip" in config.kwargs:
             raise RequestError(f"env.kwargs.frameskip={config.kwargs['frameskip']}: say it as env.atari.frame_skip")
@@ -54,7 +54,7 @@ def make_game(config: EnvConfig, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
     """One game, preprocessed and not yet stacked."""
     import cv2
 
-    cv2.setNumThreads(1)  # one screen is not worth waking threads for
+    cv2.setNumThreads(1)  # threads do not pay off for one screen
     _be_quiet()
     obs_type, knobs = arguments(config)["obs_type"], config.atari
     env = gym.make(config.id, disable_env_checker=True, **{**kwargs, "obs_type": obs_type, "frameskip": 1})
@@ -69,7 +69,7 @@ def make_game(config: EnvConfig, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
 
 
 def why_not_batched(config: EnvConfig) -> str:
-    """What keeps ale_py's batched environment from playing this; empty: nothing."""
+    """Why ale_py's vector environment cannot play this; empty if it can."""
     if gym.registry[config.id.split(":")[-1]].vector_entry_point is None:
         return f"ale_py has batched code for ids like ALE/Pong-v5 only, not for env={config.id}"
     if not is_preprocessed(config):
@@ -85,7 +85,7 @@ EMULATOR_BYTES = 0.9e6
 
 
 def make_batched(config: EnvConfig, num_envs: int) -> gym.vector.VectorEnv[Any, Any, Any]:
-    """`num_envs` games in ale_py's own threads, stacked."""
+    """`num_envs` games in ale_py's own threads, with stacked frames."""
     _be_quiet()
     knobs = config.atari
     kwargs = {key: value for key, value in config.kwargs.items() if key != "obs_type"}
@@ -109,7 +109,7 @@ def make_batched(config: EnvConfig, num_envs: int) -> gym.vector.VectorEnv[Any, 
 
 
 def arguments(config: EnvConfig) -> dict[str, Any]:
-    """What the game is made with: grey unless the id says memory or env.kwargs says otherwise."""
+    """Constructor arguments of the game: grey, unless the id observes RAM or env.kwargs overrides it."""
     own = gym.registry[config.id.split(":")[-1]].kwargs
     obs_type = "ram" if own.get("obs_type") == "ram" else "grayscale"
     return {**own, "obs_type": obs_type, **config.kwargs}
@@ -118,17 +118,17 @@ def arguments(config: EnvConfig) -> dict[str, Any]:
 def _be_quiet() -> None:
     import ale_py
 
-    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # else each process greets on stderr
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # else each process prints a banner on stderr
 
 
 class LifeLoss(gym.Wrapper[Any, Any, Any, Any]):
-    """A lost life is an end to learn from, though the game goes on (Mnih et al. 2015): `terminated`, marked GOES_ON in
-    the info, and the reset that follows leaves the game alone."""
+    """Terminates the episode at a lost life while the game continues (Mnih et al. 2015): marked GOES_ON in the info,
+    and the next reset does not restart the game."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
         self.lives = 0
-        self.now: tuple[Any, dict[str, Any]] | None = None  # what a reset tells while the game goes on
+        self.now: tuple[Any, dict[str, Any]] | None = None  # info of a reset while the game continues
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
@@ -148,8 +148,8 @@ class LifeLoss(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class FirstFrameRepeated(gym.vector.VectorWrapper[Any, Any, Any]):
-    """ale_py leaves the frames before an episode's first black; FrameStackObservation, and a replay that stores each
-    frame once, repeat the first one there."""
+    """Repeats an episode's first frame in its stack, as FrameStackObservation does and as a replay that stores each
+    frame once requires; ale_py leaves these frames black."""
 
     def __init__(self, env: gym.vector.VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
@@ -158,7 +158,7 @@ class FirstFrameRepeated(gym.vector.VectorWrapper[Any, Any, Any]):
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         if isinstance(seed, int):
-            seed %= 2**31 - self.num_envs  # ale_py counts lanes on from it as an int32
+            seed %= 2**31 - self.num_envs  # ale_py adds the lane number to it as an int32
         obs, infos = self.env.reset(seed=seed, options=options)
         self.ages[:] = 0
         return self._repeat(obs), infos

@@ -1,4 +1,4 @@
-"""A batch of environments that step together: what every learner acts in, whatever steps it underneath."""
+"""The interface of batched environments, which all learners act in, whatever the backend."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from rlgym.errors import RequestError
 from rlgym.learner import Section
 
 ENV_BYTES = 256
-"""Bytes that one environment needs in addition to its observation, as a lower bound: those of batched code."""
+"""Lower bound on the bytes per environment besides its observation (batched code)."""
 GOES_ON = "episode_goes_on"
-"""In the info of a step that ended: learning takes it for an end (a life was lost), the episode goes on."""
+"""Key in the info of a terminated step: an end for learning only (a lost life), the episode continues."""
 
 
 @dataclass(slots=True)
@@ -34,13 +34,13 @@ class Episode:
 
 @dataclass(slots=True)
 class Step:
-    """What one step of all environments gave. Every array belongs to the environment: valid until the next step."""
+    """Result of one step of all environments. Arrays belong to the environment and are valid until the next step."""
 
-    obs: Obs  # [envs, ...] what to act on next: after the reset where an episode ended
+    obs: Obs  # [envs, ...] next observations: after the reset where an episode ended
     reward: Array  # [envs] float64
     terminated: Array  # [envs] bool
     truncated: Array  # [envs] bool
-    final_obs: Obs | None = None  # [envs, ...] true successors, in the rows that ended; None when none did
+    final_obs: Obs | None = None  # [envs, ...] final observations, in rows that ended; None if none did
     valid: Array | None = None  # [envs] bool, False in the phantom rows of a NEXT_STEP environment; None: all real
     action_mask: Array | None = None  # [envs, n] bool for the next action; MultiDiscrete: n = sum(nvec)
     episodes: list[Episode] = field(default_factory=list)
@@ -50,15 +50,16 @@ class BatchEnv(ABC):
     """`num_envs` copies of one environment. Discrete and MultiDiscrete actions count from 0, whatever their start."""
 
     backend: str
-    """How they are stepped: native (batched code, own or the environment's), sync, async, or envpool."""
+    """The backend: native (batched code, own or the environment's), sync, async, or envpool."""
     restores: str = "exact"
-    """What `load_state_dict` restores: "exact", or in words what it cannot."""
+    """"exact", or a description of what `load_state_dict` cannot restore."""
     restore_report: str = ""
-    """What the last `load_state_dict` could not restore, in one line; empty when all was."""
+    """One line on what the last `load_state_dict` could not restore; empty if nothing."""
     phantoms: bool = False
-    """Whether steps may hold phantom rows (`Step.valid`)."""
+    """Whether steps may contain phantom rows (`Step.valid`)."""
     clip_reward: bool = False
-    """Whether steps tell only the sign of a reward (sync, async and third-party batches); episodes tell all of it."""
+    """Whether steps return only the sign of rewards (sync, async and third-party batches); episodes have full
+    returns."""
 
     def __init__(
         self, id: str, num_envs: int, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
@@ -77,8 +78,8 @@ class BatchEnv(ABC):
                 f"env.num_envs={num_envs}: that many take {num_envs * each / 1e9:,.1f} GB at least, and "
                 f"{free / 1e9:,.1f} GB are free; lower it"
             )
-        self.action_mask: Array | None = None  # for the next action, after a reset too
-        self.notices: list[str] = []  # lines for the person, to print and clear
+        self.action_mask: Array | None = None  # for the next action, also after a reset
+        self.notices: list[str] = []  # notices for the user, to print and clear
         if not isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.Box | spaces.MultiBinary):
             raise RequestError(f"env={id}: {_unsupported(action_space, observation_space)}")
         if not math.prod(action_space.shape or ()):
@@ -86,23 +87,23 @@ class BatchEnv(ABC):
 
     @abstractmethod
     def reset(self, seed: int) -> Obs:
-        """Start anew; environment i is seeded with seed + i."""
+        """Reset all; environment i is seeded with seed + i."""
 
     @abstractmethod
     def step(self, actions: Array) -> Step:
-        """One action for each: Discrete [envs], others [envs, *shape]. Ended episodes start over in the same call,
-        or, where `phantoms`, in the next."""
+        """Step with one action each: Discrete [envs], others [envs, *shape]. Ended episodes reset in the same call, or
+        with `phantoms` in the next."""
 
     @abstractmethod
     def state_dict(self) -> Section:
-        """All that the exact continuation needs, the running episodes included."""
+        """The state needed for exact continuation, including running episodes."""
 
     @abstractmethod
     def load_state_dict(self, section: Section) -> Obs:
         """Continue from `state_dict`; returns the observations to act on. Sets `restore_report`."""
 
     def verify_restores(self) -> bool:
-        """Whether a fresh copy, restored, shows what the running one shows; if not, `restores` says so."""
+        """Check that a restored fresh copy returns the current observation; if not, set `restores`."""
         return self.restores == "exact"
 
     def close(self) -> None:  # noqa: B027  nothing to release is a fine default
@@ -110,7 +111,7 @@ class BatchEnv(ABC):
 
 
 def _unsupported(actions: spaces.Space[Any], observations: spaces.Space[Any]) -> str:
-    """Why no policy here acts in this space, and what would do."""
+    """The error for an unsupported action space, with what would do."""
     why = (
         f"action space {type(actions).__name__} is not supported; it can be Discrete, MultiDiscrete, Box or MultiBinary"
     )
@@ -123,7 +124,7 @@ def _unsupported(actions: spaces.Space[Any], observations: spaces.Space[Any]) ->
 
 
 class Tally:
-    """Running returns and lengths of all environments, kept apart from any wrapper that might reshape rewards."""
+    """Running returns and lengths of all environments, independent of wrappers that change rewards."""
 
     def __init__(self, num_envs: int) -> None:
         self.returns = np.zeros(num_envs)
@@ -134,7 +135,7 @@ class Tally:
         self.lengths[:] = 0
 
     def finish(self, ended: Iterable[int], successes: dict[int, bool] | None = None) -> list[Episode]:
-        """The episodes that ended, whose tallies start over."""
+        """The ended episodes; resets their tallies."""
         episodes = []
         for i in ended:
             success = successes.get(i) if successes else None
@@ -145,7 +146,7 @@ class Tally:
 
 
 def mask_size(action_space: spaces.Space[Any]) -> int:
-    """Entries of an action mask: n of a Discrete, sum(nvec) of a MultiDiscrete, else 0."""
+    """Size of an action mask: n for Discrete, sum(nvec) for MultiDiscrete, else 0."""
     if isinstance(action_space, spaces.Discrete):
         return int(action_space.n)
     return int(action_space.nvec.sum()) if isinstance(action_space, spaces.MultiDiscrete) else 0

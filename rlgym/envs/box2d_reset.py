@@ -1,7 +1,8 @@
 """A new physics world for every episode of Gymnasium's Box2D environments.
 
-BipedalWalker and CarRacing keep theirs from episode to episode, and Box2D's internal order with it: one seed gives
-different episodes after different pasts (Gymnasium issue 728, mended in LunarLander only), and no resume can be exact.
+BipedalWalker and CarRacing keep their world across episodes, and with it Box2D's internal order: the same seed gives
+different episodes depending on the past (Gymnasium issue 728, fixed in LunarLander only), so that no resume can be
+exact.
 """
 
 from __future__ import annotations

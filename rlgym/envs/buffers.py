@@ -23,7 +23,7 @@ class Buffers:
     mask: Array
 
     def lanes(self, first: int, last: int) -> Buffers:
-        """The same memory, of environments first to last - 1."""
+        """Views of environments first to last - 1."""
         part = slice(first, last)
         return Buffers(
             {name: array[part] for name, array in self.obs.items()},

@@ -1,8 +1,8 @@
 """Checks of steps against the declared spaces: one batched comparison a step, the message built only on failure.
 
-Fatal: NaN and infinities, and choices that are none of a Discrete space's. A number beyond the bounds that a Box
-declares is reported once (`env.check`), and training goes on: LunarLander-v3 leaves its declared bounds in most
-episodes of a bad policy (height up to 19 times, angle up to 2.4 times the bound) and works as intended.
+Fatal: NaN and infinities, and values outside of a Discrete space. A number beyond a Box's bounds is reported once
+(`env.check`), and training continues: LunarLander-v3 leaves its declared bounds in most episodes of a bad policy
+(height up to 19 times, angle up to 2.4 times the bound) and works as intended.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Checker:
         """`first`: number of the environment in the first row."""
         self.id = id
         self.said: dict[str, str] = {}
-        """Name of a leaf that left its bounds -> the notice of it."""
+        """Leaf that left its bounds -> the notice."""
         self.notices: list[str] = []
-        """Those not yet shown."""
+        """Notices not yet shown."""
         self._leaves = {leaf.name: leaf for leaf in leaves}
         self._first = first
         self._limits: dict[str, tuple[Array, Array]] = {}
@@ -35,8 +35,8 @@ class Checker:
                 self._limits[leaf.name] = limits
 
     def obs(self, obs: Obs, what: str = "observation") -> None:
-        """obs: [rows, ...] a leaf."""
-        for name, (low, high) in list(self._limits.items()):  # a bound that was left is dropped
+        """Check observations, each leaf [rows, ...]."""
+        for name, (low, high) in list(self._limits.items()):  # a violated bound is dropped
             batch = obs[name]
             within = batch >= low  # false for NaN, too
             within &= batch <= high
@@ -49,7 +49,7 @@ class Checker:
             raise TrainingError(f"{self.id}: environment {self._first + i} returned the reward {rewards[i]}")
 
     def mask(self, mask: Array, sizes: tuple[int, ...]) -> None:
-        """mask: [envs, sum(sizes)]; every part must allow something."""
+        """Check mask [envs, sum(sizes)]: every part must allow an action."""
         first = 0
         for size in sizes:
             if not mask[:, first : first + size].any(axis=1).all():
@@ -76,12 +76,12 @@ class Checker:
             self.obs({**self._as_is(), name: batch}, what)
 
     def _as_is(self) -> Obs:
-        """Values that pass, for the leaves that need no second look."""
+        """Limits for the quick check of each leaf."""
         return {name: low[None] for name, (low, _) in self._limits.items()}
 
 
 def _limits(leaf: Leaf, *, bounded: bool) -> tuple[Array, Array] | None:
-    """What a leaf's numbers must lie between, inclusive; None where its dtype admits nothing else."""
+    """Inclusive bounds of a leaf; None where its dtype already implies them."""
     assert leaf.low is not None and leaf.high is not None
     if leaf.dtype.kind == "f":
         finite = np.finfo(leaf.dtype)

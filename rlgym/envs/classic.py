@@ -1,7 +1,6 @@
-"""Gymnasium's classic control as array code: the same numbers as the reference, lane by lane, bit for bit.
-
-Operations keep the reference's order and its precision (float32 where it has float32, `math.cos` where it has that),
-since a different last bit grows into a different episode.
+"""Gymnasium's classic control as array code, bit-identical to the reference in each lane. Operations keep the
+reference's order and precision (float32 and `math.cos` where it uses them), since a different last bit grows into a
+different episode.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from rlgym.envs.spaces import Array
 
 
 def _constants(*values: float) -> tuple[Array, ...]:
-    """As 0-d arrays: a ufunc takes those twice as fast as Python numbers."""
+    """0-d arrays, which ufuncs take twice as fast as Python numbers."""
     return tuple(np.array(value) for value in values)
 
 
@@ -58,7 +57,7 @@ class CartPole(NativeEnv):
         return spaces.Discrete(2)
 
     def views(self) -> tuple[Array, Array]:
-        """Observations, and the part of the state that they show, in one layout: one copy fills them."""
+        """Observations and the observed state in one memory layout, so that one copy fills them."""
         # obs is [x, x_dot, theta, theta_dot]: here as [position or velocity, x or theta, lane]
         return self.obs.reshape(-1, 2, 2).transpose(2, 1, 0), self._state_view
 
@@ -103,7 +102,7 @@ class CartPole(NativeEnv):
 
 
 class CartPoleNoVelocity(CartPole):
-    """Shows [x, theta] only."""
+    """Observes [x, theta] only."""
 
     @staticmethod
     def make_observation_space() -> spaces.Box:
@@ -361,7 +360,7 @@ NATIVE: dict[str, type[NativeEnv]] = {
 
 
 def knows(id: str, kwargs: dict[str, Any]) -> bool:
-    """Whether array code exists for this id, as Gymnasium (or rlgym) registered it, with these arguments."""
+    """Whether array code exists for this id as registered by Gymnasium (or rlgym), with these arguments."""
     spec = gymnasium.registry.get(id)
     own = spec is not None and str(spec.entry_point).startswith(
         ("gymnasium.envs.classic_control.", partially_observable.__name__)

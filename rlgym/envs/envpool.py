@@ -1,8 +1,7 @@
-"""EnvPool's environments (Weng et al. 2022, arXiv:2206.10558): C++ threads that step a whole batch in one call.
-
-They reset one step late (NEXT_STEP): the step after an episode's end ignores its action and shows the new episode's
-first observation. An episode that terminates with its last allowed step is told as cut off only. Seeds are fixed when
-the pool is made, so a seeded reset makes it anew.
+"""EnvPool's environments (Weng et al. 2022, arXiv:2206.10558): C++ threads step a whole batch in one call. They reset
+one step late (NEXT_STEP): the step after an episode's end ignores its action and shows the new episode's first
+observation. An episode that terminates in its last allowed step is reported as truncated only. Seeds are fixed at
+construction, so a seeded reset rebuilds the pool.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Pool(gym.vector.VectorEnv[Any, Any, Any]):
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
 
     def __init__(self, make: Callable[[int], Any], num_envs: int) -> None:
-        """`make(seed)` makes the pool; environment i is seeded with seed + i."""
+        """`make(seed)` builds the pool; environment i is seeded with seed + i."""
         self.num_envs = num_envs
         self._make = make
         self._pool = make(0)
@@ -45,7 +44,7 @@ class Pool(gym.vector.VectorEnv[Any, Any, Any]):
         with quiet():
             if isinstance(seed, int):
                 self._pool.close()
-                self._pool = self._make(seed % (2**31 - self.num_envs))  # an int32 for the last one, too
+                self._pool = self._make(seed % (2**31 - self.num_envs))  # must be an int32 for the last one, too
             return self._pool.reset()[0], {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -57,8 +56,8 @@ class Pool(gym.vector.VectorEnv[Any, Any, Any]):
 
 
 def make_pool(config: EnvConfig, num_envs: int, reference: gym.Env[Any, Any]) -> EnvPoolEnv:
-    """`num_envs` environments of `config` in EnvPool. RequestError where it has no such environment, or one that looks
-    other than `reference`, Gymnasium's own."""
+    """`num_envs` environments of `config` in EnvPool. RequestError where EnvPool lacks the environment, or its spaces
+    differ from `reference`, Gymnasium's own."""
     import envpool
 
     name = config.id.split(":")[-1]
@@ -96,7 +95,7 @@ def _same_actions(ours: gym.Space[Any], theirs: gym.Space[Any]) -> bool:
 
 
 def _game_options(config: EnvConfig) -> dict[str, Any]:
-    """`env.atari` and the id's own arguments, in EnvPool's words."""
+    """EnvPool's names for `env.atari` and the id's arguments."""
     knobs = config.atari
     if not atari.is_preprocessed(config):
         raise RequestError("env.backend=envpool: EnvPool preprocesses every Atari game; use auto, sync or async")

@@ -1,4 +1,4 @@
-"""Evaluating a policy: every environment plays its fixed share of the episodes."""
+"""Evaluates a policy; every environment plays a fixed share of the episodes."""
 
 from __future__ import annotations
 
@@ -14,33 +14,32 @@ if TYPE_CHECKING:
     from rlgym.envs.spaces import Array, Obs
 
 ENDLESS = 30_000
-"""Steps at which an episode is cut off where its environment has no time limit: a fixed policy can walk in circles."""
+"""Limit in steps for environments without a time limit, since a fixed policy may never end."""
 
 
 def fresh_seed(seed: int, step: int = 0) -> int:
-    """A seed far from those of training: of the evaluation at `step` of a run with `seed`, or with 0 of a later one.
-
-    A pure function, so that a resumed run evaluates on the same episodes without anything to restore.
+    """An evaluation seed, far from training's seeds, from the run's `seed` and `step` (0: after training). A pure
+    function, so that a resumed run evaluates on the same episodes.
     """
     return int(np.random.SeedSequence([seed, step]).generate_state(1)[0] >> 1)
 
 
 class Acts(Protocol):
-    """A policy as evaluation and play use it. What it remembers of its episodes is its own affair."""
+    """The interface of a policy in evaluation and play; it may keep a memory per episode."""
 
     def start(self, envs: int) -> None:
-        """The next observations `[envs, ...]` are the first of their episodes."""
+        """Called before the first observations `[envs, ...]` of new episodes."""
         ...
 
     def ended(self, rows: Sequence[int]) -> None:
-        """The episodes of these rows are over: what is observed there next is the first of another."""
+        """Called for rows whose episode has ended: their next observation starts another."""
         ...
 
     def act(self, obs: Obs, mask: Array | None = None, sampler: Any = None) -> Array: ...
 
 
 class Stateless:
-    """`start` and `ended` of a policy that remembers nothing."""
+    """No-op `start` and `ended` for policies without memory."""
 
     def start(self, envs: int) -> None:
         pass
@@ -57,7 +56,7 @@ def evaluate_policy(
     Each slot plays a share fixed in advance: taking the first `episodes` to finish would favour short ones. Records
     `{"episodes": [{"return", "length"}, ...]}`, slot by slot, and metrics `eval/mean_reward`, `eval/std_reward`,
     `eval/mean_ep_length`, and `eval/success_rate` where the environment reports success. An episode of more than
-    `limit` steps is cut off and counts as it stands; how many were is in `cut_episodes`, and said in a line.
+    `limit` steps is cut off and counted with its return so far; `cut_episodes` counts them, and a notice reports them.
     """
     share = [episodes // env.num_envs + (slot < episodes % env.num_envs) for slot in range(env.num_envs)]
     played: list[list[dict[str, Any]]] = [[] for _ in range(env.num_envs)]
@@ -75,7 +74,7 @@ def evaluate_policy(
         if step.episodes:
             policy.ended([episode.env for episode in step.episodes])
         if step.valid is not None:
-            policy.ended(np.flatnonzero(~step.valid).tolist())  # a phantom row shows the last episode's end once more
+            policy.ended(np.flatnonzero(~step.valid).tolist())  # a phantom row repeats the end of the last episode
         for episode in step.episodes:
             slot = episode.env
             running[slot] = score[slot] = 0
@@ -90,7 +89,7 @@ def evaluate_policy(
                 lacking = share[slot] - len(played[slot])
                 played[slot] += [{"return": float(score[slot]), "length": limit, "cut": True}] * lacking
                 missing -= lacking
-                running[slot] = -(10**12)  # this slot is done, whatever it goes on doing
+                running[slot] = -(10**12)  # this slot has played its share
     records = [record for slot in played for record in slot]
     returns = np.array([record["return"] for record in records])
     metrics = {

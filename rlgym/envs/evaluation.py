@@ -1,4 +1,4 @@
-"""Fresh episodes of a policy, their record in a folder's evaluations/, and the line that is printed of them."""
+"""Plays fresh episodes of a policy, records them in a folder's evaluations/, and prints a summary."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rlgym.run_folder.folder import Run
 def evaluate_in(
     policy: Acts, config: EnvConfig, folder: Path, episodes: int, seed: int, subject: dict[str, Any], limit: int
 ) -> dict[str, Any]:
-    """Play `episodes` of any policy, cut at `limit` steps each, and `report` them. `subject`: what the record says of
-    the policy."""
+    """Play `episodes` of a policy, cut off at `limit` steps each, and `report` them. `subject`: entries of the record
+    about the policy."""
     env = make_env(config, num_envs=min(episodes, config.num_envs))
     try:
         found = evaluate_policy(policy, env, episodes, seed, limit=limit)
@@ -26,8 +26,8 @@ def evaluate_in(
 
 
 def report(found: Evaluation, folder: Path, what: str, seed: int, subject: dict[str, Any]) -> dict[str, Any]:
-    """Write what an evaluation of `what` (as "100 fresh episodes") found into the folder's evaluations/, print it in
-    short, and return it."""
+    """Write the results of evaluating `what` (such as "100 fresh episodes") to the folder's evaluations/, print a
+    summary, and return them."""
     result: dict[str, Any] = {tag.removeprefix("eval/"): value for tag, value in found.metrics.items()}
     result |= {**subject, **found.records}
     mean, deviation = result["mean_reward"], result["std_reward"]

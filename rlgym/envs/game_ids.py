@@ -1,4 +1,5 @@
-"""The games of rlgym.games as Gymnasium ids (`connect_four`), and the keys `env.self_play`. Free of torch."""
+"""Registers the games of rlgym.games as Gymnasium ids (`connect_four`), and checks the keys `env.self_play`. Imports no
+torch."""
 
 from __future__ import annotations
 
@@ -19,20 +20,20 @@ if TYPE_CHECKING:
     from rlgym.config.schema import EnvConfig
 
 POOL = "pool"
-"""As opponent: past selves of the agent that learns. No player by itself."""
+"""The opponent that stands for past selves of the learning agent."""
 BUILT_IN = rf"random|one_ply|mcts_\d+|{POOL}"
-"""Opponents that are no runs."""
+"""Opponents other than runs."""
 
 
 def register() -> None:
-    """Make every game that is known by now an id of Gymnasium's."""
+    """Register all known games with Gymnasium."""
     for name in GAMES:
         if name not in registry:
             register_id(name, "rlgym.envs.self_play:SelfPlayEnv", kwargs={"game": name}, order_enforce=False)
 
 
 def is_game(id: str) -> bool:
-    """Whether `name`, or `module:name`, is a game, once the module had its chance to add it."""
+    """Whether `name`, or `module:name` after importing the module, is a game."""
     module, _, name = id.rpartition(":")
     if module:
         import_own(module)
@@ -41,9 +42,8 @@ def is_game(id: str) -> bool:
 
 
 def check(config: EnvConfig) -> None:
-    """RequestError where `env.self_play` says something that would not happen, or a game is asked for what it has not.
-
-    A run as opponent is written down as its folder: `last` is another one tomorrow.
+    """RequestError where a key of `env.self_play` would have no effect or the game does not support it. A run as
+    opponent is replaced by its folder, since `last` changes.
     """
     if not is_game(config.id):
         refuse(config, f"env={config.id} is no game of rlgym's ({', '.join(GAMES)})")
@@ -64,7 +64,9 @@ def check(config: EnvConfig) -> None:
     if not re.fullmatch(BUILT_IN, wanted):
         from rlgym.run_folder.folder import find_run
 
-        with contextlib.suppress(RequestError):  # who plays against it is told; a finished policy can do without
+        with contextlib.suppress(
+            RequestError
+        ):  # a missing opponent is reported later; a finished policy does not need one
             config.self_play.opponent = str(find_run(wanted).dir.resolve())
 
 
@@ -76,8 +78,8 @@ def refuse(config: EnvConfig, why: str) -> None:
 
 
 def arguments(config: EnvConfig) -> dict[str, Any]:
-    """What one `SelfPlayEnv` is made with. Without an agent that learns there are no past selves: one_ply stands in,
-    random where cards are hidden."""
+    """Constructor arguments of a `SelfPlayEnv`. Without a learning agent there are no past selves: one_ply stands in,
+    or random with hidden cards."""
     opponent = config.self_play.opponent
     if opponent == POOL:
         opponent = "one_ply" if make_game(config.id).perfect_information else "random"
@@ -85,7 +87,7 @@ def arguments(config: EnvConfig) -> dict[str, Any]:
 
 
 def alone(config: EnvConfig) -> EnvConfig:
-    """The same with an opponent that is there without learner or run: for who asks for spaces and masks alone."""
+    """The same with a built-in opponent, for callers that only need spaces and masks."""
     if not is_game(config.id):
         return config
     return replace(config, self_play=replace(config.self_play, opponent="random"))

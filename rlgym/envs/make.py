@@ -1,4 +1,4 @@
-"""From a config to a batched environment, or to the one line that says why not."""
+"""Builds a batched environment from a config, or raises a one-line RequestError."""
 
 from __future__ import annotations
 
@@ -41,16 +41,19 @@ FAMILIES = {  # the package an environment's code lives in -> what installs it
     "minigrid": "rlgym-ssl[minigrid]",
     "envpool": "rlgym-ssl[envpool]",
 }
-REGISTERS = {"ALE/": "ale_py", "MiniGrid-": "minigrid", "BabyAI-": "minigrid"}  # how ids begin -> who registers them
+REGISTERS = {
+    "ALE/": "ale_py",
+    "MiniGrid-": "minigrid",
+    "BabyAI-": "minigrid",
+}  # prefix of ids -> the package that registers them
 
 PROBE_STEPS = 32
-WORTH_WORKERS = 1.5e-3  # seconds that worker processes must save in a step of all: their pipes cost about 0.5e-3
+WORTH_WORKERS = 1.5e-3  # seconds that workers must save in a step of all environments: their pipes cost about 0.5e-3
 
 
 def make_env(config: EnvConfig, *, num_envs: int | None = None, render_mode: str | None = None) -> BatchEnv:
-    """The environment of `config`; `num_envs` replaces its number of copies. RequestError where that cannot be.
-
-    Settles what the config leaves to the id (`frame_stack`).
+    """The environment of `config`; `num_envs` replaces its number of copies. RequestError where it cannot be built.
+    Resolves what the config leaves to the id (`frame_stack`).
     """
     resolve_env(config)
     env = _stepped(config, num_envs or config.num_envs, render_mode)
@@ -59,7 +62,7 @@ def make_env(config: EnvConfig, *, num_envs: int | None = None, render_mode: str
 
 
 def resolve_env(config: EnvConfig) -> None:
-    """Fills in what the config leaves to its id. RequestError where the id is unknown or a key would have no effect."""
+    """Resolve what the config leaves to its id. RequestError where the id is unknown or a key would have no effect."""
     check_id(config.id)
     atari.check(config)
     game_ids.check(config)
@@ -68,14 +71,14 @@ def resolve_env(config: EnvConfig) -> None:
 
 
 def refuse(config: TrainConfig) -> None:
-    """RequestError where there is no such environment, or a key of it would have no effect; changes nothing."""
+    """RequestError where the environment is unknown or a key would have no effect; changes nothing."""
     if ":" in config.env.id:
         see_current_folder()
     resolve_env(deepcopy(config.env))
 
 
 def _stepped(config: EnvConfig, count: int, render_mode: str | None) -> BatchEnv:
-    """By the backend that is asked for, or the fastest that is equal to stepping one after the other."""
+    """Build with the requested backend, else with the fastest one that equals sequential stepping."""
     kwargs = dict(config.kwargs)
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
@@ -96,7 +99,7 @@ def _stepped(config: EnvConfig, count: int, render_mode: str | None) -> BatchEnv
 
 def make_one(config: EnvConfig, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
     """One environment with its wrappers."""
-    resolve_env(config)  # here, too: a worker process may know only what it imports itself
+    resolve_env(config)  # here, too: a worker process only has its own imports
     with quiet(), _explained(config):
         if atari.is_preprocessed(config):
             env = atari.make_game(config, kwargs)
@@ -118,7 +121,7 @@ def check_id(id: str) -> None:
     module, _, name = id.rpartition(":")
     if module:
         _import(module, id)
-        game_ids.register()  # of which that may have added some
+        game_ids.register()  # the import may have added some
     elif name not in gym.registry:
         owner = next((owner for begin, owner in REGISTERS.items() if name.startswith(begin)), None)
         if owner is not None:
@@ -139,8 +142,8 @@ def check_id(id: str) -> None:
 
 
 def episode_limit(config: EnvConfig, wanted: int | None) -> int:
-    """Steps after which an evaluation cuts an episode off: `wanted`, or the environment's own time limit, at which
-    Gymnasium ends it anyway; ENDLESS where it has none. RequestError where a game would not heed it."""
+    """Step limit of evaluation episodes: `wanted`, else the environment's time limit, else ENDLESS. RequestError for
+    games, which have no limit."""
     resolve_env(config)
     if game_ids.is_game(config.id) and wanted is not None:
         raise RequestError(f"max_episode_steps={wanted} has no effect: a game of env={config.id} ends by its rules")
@@ -158,7 +161,7 @@ def _import(module: str, id: str) -> None:
 
 
 def _native(config: EnvConfig, name: str, count: int, kwargs: dict[str, Any]) -> BatchEnv | None:
-    """Batched code for this environment, own or its own; None where auto must look further."""
+    """Batched code for this environment, ours or its own; None if there is none and the backend is auto."""
     if game_ids.is_game(name):
         from rlgym.envs.self_play import SelfPlay  # here and not above: worker processes stay free of torch
 
@@ -199,7 +202,7 @@ def _envpool(config: EnvConfig, count: int, kwargs: dict[str, Any]) -> BatchEnv:
 
 
 def _repays_workers(make: MakeEnv, count: int) -> bool:
-    """Measures a few steps of one environment, and what processes would save of a step of all."""
+    """Whether worker processes pay off, from timing a few steps of one environment."""
     workers = min(count, os.cpu_count() or 1)
     if workers == 1:
         return False
@@ -214,7 +217,7 @@ def _repays_workers(make: MakeEnv, count: int) -> bool:
                 env.reset()
         cost = (time.perf_counter() - started) / PROBE_STEPS
         return cost * count * (1 - 1 / workers) > WORTH_WORKERS
-    except (Exception, SystemExit):  # what is wrong shows again, in its own words, when training resets it
+    except (Exception, SystemExit):  # the error will appear again when training resets it
         return False
     finally:
         env.close()
@@ -226,7 +229,7 @@ def _pip(family: str) -> str:
 
 @contextlib.contextmanager
 def _explained(config: EnvConfig) -> Iterator[None]:
-    """Turns what a constructor raises into one line."""
+    """Turn a constructor's exception into one line."""
     try:
         yield
     except RequestError:
@@ -248,7 +251,7 @@ def _explained(config: EnvConfig) -> Iterator[None]:
 
 
 def _raised_at(error: BaseException) -> traceback.FrameSummary:
-    """Where an error was first raised: Gymnasium raises a constructor's anew."""
+    """Where an error was first raised, since Gymnasium re-raises a constructor's."""
     while error.__cause__ is not None:
         error = error.__cause__
     return traceback.extract_tb(error.__traceback__)[-1]

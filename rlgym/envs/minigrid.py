@@ -1,8 +1,7 @@
-"""MiniGrid and BabyAI as an agent can learn from them: what it sees, one-hot.
-
-The view is a grid of cells coded as (object, colour, state): numbers without order, that a network reads best one-hot,
-as MiniGrid's own OneHotPartialObsWrapper has them. The mission is a sentence: dropped where an environment has only
-one, else its words, one-hot in their order. Only reaching the goal is rewarded, so a reward tells success.
+"""One-hot observations of MiniGrid and BabyAI. The view is a grid of cells coded as (object, colour, state), categories
+that are encoded one-hot as in MiniGrid's OneHotPartialObsWrapper. The mission is a sentence: dropped where an
+environment has only one, else encoded as one-hot words in order. Only reaching the goal is rewarded, so a reward means
+success.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from gymnasium import spaces
 from rlgym.envs.spaces import Array
 
 WORDS = 50
-"""Of the longest mission that is understood."""
+"""Words of the longest supported mission."""
 
 
 def is_grid(env: gym.Env[Any, Any]) -> bool:
-    """Whether this is a MiniGrid environment that shows what MiniGrid shows (no wrapper of somebody's own)."""
+    """Whether this is a MiniGrid environment with MiniGrid's own observations (no other wrapper)."""
     space = env.observation_space
     if not isinstance(space, spaces.Dict) or set(space.spaces) != {"image", "direction", "mission"}:
         return False

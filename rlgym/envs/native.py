@@ -1,7 +1,6 @@
-"""Environments written as array code over all lanes at once, with a generator of its own for each lane.
-
-A lane behaves as the reference environment seeded with seed + lane under same-step autoreset. Each generator draws a
-block of initial states ahead, which gives the same stream as drawing at every reset and makes resets array code.
+"""Environments as array code over all lanes at once, with one generator per lane. A lane behaves as the reference
+environment seeded with seed + lane under same-step autoreset. Each generator draws a block of initial states ahead,
+which gives the same stream as drawing at every reset and makes resets array code.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ LOW_64 = (1 << 64) - 1
 
 
 class NativeEnv(BatchEnv):
-    """Subclasses give the spaces, the bounds of the uniform initial state, and the dynamics."""
+    """Base class; subclasses define the spaces, the bounds of the uniform initial state, and the dynamics."""
 
     backend = "native"
     initial: ClassVar[tuple[Any, Any, int]]  # low, high, numbers drawn for one initial state
-    state_rows: ClassVar[int]  # numbers that describe one lane between steps
+    state_rows: ClassVar[int]  # size of one lane's state
 
     def __init__(self, id: str, num_envs: int, max_steps: int | None) -> None:
         super().__init__(id, num_envs, self.make_observation_space(), self.make_action_space())
@@ -81,7 +80,7 @@ class NativeEnv(BatchEnv):
         if self._now >= self._deadline:
             truncated = self._now - self._starts >= self.max_steps
             ends = self.terminated | truncated
-            self._set_deadline()  # further off: the lane that it was for has ended long ago, or ends now
+            self._set_deadline()  # otherwise its lane has already ended, or ends now
         if not np.count_nonzero(ends):
             return Step(self._leaf, self.reward, self.terminated, truncated)
         ended = ends.nonzero()[0]
@@ -136,7 +135,7 @@ class NativeEnv(BatchEnv):
 
 
 def saved(section: Section, name: str, shape: tuple[int, ...], most: int | None = None) -> Array:
-    """An array of a checkpoint's section; ValueError where it has not this shape, or a number not in 0 to `most`."""
+    """An array of a checkpoint's section. ValueError for another shape, or numbers outside of 0 to `most`."""
     found: Array = section[name].numpy()
     if found.shape != shape:
         raise ValueError(f"{name} has shape {list(found.shape)} where the environment's is {list(shape)}")

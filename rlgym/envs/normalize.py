@@ -1,4 +1,4 @@
-"""Rewards brought to unit scale by running statistics; observations are scaled inside the network."""
+"""Scales rewards by running statistics. (Observations are normalised inside the network.)"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EPSILON = 1e-8
 
 
 class RunningMoments:
-    """Mean and variance of all that was seen, by batches (Chan, Golub and LeVeque 1979)."""
+    """Running mean and variance over batches (Chan, Golub and LeVeque 1979)."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.mean = np.zeros(shape)
@@ -20,7 +20,7 @@ class RunningMoments:
         self.count = 0
 
     def update(self, batch: Array) -> None:
-        """batch: [rows, *shape]"""
+        """Update from batch [rows, *shape]."""
         if len(batch) == 0:
             return
         batch = np.asarray(batch, float)
@@ -34,9 +34,8 @@ class RunningMoments:
 
 
 class RewardScaler:
-    """Rewards divided by the running deviation of the discounted return, clipped to +-10; the mean is left alone.
-
-    The return of an environment starts over when its episode ends, terminated or truncated.
+    """Divides rewards by the running deviation of the discounted return, and clips to +-10; the mean is kept. An
+    environment's return restarts when its episode ends, terminated or truncated.
     """
 
     def __init__(self, num_envs: int, gamma: float) -> None:
@@ -45,7 +44,7 @@ class RewardScaler:
         self.returns = np.zeros(num_envs)
 
     def __call__(self, reward: Array, ended: Array, valid: Array | None = None) -> Array:
-        """reward, ended, valid: [envs]. Updates the statistics and returns scaled rewards [envs] float32."""
+        """Update the statistics and return scaled rewards [envs] float32; reward, ended, valid: [envs]."""
         self.returns = self.returns * self.gamma + reward
         if valid is None:
             self.moments.update(self.returns)

@@ -1,4 +1,4 @@
-"""Environments with a part of the state hidden: what an agent without memory cannot solve."""
+"""Environments with hidden state, which agents without memory cannot solve."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ CARTPOLE = "rlgym/CartPoleNoVelocity-v0"
 
 
 class CartPoleNoVelocity(CartPoleEnv):
-    """CartPole-v1 that shows [cart position, pole angle] and neither velocity: it takes two moments to tell where the
-    pole is falling (the masked task of Duan et al. 2016, arXiv:1604.06778, section 3.3)."""
+    """CartPole-v1 that observes [cart position, pole angle] without velocities: two observations are needed to see
+    where the pole falls (the masked task of Duan et al. 2016, arXiv:1604.06778, section 3.3)."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

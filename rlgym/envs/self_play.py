@@ -1,9 +1,6 @@
-"""A game as an environment of one learner: the opponent moves inside `step`, and inside `reset` where it
-begins.
-
-An observation is what the learner sees of the board and the moves that it may make, {"observation", "action_mask"}; the
-mask is in the info, too. The reward comes with a game's end and is the learner's. A move that may not be made loses
-the game.
+"""A game as an environment for one learner: the opponent moves inside `step`, and inside `reset` where it moves first.
+Observations are {"observation", "action_mask"}, the learner's view of the board and its legal moves; the mask is in the
+info, too. The reward is the learner's result at the game's end. An illegal move loses the game.
 """
 
 from __future__ import annotations
@@ -33,18 +30,18 @@ class Opponents(Protocol):
     """The opponent, game by game."""
 
     def draw(self, uniform: float) -> int:
-        """The key of who sits in a new game; `uniform` in [0, 1) is all of its chance."""
+        """The key of the opponent in a new game, determined by `uniform` in [0, 1)."""
         ...
 
     def player(self, key: int) -> Player: ...
 
     def finished(self, key: int, won: float) -> None:
-        """A game against `key` is over, of which the learner won so much."""
+        """Called when a game against `key` ends, with the learner's result."""
         ...
 
 
 class Always:
-    """One and the same opponent."""
+    """A fixed opponent."""
 
     def __init__(self, player: Player) -> None:
         self.only = player
@@ -60,12 +57,10 @@ class Always:
 
 
 class Tables:
-    """Games side by side, at each a learner and an opponent.
-
-    All chance of a game (seat, deal, opponent, the opponent's moves) is drawn when it begins, from its table's own
-    generator. So a table goes on alike in any batch, and its generator's state at the beginning and the learner's moves
-    since then tell where it stands. An opponent that searches draws from a generator that this noise seeds: alike only
-    in equal batches.
+    """Parallel games of a learner and an opponent, one per table. All randomness of a game (seat, deal, opponent, the
+    opponent's moves) is drawn at its start from the table's own generator. A table's game therefore does not depend on
+    the batch, and follows from the generator's state at its start and the learner's moves. An opponent that searches
+    uses a generator seeded by this noise, so its moves are equal only in equal batches.
     """
 
     def __init__(self, game: Game, tables: int, seat: str, opponents: Opponents) -> None:
@@ -74,20 +69,20 @@ class Tables:
         self.fixed_seat = {"first": 0, "second": 1}.get(seat)
         self.starts, probability = game.starts()
         self.cumulative = probability.cumsum(0).numpy()
-        self.cumulative[-1] = 1.0  # not less by rounding: every uniform number is below it
+        self.cumulative[-1] = 1.0  # exactly 1, so that every uniform number is below it
         self.generators: list[np.random.Generator] = []
         self.position = self.starts[:1].repeat(tables, 1)
         self.seat = torch.full((tables,), self.fixed_seat or 0)
         self.opponent = torch.zeros(tables, dtype=torch.int64)
         """Keys of `opponents`."""
         self.replies = torch.zeros(tables, dtype=torch.int64)
-        """How many moves the opponent has made."""
+        """Number of moves the opponent has made."""
         self.noise = torch.zeros(tables, game.max_moves, game.actions)
-        """Of the opponent's moves."""
+        """Noise for the opponent's moves."""
         self.legal = game.legal(self.position)
 
     def begin(self, tables: list[int]) -> None:
-        """New games at `tables`, up to the learner's first turn."""
+        """Start new games at `tables`, up to the learner's first turn."""
         drawn, noise = np.empty((len(tables), 3)), self.noise.numpy()
         for row, table in zip(drawn, tables, strict=True):
             self.generators[table].random(out=row)
@@ -101,8 +96,8 @@ class Tables:
         self.answer()
 
     def move(self, actions: Array) -> tuple[Tensor, Tensor]:
-        """The learner's moves `[tables]` and what follows, up to its next turn: its rewards `[tables]` float32, and
-        which games are over, `[tables]` bool."""
+        """Play the learner's moves `[tables]` and the replies up to its next turn. Returns its rewards `[tables]`
+        float32 and which games are over, `[tables]` bool."""
         action = torch.from_numpy(np.asarray(actions, np.int64))
         allowed = self.legal.gather(1, action[:, None]).squeeze(1)
         if allowed.all():
@@ -120,7 +115,7 @@ class Tables:
         return won, over
 
     def answer(self) -> None:
-        """The opponents' moves, until each game is over or waits for the learner."""
+        """Play the opponents' moves until each game is over or waits for the learner."""
         while True:
             waits = (self.position[:, DONE] == 0) & (self.position[:, TURN] != self.seat)
             tables = waits.nonzero().squeeze(1)
@@ -131,7 +126,7 @@ class Tables:
         self.legal = self.game.legal(self.position)
 
     def chosen(self, tables: Tensor) -> Tensor:
-        """Moves of the opponents at `tables [n]`, one call for each of them who sits at any: `[n]`."""
+        """Moves `[n]` of the opponents at `tables [n]`, one call per opponent."""
         keys, position = self.opponent[tables], self.position[tables]
         noise = self.noise[tables, self.replies[tables]]
         present = keys.unique().tolist()
@@ -148,8 +143,8 @@ class Tables:
 
 
 def reply(player: Player, position: Tensor, noise: Tensor) -> Tensor:
-    """A player's moves in `position [games, words]`: by `noise [games, actions]`, game by game, where it can; else by a
-    generator that this seeds."""
+    """A player's moves in `position [games, words]`, from `noise [games, actions]` where it supports that, else from a
+    generator seeded by the noise."""
     if hasattr(player, "by_noise"):
         chosen: Tensor = player.by_noise(position, noise)
         return chosen
@@ -167,12 +162,12 @@ def observation_space(game: Game) -> spaces.Dict:
 
 
 class SelfPlay(BatchEnv):
-    """`num_envs` tables, new games in the same step. Table i is a `SelfPlayEnv` seeded with seed + i."""
+    """`num_envs` tables with same-step autoreset. Table i equals a `SelfPlayEnv` seeded with seed + i."""
 
     backend = "native"
 
     def __init__(self, id: str, num_envs: int, opponent: str, seat: str = "random") -> None:
-        """`opponent`: its name; `pool` awaits an agent that sets `opponents` before the first reset."""
+        """`opponent`: its name; with `pool` an agent must set `opponents` before the first reset."""
         self.game = make_game(id)
         super().__init__(id, num_envs, observation_space(self.game), spaces.Discrete(self.game.actions))
         self.opponent, self.seat = opponent, seat
@@ -181,7 +176,7 @@ class SelfPlay(BatchEnv):
 
     @property
     def tables(self) -> Tables:
-        """Made at the first use: a policy can be loaded without its opponent."""
+        """Built at the first use, so that a policy can be loaded without its opponent."""
         if not hasattr(self, "_tables"):
             if self.opponents is None:
                 self.opponents = Always(opponent_of(self.opponent, self.game))
@@ -241,14 +236,14 @@ class SelfPlay(BatchEnv):
 
 
 class SelfPlayEnv(gym.Env[Any, Any]):
-    """One table as an ordinary Gymnasium environment: `gymnasium.make("connect_four", opponent="one_ply")`."""
+    """One table as a Gymnasium environment: `gymnasium.make("connect_four", opponent="one_ply")`."""
 
     metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 2}
 
     def __init__(
         self, game: str, opponent: str = "random", seat: str = "random", render_mode: str | None = None
     ) -> None:
-        """`opponent`: random, one_ply, mcts_K or a run; `seat`: the learner's, first, second or random."""
+        """`opponent`: random, one_ply, mcts_K or a run; `seat`: the learner's seat, first, second or random."""
         self.game, self.render_mode = make_game(game), render_mode
         self.observation_space = observation_space(self.game)
         self.action_space = spaces.Discrete(self.game.actions)

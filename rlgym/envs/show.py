@@ -1,4 +1,4 @@
-"""Episodes of a policy to watch: in a window, or as a video in a run folder."""
+"""Shows episodes of a policy in a window, or as a video in a run folder."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from rlgym.errors import RequestError
 
 
 def show(policy: Acts, config: EnvConfig, folder: Path, episodes: int, seed: int, render: str) -> dict[str, Any]:
-    """Print and return the returns of `episodes`; a video goes into the `folder`'s videos/. A seed gives the same
-    episodes in both."""
+    """Print and return the returns of `episodes`; videos are written to videos/ in `folder`. A seed gives the same
+    episodes either way."""
     if render == "window":
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise RequestError("render=window: there is no display here; render=video writes a file")

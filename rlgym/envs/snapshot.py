@@ -1,8 +1,7 @@
-"""Running episodes as data: how each began, and the actions since. Replaying them brings an environment back.
-
-Works for whatever draws its randomness from NumPy generators that hang on the environment, its wrappers or its spaces,
-and for Atari's emulator, which has a generator of its own and tells its whole state.
-What keeps other state across episodes is found out by comparing the replayed observation, never assumed.
+"""Running episodes as data: the start of each and the actions since. Replaying them restores an environment. Works for
+environments whose randomness comes from NumPy generators of the environment, its wrappers or its spaces, and for
+Atari's emulator, which has a generator of its own and can save its state. Environments with other state across episodes
+are detected by comparing the replayed observation.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ Generators = dict[str, Any]  # name -> state as plain data
 
 @dataclass
 class Beginning:
-    """How an episode began: by reset(seed=seed), or by a plain reset with the generators in these states."""
+    """The start of an episode: reset(seed=seed), or a plain reset with the generators in these states."""
 
     seed: int | None = None
     generators: Generators | None = None
@@ -32,7 +31,7 @@ class Beginning:
 
 @dataclass
 class Snapshot:
-    """One lane in mid-episode. `last`: the bytes of its latest observation, to compare with after a replay."""
+    """One lane in mid-episode. `last`: the bytes of its latest observation, compared after a replay."""
 
     beginning: Beginning
     actions: Array  # [time, *action]
@@ -41,7 +40,7 @@ class Snapshot:
 
 
 class History:
-    """The actions of all lanes since their episodes began: one array write a step, whatever the number of lanes."""
+    """The actions of all lanes since their episodes began; one array write per step for any number of lanes."""
 
     def __init__(self, num_envs: int, action_space: spaces.Space[Any]) -> None:
         dtype = np.int64 if isinstance(action_space, spaces.Discrete) else action_space.dtype
@@ -80,7 +79,7 @@ class History:
 
 
 def seed_spaces(env: gym.Env[Any, Any], seed: int) -> None:
-    """An environment may sample from its own spaces; unseeded, these would follow the operating system's entropy."""
+    """Seed the environment's spaces, which it may sample from; unseeded, they use the operating system's entropy."""
     for layer in _layers(env):
         layer.action_space.seed(seed)
         layer.observation_space.seed(seed)
@@ -149,7 +148,7 @@ def _set(generator: Any, state: Any) -> None:
 
 
 def _plain(state: Any) -> Any:
-    """A generator's state as JSON; arrays keep their dtype."""
+    """A generator's state as JSON, with the dtypes of arrays."""
     if isinstance(state, dict):
         return {key: _plain(value) for key, value in state.items()}
     if isinstance(state, np.ndarray):
@@ -166,7 +165,7 @@ def _arrays(state: Any) -> Any:
 
 
 def pack(snapshots: list[Snapshot]) -> Section:
-    """As a checkpoint's section: one tensor of actions, lane after lane, and JSON."""
+    """A checkpoint section: one tensor with the actions, lane after lane, and JSON."""
     import torch  # here and not above: environment workers stay free of torch
 
     actions = np.concatenate([snapshot.actions for snapshot in snapshots])

@@ -18,19 +18,18 @@ Obs = dict[str, Array]
 """Leaf name -> [envs, *leaf.shape]. A space that is not Dict or Tuple has the one leaf "obs"."""
 
 IMAGE_SIDE = 36
-"""uint8 boxes whose height and width are at least this are images: below it the Nature CNN has nothing left to see."""
+"""Minimum height and width of an image (uint8 Box); the Nature CNN cannot process smaller ones."""
 
 ONE_HOT_AT_MOST = 1_000
-"""Values of a choice that becomes a one-hot vector; of more, an encoder looks up a row that it learns."""
+"""Maximum number of values for a one-hot encoding; larger choices get a learned embedding."""
 
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
     """One array of an observation.
 
-    vector: a Box (or MultiBinary, dtype int8) of `shape`. image: a uint8 Box in the environment's own `layout`.
-    onehot: integers [len(nvec)], each counting from 0 and below its entry of `nvec`; the encoder one-hots them, or
-    looks them up.
+    vector: a Box (or MultiBinary, dtype int8) of `shape`. image: a uint8 Box in the environment's own `layout`. onehot:
+    integers [len(nvec)], each counting from 0 and below its entry of `nvec`; the encoder one-hots or embeds them.
     """
 
     name: str
@@ -41,35 +40,35 @@ class Leaf:
     low: Array | None = None
     high: Array | None = None
     path: tuple[str | int, ...] = ()  # the keys from the whole observation down to this leaf
-    given: tuple[int, ...] = ()  # its shape in the environment's hands: Discrete () is stored as (1,)
-    start: Array | None = None  # onehot: what the space counts from; None: from 0
+    given: tuple[int, ...] = ()  # its shape in the environment: Discrete () is stored as (1,)
+    start: Array | None = None  # onehot: the space's start; None: 0
     one_hot_at_most: int = ONE_HOT_AT_MOST
 
     @property
     def looked_up(self) -> tuple[bool, ...]:
-        """Of choices: which entries of `nvec` are too large for one-hot vectors."""
+        """For choices: which entries of `nvec` are too large for one-hot vectors."""
         return tuple(n > self.one_hot_at_most for n in self.nvec)
 
     @property
     def pixels(self) -> tuple[float, float]:
-        """Of an image: the least and the greatest value that its space declares, 0 and 255 of most."""
+        """For images: the bounds declared by its space, usually 0 and 255."""
         assert self.low is not None and self.high is not None
         return float(self.low.min()), float(self.high.max())
 
     @property
     def layout(self) -> str:
-        """Of an image: the meaning of its axes, out of s(tack), h(eight), w(idth), c(hannels)."""
+        """For images: the meaning of its axes, out of s(tack), h(eight), w(idth), c(hannels)."""
         if len(self.shape) == 2:
             return "hw"
         *front, height, width = self.shape
-        if min(height, width) < IMAGE_SIDE:  # the last axis is too short for a side
+        if min(height, width) < IMAGE_SIDE:  # the last axis is too short to be a side
             return "hwc" if len(front) == 1 else "shwc"
         return "chw" if len(front) == 1 else "schw"  # stacked grey images [s, h, w] read as channels first
 
 
 def leaves(space: spaces.Space[Any]) -> tuple[Leaf, ...]:
-    """The leaves of an observation space that hold any numbers. Nested names are joined with dots, Tuple entries are
-    named by their index; a name that is taken ({"a.b": ..., "a": {"b": ...}}) gets a # behind it."""
+    """The non-empty leaves of an observation space. Nested names are joined with dots, Tuple entries are named by their
+    index; a # is appended to a name that is taken ({"a.b": ..., "a": {"b": ...}})."""
     found: dict[str, Leaf] = {}
     for leaf in _leaves(space, ()):
         if math.prod(leaf.shape):
@@ -81,7 +80,7 @@ def leaves(space: spaces.Space[Any]) -> tuple[Leaf, ...]:
 
 
 def unique(name: str, taken: Container[str]) -> str:
-    """`name`, with as many # behind it as it takes to be none of those taken."""
+    """Append # to `name` until it is not taken."""
     while name in taken:
         name += "#"
     return name
@@ -127,7 +126,7 @@ def _onehot(name: str, space: spaces.Discrete | spaces.MultiDiscrete, path: tupl
 
 
 def part(observation: Any, path: tuple[str | int, ...]) -> Any:
-    """What lies at `path` inside a Dict or Tuple observation."""
+    """The entry at `path` inside a Dict or Tuple observation."""
     for key in path:
         observation = observation[key]
     return observation
@@ -138,7 +137,7 @@ def empty(of: tuple[Leaf, ...], num_envs: int) -> Obs:
 
 
 def single(of: tuple[Leaf, ...], observation: Any) -> Obs:
-    """One Gymnasium observation as leaves of a batch of one: `[1, *leaf.shape]`."""
+    """Convert one Gymnasium observation to leaves with a batch of one: `[1, *leaf.shape]`."""
     obs = {}
     for leaf in of:
         value = np.asarray(part(observation, leaf.path), leaf.dtype).reshape(1, *leaf.shape)
@@ -147,7 +146,7 @@ def single(of: tuple[Leaf, ...], observation: Any) -> Obs:
 
 
 def flatten(of: tuple[Leaf, ...], observation: Any) -> Obs:
-    """A vector environment's batched observation as leaves: views where the space allows."""
+    """Convert a vector environment's batched observation to leaves; views where possible."""
     obs = {}
     for leaf in of:
         batch = np.asarray(part(observation, leaf.path))

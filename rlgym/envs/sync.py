@@ -50,14 +50,14 @@ class SyncEnv(BatchEnv):
         buffers: Buffers | None = None,
         first: int = 0,
     ) -> None:
-        """`buffers`: where to write instead of own memory; `first`: the number of the first environment."""
+        """`buffers`: memory to write to instead of its own; `first`: number of the first environment."""
         self.envs = [make()]
         try:
             super().__init__(id, num_envs, self.envs[0].observation_space, self.envs[0].action_space)
             before = resident_memory()
             while (built := len(self.envs)) < num_envs:
                 self.envs.append(make())
-                if built >= 16 and built & (built - 1) == 0:  # at 16, 32, 64, ...: what the rest will take
+                if built >= 16 and built & (built - 1) == 0:  # at 16, 32, 64, ...: estimate the memory of the rest
                     require_memory((resident_memory() - before) / built * (num_envs - built))
         except BaseException:
             self.close()
@@ -73,7 +73,7 @@ class SyncEnv(BatchEnv):
         self._beginnings = [Beginning() for _ in range(num_envs)]
         self._action_start = action_start(self.action_space)
         self._mask_parts = mask_parts(self.action_space)
-        # a space that is one plain array takes a short way in
+        # fast path for a space that is one plain array
         self._sole = self.leaves[0] if not self.leaves[0].path and self.leaves[0].kind != "onehot" else None
 
     def reset(self, seed: int) -> Obs:
@@ -98,7 +98,7 @@ class SyncEnv(BatchEnv):
         array = obs[self.leaves[0].name]
         shape, dtype = (self._sole.shape, self._sole.dtype) if self._sole else (None, None)
         ended: list[int] = []
-        over: list[int] = []  # the episode itself, not only what is learned from
+        over: list[int] = []  # whole episodes, not only the learner's
         successes: dict[int, bool] = {}
         doing = "step"
         i = 0
@@ -158,14 +158,14 @@ class SyncEnv(BatchEnv):
         return TrainingError(f"{self.id}: {where} raised {type(error).__name__}: {words}")
 
     def _given(self, actions: Array) -> Any:
-        """`actions [n, ...]` as an environment takes each of them. Copies, since it may keep or change them; a
-        Box without axes takes arrays without axes."""
+        """Convert `actions [n, ...]` for the single environments. Copies, since an environment may keep or change them;
+        a 0-d Box takes 0-d arrays."""
         given = actions.copy() if self._action_start is None else actions + self._action_start
         scalars = given.ndim == 1 and isinstance(self.action_space, spaces.Box)
         return [np.array(action) for action in given] if scalars else given
 
     def _number(self, reward: Any, i: int) -> float:
-        """A reward in another form than a number: an array of one is one, too."""
+        """Convert a reward that is no plain number, such as an array of one."""
         value = np.asarray(reward)
         if value.size == 1 and value.dtype.kind in "biuf":
             return float(value.item())
@@ -190,7 +190,7 @@ class SyncEnv(BatchEnv):
     # -- action masks ------------------------------------------------------------------------------------------------
 
     def _take_masks(self, masks: list[Any]) -> None:
-        """After a reset: whether this environment gives masks at all, and the first of them."""
+        """After a reset: detect whether this environment has action masks, and store the first ones."""
         given = bool(self._mask_parts) and any(mask is not None for mask in masks)
         self.action_mask = self._buffers.mask if given else None
         if given:
@@ -216,7 +216,7 @@ class SyncEnv(BatchEnv):
         ]
 
     def restore(self, snapshots: list[Snapshot]) -> list[int]:
-        """Bring every lane back; the lanes that could not be start a new episode and are returned."""
+        """Restore every lane; returns the lanes that could not be restored, which start a new episode."""
         lost = []
         masks = []
         for i, (env, snapshot) in enumerate(zip(self.envs, snapshots, strict=True)):
@@ -237,14 +237,14 @@ class SyncEnv(BatchEnv):
         return lost
 
     def _replay(self, env: gym.Env[Any, Any], snapshot: Snapshot, i: int) -> dict[str, Any] | None:
-        """Replays into lane i; its info, or None where the replay did not end in the very same observation."""
+        """Replay into lane i; returns its info, or None if the replay ended in another observation."""
         beginning = snapshot.beginning
         try:
             seed_spaces(env, beginning.seed or 0)
             if beginning.generators is None:
                 observation, info = env.reset(seed=beginning.seed)
             else:
-                env.reset(seed=0)  # makes the generators exist
+                env.reset(seed=0)  # creates the generators
                 load_generators(env, beginning.generators)
                 observation, info = env.reset()
             for action in self._given(snapshot.actions):
@@ -273,11 +273,11 @@ class SyncEnv(BatchEnv):
         return self.restores == "exact"
 
     def try_restore(self) -> str:
-        """Restores lane 0 into a fresh environment and compares; what `restores` is then."""
+        """Restore lane 0 into a fresh environment and compare; returns the value for `restores`."""
         snapshot = self.snapshots()[0]
         try:
             probe = SyncEnv(self.id, self._make, 1, check=False)
-        except Exception as error:  # one copy only, as a simulator on a port
+        except Exception as error:  # only one copy can exist, such as a simulator on a port
             return f"running episodes start over: no second environment could be made to try it on ({error})"
         try:
             restored = probe.restore([snapshot]) == []
@@ -289,12 +289,12 @@ class SyncEnv(BatchEnv):
 
     def close(self) -> None:
         for env in self.envs:
-            with contextlib.suppress(Exception, SystemExit):  # what is over cannot fail any more
+            with contextlib.suppress(Exception, SystemExit):  # errors on closing do not matter
                 env.close()
 
 
 def no_number(who: str, reward: Any, shape: tuple[int, ...]) -> TrainingError:
-    """What to do about rewards of this `shape` each."""
+    """The error for rewards that are no single number."""
     if not shape:
         return TrainingError(f"{who} returned the reward {reward!r}, which is no number")
     return TrainingError(
@@ -314,7 +314,7 @@ def lost_words(id: str, lost: list[int], num_envs: int) -> str:
 
 
 def action_start(space: spaces.Space[Any]) -> Array | None:
-    """What a space's actions count from; None: from 0."""
+    """The start of a space's actions; None: 0."""
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         start = np.asarray(space.start)
         return start if start.any() else None
@@ -322,14 +322,14 @@ def action_start(space: spaces.Space[Any]) -> Array | None:
 
 
 def mask_parts(space: spaces.Space[Any]) -> tuple[int, ...]:
-    """The sizes of the choices that an action mask lists one after the other."""
+    """Sizes of the choices concatenated in an action mask."""
     if isinstance(space, spaces.Discrete):
         return (int(space.n),)
     return tuple(int(n) for n in space.nvec.ravel()) if isinstance(space, spaces.MultiDiscrete) else ()
 
 
 def flat_mask(mask: Any) -> Array:
-    """A mask as [n] bool; a MultiDiscrete may give a tuple with one for each part."""
+    """Convert a mask to [n] bool; for MultiDiscrete it may be a tuple with one mask per part."""
     if isinstance(mask, tuple | list) and len(mask) and np.ndim(mask[0]):
         return np.concatenate([np.asarray(each, bool).ravel() for each in mask])
     return np.asarray(mask, bool).ravel()

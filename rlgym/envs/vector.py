@@ -1,8 +1,8 @@
-"""Any Gymnasium vector environment, in whichever autoreset mode it has.
+"""Adapter for Gymnasium vector environments, in any autoreset mode.
 
 NEXT_STEP (Gymnasium's default): the step after an episode's end ignores its action and returns the new episode's first
-observation. Such rows are no transitions; they are marked invalid. SAME_STEP: the true successor is in `final_obs`.
-DISABLED: the environments that ended are reset here.
+observation. Such rows are no transitions and are marked invalid. SAME_STEP: the final observation is in `final_obs`.
+DISABLED: ended environments are reset here.
 """
 
 from __future__ import annotations
@@ -110,13 +110,13 @@ class VectorEnv(BatchEnv):
             raise TrainingError(f"{self.id}: an observation does not fit its space: {error}") from error
 
     def _final(self, obs: Obs, infos: dict[str, Any], rows: Array) -> tuple[Obs, dict[str, Any]]:
-        """The true successors where episodes ended."""
+        """Final observations where episodes ended."""
         if self.mode != AutoresetMode.SAME_STEP:
             return {name: batch.copy() for name, batch in obs.items()}, infos
         if "final_obs" not in infos:
             raise TrainingError(f"{self.id}: an episode ended and infos['final_obs'] is missing (autoreset SAME_STEP)")
         given = infos["final_obs"]
-        if not (isinstance(given, np.ndarray) and given.dtype == object):  # batched as observations are
+        if not (isinstance(given, np.ndarray) and given.dtype == object):  # batched like observations
             return self._flatten(given), infos
         final = empty(self.leaves, self.num_envs)
         for i in rows:
@@ -138,7 +138,7 @@ class VectorEnv(BatchEnv):
         given, known = infos.get("action_mask"), infos.get("_action_mask", np.ones(self.num_envs, bool))
         for i in range(self.num_envs):
             if self.phantoms and self._ended[i]:
-                self._mask[i] = True  # the next action is ignored, and an ended episode may allow none
+                self._mask[i] = True  # the next action is ignored, and an ended episode may have no legal one
             elif given is None or not known[i]:
                 raise TrainingError(f"{self.id}: info['action_mask'] was given at first and is missing now")
             else:
@@ -151,11 +151,11 @@ class VectorEnv(BatchEnv):
     def load_state_dict(self, section: Section) -> Obs:
         self._seed, self._resumes = int(section["seed"]), int(section["resumes"]) + 1
         self.restore_report = f"{self.id}: {RESTART}"
-        return self._reset(self._seed + 1_000_003 * self._resumes)  # not the first episodes over again
+        return self._reset(self._seed + 1_000_003 * self._resumes)  # do not repeat the first episodes
 
     def verify_restores(self) -> bool:
         return False
 
     def close(self) -> None:
-        with contextlib.suppress(Exception, SystemExit):  # what is over cannot fail any more
+        with contextlib.suppress(Exception, SystemExit):  # errors on closing do not matter
             self.env.close()

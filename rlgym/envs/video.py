@@ -1,4 +1,4 @@
-"""Watching a policy: episodes of one environment as an MP4 file and as frames."""
+"""Records episodes of one environment as an MP4 file and as frames."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Video:
     frames: Array  # [time, height, width, 3] uint8, every k-th pixel; each episode's first frame included
     fps: int
     episodes: list[Episode]
-    running: Episode | None  # so far, where the film was cut off in it
+    running: Episode | None  # return so far, for an episode cut off by the end of the video
 
 
 def require_frames(config: EnvConfig) -> None:
-    """RequestError where the environment cannot be drawn, before anything is trained."""
+    """RequestError where the environment cannot render, before training starts."""
     with drawn(config, "rgb_array"):
         pass
 
@@ -48,8 +48,8 @@ def record(
     max_frames: int = 5_000,
     thumbnails: bool = True,
 ) -> Video:
-    """Plays `episodes` episodes into the file `path` (.mp4), at most `max_frames`. Without `thumbnails` no frames are
-    kept in memory. RequestError where the environment cannot be drawn."""
+    """Record `episodes` episodes to the file `path` (.mp4), at most `max_frames`. Without `thumbnails` no frames are
+    kept in memory. RequestError where the environment cannot render."""
     with drawn(config, "rgb_array") as single:
         return _play(single, policy, episodes, seed, path, max_frames, thumbnails)
 
@@ -59,7 +59,7 @@ VERBS = {"rgb_array": "filmed", "human": "shown"}
 
 @contextlib.contextmanager
 def drawn(config: EnvConfig, mode: str) -> Iterator[SyncEnv]:
-    """One environment that gives its pictures as arrays (`rgb_array`), or shows them in a window (`human`)."""
+    """Build one environment that renders to arrays (`rgb_array`) or to a window (`human`)."""
     kwargs = {**config.kwargs, "render_mode": mode}
     with _no_display() if mode == "rgb_array" else contextlib.nullcontext():
         try:
@@ -71,7 +71,7 @@ def drawn(config: EnvConfig, mode: str) -> Iterator[SyncEnv]:
             raise
         try:
             modes = single.envs[0].metadata.get("render_modes") or []
-            # Gymnasium opens a window of its own for an environment that only gives arrays.
+            # Gymnasium opens a window itself for environments that only render to arrays.
             if not {mode, "rgb_array"} & set(modes) or single.envs[0].render_mode != mode:
                 has = ", ".join(modes) or "none"
                 why = f"it has no render mode {mode} (it has: {has})"
@@ -127,10 +127,8 @@ def _draw(single: SyncEnv) -> Array:
 
 
 def mp4(path: Path, frame: Array, fps: int) -> Generator[None, Array, None]:
-    """A started writer of frames `[height, width, 3]` uint8 into `path`. An OSError that names `path` where the file
-    could not be written.
-
-    H.264 wants even sides: an odd last row or column is cut off.
+    """Start a writer of frames `[height, width, 3]` uint8 to `path`. OSError naming `path` where the file cannot be
+    written. H.264 needs even sides, so an odd last row or column is cropped.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = _encode(path, f"{frame.shape[1] // 2 * 2}x{frame.shape[0] // 2 * 2}", fps)
@@ -148,14 +146,14 @@ def _encode(path: Path, size: str, fps: int) -> Generator[None, Array, None]:
     )
     assert process.stdin is not None
     try:
-        with contextlib.suppress(BrokenPipeError):  # it has ended: its exit code says why
+        with contextlib.suppress(BrokenPipeError):  # it has exited: see its exit code
             while True:
                 process.stdin.write((yield).tobytes())
     finally:
         _, said = process.communicate()
         if process.returncode:
             path.unlink(missing_ok=True)
-            number = 256 - process.returncode  # ffmpeg ends with -errno
+            number = 256 - process.returncode  # ffmpeg exits with -errno
             line = said.decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
             known = number in errno.errorcode
             raise OSError(
@@ -165,7 +163,7 @@ def _encode(path: Path, size: str, fps: int) -> Generator[None, Array, None]:
 
 @contextlib.contextmanager
 def _no_display() -> Iterator[None]:
-    """Drawing into memory needs no screen; without this SDL complains on stderr where there is none."""
+    """Set SDL's dummy driver: rendering to arrays needs no screen, and SDL would warn without one."""
     before = os.environ.get("SDL_VIDEODRIVER")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     try:

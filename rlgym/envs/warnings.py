@@ -1,6 +1,5 @@
-"""Silences warnings of Gymnasium on versions and spaces, and of MuJoCo on models, that do not concern training.
-
-Errors still come.
+"""Silences warnings of Gymnasium on versions and spaces, and of MuJoCo on models, that do not concern training. Errors
+are not affected.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_mujoco() -> Iterator[None]:
-    """While models are loaded: MuJoCo would write to stderr and to a file MUJOCO_LOG.TXT."""
+    """Silence MuJoCo while models are loaded: it would write to stderr and to MUJOCO_LOG.TXT."""
     try:
         import mujoco
     except ImportError:

@@ -1,6 +1,6 @@
 """Environments stepped in worker processes, each holding an equal share of them and running the code of `sync`.
 
-Observations, rewards and flags travel in shared memory; a pipe carries the actions there and the rest back.
+Observations, rewards and flags are in shared memory; a pipe carries the actions and other results.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from rlgym.learner import Section
 
 
 class WorkerTraceback(Exception):
-    """The traceback of a worker as text: the cause of the error raised here, so that log.txt shows it."""
+    """A worker's traceback as text, set as the cause of the error raised here, so that log.txt shows it."""
 
 
 class AsyncEnv(BatchEnv):
     backend = "async"
 
     def __init__(self, id: str, make: MakeEnv, num_envs: int, *, check: bool = True) -> None:
-        first = make()  # tells the spaces; the workers make their own
+        first = make()  # for the spaces; the workers build their own
         super().__init__(id, num_envs, first.observation_space, first.action_space)
         first.close()
-        # fork, where it is safe, also knows environments registered in the running program
+        # fork, where safe, keeps environments registered in this process
         self._context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         count = min(num_envs, os.cpu_count() or 1)
         edges = [num_envs * k // count for k in range(count + 1)]
@@ -52,10 +52,10 @@ class AsyncEnv(BatchEnv):
         size = mask_size(self.action_space)
         self._memory: list[Any] = []
         self._buffers = allocate(self.leaves, num_envs, size, self._shared_zeros)
-        self._said: dict[str, str] = {}  # the notices of all workers, one of each leaf
+        self._said: dict[str, str] = {}  # the notices of all workers, one per leaf
         self._pipes: list[Connection] = []
         self._workers: list[Any] = []
-        # Also at the interpreter's end, before it waits for workers, which do not heed its SIGTERM.
+        # Also at interpreter exit, before it waits for workers, which ignore its SIGTERM.
         self._end = Finalize(None, _end_workers, (self._pipes, self._workers), exitpriority=0)
         # No worker may collect what this process made: the threads of a batched environment do not survive a fork,
         # and destroying one without them is a segmentation fault (EnvPool).
@@ -68,7 +68,7 @@ class AsyncEnv(BatchEnv):
             )  # fmt: skip
             worker = self._context.Process(target=_work, args=arguments, daemon=True)  # type: ignore[attr-defined]
             worker.start()
-            theirs.close()  # the worker's own copy is the last one: its death is then an end of file here
+            theirs.close()  # the worker then has the only copy, so that its death gives an end of file here
             self._pipes.append(ours)
             self._workers.append(worker)
         gc.unfreeze()
@@ -79,7 +79,7 @@ class AsyncEnv(BatchEnv):
         return _as_array(memory, shape, dtype)
 
     def _call(self, name: str, *arguments: Any) -> list[Any]:
-        """The method of every worker; `arguments` are one for each worker."""
+        """Call a method of every worker; each of `arguments` has one entry per worker."""
         for k, pipe in enumerate(self._pipes):
             try:
                 pipe.send((name, *(argument[k] for argument in arguments)))
@@ -155,7 +155,7 @@ def _end_workers(pipes: list[Connection], workers: list[Any]) -> None:
             pipe.send(("close",))
     for worker in workers:
         worker.join(2)
-        if worker.is_alive():  # hung in an environment
+        if worker.is_alive():  # stuck in an environment
             worker.kill()
             worker.join()
     for pipe in pipes:
@@ -169,7 +169,7 @@ def _as_array(memory: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Arra
 
 
 def _attach(leaves: tuple[Leaf, ...], num_envs: int, size: int, memory: list[Any]) -> Buffers:
-    """The learner's buffers over the same memory, which comes in the order it was allocated in."""
+    """Rebuild the learner's buffers over the shared memory, in the order of allocation."""
     blocks = iter(memory)
     return allocate(leaves, num_envs, size, lambda shape, dtype: _as_array(next(blocks), shape, dtype))
 
@@ -187,12 +187,14 @@ def _work(
     share: tuple[int, int],
     parent: int,
 ) -> None:
-    """A worker's life: build its environments, answer calls until told to close or left alone."""
-    for number in heeded():  # they reach the whole group; the learner saves a checkpoint and then ends its workers
+    """A worker's main function: build environments, then answer calls until closed or orphaned."""
+    for (
+        number
+    ) in heeded():  # signals reach the whole process group; the learner saves a checkpoint and then ends its workers
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     parents.close()
-    if "torch" in sys.modules:  # inherited by fork together with thread pools that did not survive it
+    if "torch" in sys.modules:  # inherited by fork, with thread pools that did not survive it
         sys.modules["torch"].set_num_threads(1)
     env: SyncEnv | None = None
     while True:
@@ -206,7 +208,7 @@ def _work(
             pipe.send((True, _answer(env, name, arguments), env.said))
         except (EOFError, BrokenPipeError):
             break
-        except (Exception, KeyboardInterrupt) as error:  # Ctrl-C is ignored here: it is the environment's own
+        except (Exception, KeyboardInterrupt) as error:  # Ctrl-C is ignored here, so this is the environment's own
             line = str(error) if isinstance(error, TrainingError | RequestError) else f"{id}: {name} raised {error!r}"
             pipe.send((False, (type(error).__name__, line, traceback.format_exc()), {}))
     if env is not None:
@@ -214,7 +216,7 @@ def _work(
 
 
 def _end_with(parent: int) -> None:
-    """A learner that was killed ends no worker, and an environment's step may take long."""
+    """Exit when the learner has died; polled in a thread, since an environment's step may take long."""
     while os.getppid() == parent:
         time.sleep(0.25)
     os._exit(1)
