@@ -1,4 +1,4 @@
-"""Games for self-play, by name. A new one is a file beside these and a line in `GAMES`, or is made known by `add`."""
+"""Games for self-play, by name. A new one is a file here and an entry in `GAMES`, or is registered by `add`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ GAMES = {
     "kuhn_poker": "rlgym.games.kuhn_poker:KuhnPoker",
     "leduc_poker": "rlgym.games.leduc_poker:LeducPoker",
 }
-"""Name -> `module:Class`. Imports nothing: the help reads it."""
+"""Name -> `module:Class`. Imports nothing, since `--help` reads it."""
 
 
 def add(game: type[Game]) -> type[Game]:
-    """Make a game known by its name, as env=module:name where `module` calls this. A decorator of its class."""
+    """Class decorator that registers a game by its name, for env=module:name where `module` uses it."""
     place = f"{game.__module__}:{game.__qualname__}"
     if GAMES.setdefault(game.name, place) != place:
         raise RequestError(f"{place}: {GAMES[game.name]} has the name {game.name} already; another would do")
@@ -34,7 +34,7 @@ def add(game: type[Game]) -> type[Game]:
 
 @cache
 def make_game(id: str) -> Game:
-    """The rules of the game that is called `name`, or `module:name` where importing the module makes it known."""
+    """Build the game called `name`, or `module:name` after importing the module, which registers it."""
     module, _, name = id.rpartition(":")
     if module:
         import_own(module)

@@ -1,7 +1,6 @@
-"""Board games on bitboards: a stone is a bit of an int64, of the player to move in OWN, of the other in OTHER.
-
-Cell (row, column), the row counted from the top, is bit `bits[row * columns + column]`; what else a subclass uses bits
-for is its own affair. All 64 can be cells: then the sign is one, and what a right shift fills in must be masked out.
+"""Board games on bitboards: a stone is a bit of an int64, in OWN for the player to move, in OTHER for the other. Cell
+(row, column), rows counted from the top, is bit `bits[row * columns + column]`; subclasses may use other bits freely.
+With 64 cells the sign bit is one too, and bits filled in by right shifts must be masked out.
 """
 
 from __future__ import annotations
@@ -19,27 +18,27 @@ from rlgym.games.game import OWN, TURN, Game
 
 OTHER = OWN + 1
 CELL = 32
-"""Pixels of a cell's side in pictures."""
+"""Size of a cell in pictures, in pixels."""
 
 
 class BoardGame(Game):
-    """A subclass says `rows`, `columns`, `bits`, how a game starts, the legal moves and what a move does."""
+    """Base class; a subclass defines `rows`, `columns`, `bits`, the start, the legal moves and the effect of a move."""
 
     rows: ClassVar[int]
     columns: ClassVar[int]
     bits: ClassVar[tuple[int, ...]]
     words = OWN + 2
     marks: ClassVar[str] = "XO"
-    """The players' stones in text."""
+    """Characters of the players' stones."""
     colours: ClassVar[tuple[tuple[int, int, int], ...]] = ((220, 60, 50), (245, 205, 60), (20, 40, 90), (40, 80, 160))
-    """In pictures: of the players' stones, of an empty cell, of the board."""
+    """Colours of the players' stones, an empty cell and the board."""
 
     def starts(self) -> tuple[Tensor, Tensor]:
         """An empty board."""
         return torch.zeros(1, self.words, dtype=torch.int64), torch.ones(1, dtype=torch.float64)
 
     def observe(self, position: Tensor, player: Tensor | None = None) -> Tensor:
-        """Two planes: one's own stones and the other's."""
+        """Two planes: own stones and the opponent's."""
         stones = position[:, OWN : OTHER + 1, None]
         if player is not None:
             stones = torch.where((position[:, TURN] == player)[:, None, None], stones, stones.flip(1))
@@ -57,7 +56,7 @@ class BoardGame(Game):
         return "\n".join(self.labelled(lines))
 
     def labelled(self, lines: list[str]) -> list[str]:
-        """The rows in text, with what names the cells around them: letters for columns, numbers for rows."""
+        """The board as text, with letters for columns and numbers for rows."""
         named = [f"{self.row_name(row)} {line}" for row, line in enumerate(lines)]
         return [*named, "  " + " ".join("abcdefgh"[: self.columns])]
 
@@ -79,8 +78,8 @@ class BoardGame(Game):
 
 
 def on_arrays(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """For a rule written in operators, indexing and the functions below alone: a CPU's tensors go through it as NumPy's
-    arrays, which have these too and whose small calls cost a third of torch's."""
+    """Decorator for rules written with operators, indexing and the functions below only: CPU tensors are passed as
+    NumPy arrays, whose small calls cost a third of torch's."""
 
     @wraps(rule)
     def run(game: Game, *tensors: Tensor) -> Tensor:
@@ -93,10 +92,9 @@ def on_arrays(rule: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def after(position: Tensor, own: Tensor, other: Tensor, done: Tensor, won: Tensor, *words: Tensor) -> Tensor:
-    """The next positions `[games, words]`, where the other player moves.
-
-    Stones `[games]`: `own` of who has just moved, `other` of the other. Where the game is `done`, the mover has `won`
-    that much, elsewhere 0. Behind them a game's own words.
+    """Assemble the next positions `[games, words]`, with the other player to move. Stones `[games]`: `own` of the
+    mover, `other` of the opponent. `won` is the mover's result where the game is `done`, else 0. The game's own words
+    follow.
     """
     turn = position[:, TURN]
     stack: Callable[..., Tensor] = torch.stack if isinstance(position, Tensor) else np.stack
@@ -105,23 +103,23 @@ def after(position: Tensor, own: Tensor, other: Tensor, done: Tensor, won: Tenso
 
 @cache
 def constant(values: tuple[int, ...], device: torch.device) -> Tensor:
-    """`values` as int64 on a tensor's device; for that of NumPy's arrays, which is "cpu", as such an array."""
+    """`values` as an int64 tensor on a device, or for "cpu" as a NumPy array."""
     found: Any = torch.tensor(values, device=device) if isinstance(device, torch.device) else np.array(values)
     return cast(Tensor, found)
 
 
 @cache
 def masks(bits: tuple[int, ...], device: torch.device) -> Tensor:
-    """For each of `bits` the word that has this bit alone, as `constant` gives it."""
+    """Words with a single bit each, for `bits`; see `constant`."""
     found: Tensor = 1 << constant(bits, device)
     return found
 
 
 def lines(stones: Tensor, steps: tuple[int, ...], length: int) -> Tensor:
-    """Whether `stones [games]` hold `length` bits in a row, `[games]` bool; `steps`: from one bit of a row to the next,
-    for each direction. Bits between rows must be empty, or rows would run into each other, and so must the sign."""
+    """Whether `stones [games]` hold `length` bits in a row, `[games]` bool; `steps`: bit distance between neighbours,
+    for each direction. Bits between rows, and the sign bit, must be empty, so that rows do not run into each other."""
     run, have = stones, 1
-    while have < length:  # a run of k bits and another that begins up to k further on are one of more
+    while have < length:  # a run of k bits and one starting up to k further on form a longer run
         add = min(have, length - have)
         run = run & (run >> constant(tuple(add * step for step in steps), stones.device)[:, None])
         have += add
@@ -129,14 +127,14 @@ def lines(stones: Tensor, steps: tuple[int, ...], length: int) -> Tensor:
 
 
 def count(stones: Tensor) -> Tensor:
-    """How many bits of each word are set, in pairs, in fours, in bytes, then all bytes summed in the highest one."""
+    """Population count of each word: sums of pairs, nibbles and bytes, then all bytes summed in the highest one."""
     pairs = stones - ((stones >> 1) & 0x5555555555555555)
     fours = (pairs & 0x3333333333333333) + ((pairs >> 2) & 0x3333333333333333)
     return (((fours + (fours >> 4)) & 0x0F0F0F0F0F0F0F0F) * 0x0101010101010101) >> 56
 
 
 def square_symmetries(side: int) -> Tensor:
-    """The eight symmetries of a square board, `[8, side * side]`, the identity first."""
+    """The eight symmetries of a square board as permutations `[8, side * side]`, identity first."""
     board = torch.arange(side * side).view(side, side)
     turned = [board.rot90(quarter) for quarter in range(4)]
     return torch.stack([way.flatten() for each in turned for way in (each, each.flip(1))])

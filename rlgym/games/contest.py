@@ -18,8 +18,8 @@ from rlgym.games.players import Player
 def contest(
     loaded: Any, id: str, folder: Path, words: dict[str, Any], seed: int, subject: dict[str, Any]
 ) -> dict[str, Any]:
-    """`words["episodes"]` games of what was `loaded` against each of `words["opponents"]`; writes and returns what
-    `rlgym.cli.evaluate.evaluate` does, prints a table by opponent and seat."""
+    """Play `words["episodes"]` games of the `loaded` player against each of `words["opponents"]`; writes and returns
+    the same as `rlgym.cli.evaluate.evaluate`, and prints a table by opponent and seat."""
     game, games = make_game(id), words["episodes"]
     given = words["opponents"]
     opponents = make_players(given, game, trust=words["trust"]) if given else usual(game)
@@ -41,7 +41,7 @@ def contest(
 
 
 def exact(game: Game, player: Player, positions: str, seed: int) -> list[dict[str, Any]]:
-    """How often the player errs in positions of a known value: a row for it and, where it searches, for its network."""
+    """Error rates in positions of known value: a row for the player and, if it searches, one for its network."""
     if game.name != "connect_four":
         raise RequestError(f"positions={positions}: only connect_four is solved, and this is a run of {game.name}")
     from rlgym.games.connect_four.positions import drawn_positions, exact_errors, file_positions

@@ -24,7 +24,7 @@ def evaluate_player(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> Evaluation:
-    """`player` in `games` games against each of `opponents`, half of them from each seat (an odd one as the first).
+    """Play `games` games of `player` against each of `opponents`, half from each seat (an odd one as the first).
 
     Metrics: for each opponent `eval/<name>/win_rate` (points a game, a draw being a half) and the same by seat,
     `.../win_rate_first` and `.../win_rate_second`; `eval/mean_reward`, `eval/std_reward` and `eval/mean_ep_length`

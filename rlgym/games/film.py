@@ -1,4 +1,4 @@
-"""Games on film: every position as a picture, in an MP4 file and, smaller, for TensorBoard."""
+"""Records games as an MP4 file and, smaller, for TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rlgym.games.match import Played, play_games
 from rlgym.games.players import Player
 
 FPS = 1
-"""Moves a second."""
+"""Moves per second."""
 
 
 def film(game: Game, positions: list[Tensor], path: Path) -> tuple[np.ndarray, int]:
-    """Pictures of `positions`, `[words]` each, into the file `path`. Returns them too, `[time, height, width, 3]` uint8
-    with every k-th pixel, and how many a second has."""
+    """Write pictures of `positions`, `[words]` each, to the file `path`. Returns them as well, `[time, height, width,
+    3]` uint8 with every k-th pixel, and the frame rate."""
     frames = [game.image(position.cpu()) for position in positions]
     height, width, _ = frames[0].shape
     writer = mp4(path, frames[0], FPS)
@@ -34,7 +34,7 @@ def film(game: Game, positions: list[Tensor], path: Path) -> tuple[np.ndarray, i
 def against_itself(
     game: Game, player: Player, seed: int, device: torch.device | str = "cpu"
 ) -> Callable[[Path], tuple[np.ndarray, int]]:
-    """`film` of one game that `player` plays from both seats, as `Evaluation.videos` takes it."""
+    """A `film` of one game of `player` against itself, for `Evaluation.videos`."""
 
     def record(path: Path) -> tuple[np.ndarray, int]:
         generator = torch.Generator(device).manual_seed(seed)
@@ -45,7 +45,7 @@ def against_itself(
 
 
 def replay(game: Game, start: Tensor, played: Played) -> list[Tensor]:
-    """Every position `[words]` of a single game from `start [1, words]` on."""
+    """All positions `[words]` of a game from `start [1, words]` on."""
     position, positions = start, [start[0]]
     for action in played.moves[0].tolist():
         if not position[0, DONE]:

@@ -1,6 +1,6 @@
 """Kuhn poker (H. W. Kuhn, A simplified two-person poker, 1950): three cards, one each, and one bet.
 
-Both pay one chip. Whoever does not bet passes; to pass after a bet is to fold, to bet after a bet is to call.
+Both players ante one chip, then bet or pass; passing after a bet folds, betting after a bet calls.
 """
 
 from __future__ import annotations

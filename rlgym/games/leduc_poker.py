@@ -1,8 +1,8 @@
 """Leduc poker (Southey et al. 2005, Bayes' bluff, arXiv:1207.1411): six cards, two of each rank, and two rounds.
 
-Both pay one chip and get a card; before the second round a common card is turned up. Bets are 2 chips, then 4, and a
-round sees at most two raises. A pair with the common card wins, else the higher card. What suits a card has makes no
-difference, so a deal is one of ranks.
+Both players ante one chip and get a card; before the second round a common card is revealed. Bets are 2 chips, then 4,
+with at most two raises per round. A pair with the common card wins, else the higher card. Suits do not matter, so a
+deal consists of ranks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class LeducPoker(PokerGame):
     summary = "poker with six cards and two rounds"
     actions = 3
     moves = ("fold", "call", "raise")
-    """To call where nothing was bet is to check."""
+    """Calling without a bet is a check."""
     ranks = "JQK"
     rounds = 2
     round_moves = 4
@@ -47,7 +47,7 @@ class LeducPoker(PokerGame):
                 break
             paid[turn] = max(paid) + (BETS[len(rounds) - 1] if move == RAISE else 0)
             turn = 1 - turn
-            if move == CALL and len(rounds[-1]) > 1:  # both have moved, and have paid the same
+            if move == CALL and len(rounds[-1]) > 1:  # both have moved and paid the same
                 over = len(rounds) == self.rounds
                 turn, rounds = 0, rounds if over else [*rounds, ()]
         legal: tuple[int, ...] = ()

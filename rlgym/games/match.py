@@ -14,8 +14,8 @@ from rlgym.games.players import Player
 
 @dataclass
 class Played:
-    """`games` finished games: what player 0 won `[games]`, how many moves each had `[games]`, and the moves themselves
-    `[games, moves]`, -1 behind a game's end."""
+    """`games` finished games: returns of player 0 `[games]`, numbers of moves `[games]`, and the moves `[games,
+    moves]`, -1 after a game's end."""
 
     won: Tensor
     length: Tensor
@@ -25,8 +25,8 @@ class Played:
 def play_games(
     game: Game, players: Sequence[Player], position: Tensor, generator: torch.Generator, moves: int | None = None
 ) -> Played:
-    """Both players from `position [games, words]` to the end; `players[0]` moves where TURN is 0. Of at most `moves`,
-    where given: then some games may not be over, and count as won by nobody."""
+    """Play from `position [games, words]` to the end; `players[0]` moves where TURN is 0. At most `moves` moves if
+    given; unfinished games then count as draws."""
     played = []
     for _ in range(game.max_moves if moves is None else moves):
         going = position[:, DONE] == 0
@@ -45,7 +45,7 @@ def play_games(
 
 @dataclass
 class Score:
-    """What a player made of `games` games from one seat."""
+    """Results of a player in `games` games from one seat."""
 
     games: int
     wins: int
@@ -56,14 +56,14 @@ class Score:
 
     @property
     def rate(self) -> float:
-        """Points a game: a win 1, a draw a half."""
+        """Points per game: a win 1, a draw 0.5."""
         return (self.wins + 0.5 * self.draws) / max(1, self.games)
 
 
 def versus(
     game: Game, player: Player, other: Player, games: int, seed: int, device: torch.device | str = "cpu"
 ) -> tuple[Score, Score]:
-    """`player` against `other` in `games` games from each seat: as the first to move, and as the second."""
+    """Play `games` games of `player` against `other` from each seat: moving first, and moving second."""
     generator = torch.Generator(device).manual_seed(seed)
     scores = []
     for seat in (0, 1):

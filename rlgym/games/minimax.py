@@ -1,4 +1,4 @@
-"""Small games of perfect information solved by visiting all positions, and a player who never errs in them."""
+"""Exact solution of small games of perfect information by enumerating all positions, and a perfect player."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
 
 class ExactPlayer:
-    """A Player: any of the moves that keep what a position is worth, all equally likely.
-
-    RequestError for a game that is too large to visit all positions of.
+    """A Player that draws uniformly from the value-preserving moves. RequestError for games that are too large to
+    enumerate.
     """
 
     name = "exact"
@@ -34,7 +33,7 @@ class ExactPlayer:
         for level in reversed(levels(game)):
             position, legal = level.position, level.legal
             sign = 1 - 2 * position[:, TURN]
-            # What player 0 gets, seen by the player to move; illegal moves are worse than any.
+            # Values for the player to move; illegal moves are below any legal one.
             gets = (after[level.after] * sign[:, None]).masked_fill(~legal, -game.max_return - 1)
             best = gets.amax(1)
             after = torch.where(position[:, DONE] > 0, position[:, RETURN], best * sign)
@@ -48,15 +47,15 @@ class ExactPlayer:
         self._worth, self._keeps = torch.cat(worth[::-1])[order], torch.cat(keeps[::-1])[order]
 
     def __len__(self) -> int:
-        """How many positions there are."""
+        """Number of positions."""
         return len(self._keys)
 
     def value(self, position: Tensor) -> Tensor:
-        """What `position [games, words]` is worth for the player to move, `[games]` int64."""
+        """Value of `position [games, words]` for the player to move, `[games]` int64."""
         return self._worth.to(position.device)[self._rows(position)]
 
     def keeps(self, position: Tensor) -> Tensor:
-        """Which moves keep that, `[games, actions]` bool; none once a game is over."""
+        """Moves that preserve the value, `[games, actions]` bool; none in finished games."""
         return self._keeps.to(position.device)[self._rows(position)]
 
     def choose(self, position: Tensor, generator: torch.Generator) -> Tensor:
@@ -72,15 +71,15 @@ class ExactPlayer:
 
     @cached_property
     def _odd(self) -> Tensor:
-        """Numbers that tell positions apart when their words are multiplied by them and added up, modulo 2^64."""
+        """Multipliers of the hash of a position: the sum of words times these, modulo 2^64."""
         generator = torch.Generator().manual_seed(0)
         return torch.randint(2**62, (self.game.words,), generator=generator) * 2 + 1
 
 
 @dataclass
 class Trial:
-    """Of games against the exact player: how many ended, in different positions, how many of them the player lost, and
-    those in which it made the move that lost, `[n, words]`."""
+    """Result of games against the exact player: number of distinct final positions, how many of them were lost, and the
+    positions of losing moves, `[n, words]`."""
 
     ends: int
     lost: int
@@ -95,10 +94,9 @@ def trial(
     opening: int = 2,
     every_reply: bool = False,
 ) -> Trial:
-    """`player` from both seats and from each position after `opening` moves of any kind that is not lost already,
-    against all moves that the exact player may choose; with `every_reply`, against all legal ones.
-
-    The same position is met once: a player who chooses at random there is asked once.
+    """Play `player` from both seats, from every position after `opening` arbitrary moves that is not lost, against all
+    value-preserving replies; with `every_reply`, against all legal ones. Each position is visited once, so that a
+    random player chooses once.
     """
     level = levels(game)[opening].position
     ends = lost = 0

@@ -20,15 +20,14 @@ if TYPE_CHECKING:
     from rlgym.envs.spaces import Obs
 
 MCTS = "rlgym.agents.selfplay.uct_player:MCTSPlayer"
-"""Built on the search of agents/, which games do not import."""
+"""By name: it uses the search of agents/, which games do not import."""
 WORDS = "random, one_ply, mcts_K (K playouts a move) or a RUN of this game"
 
 
 def make_player(word: str, game: Game, device: torch.device | str = "cpu", trust: bool = False) -> Player:
-    """Who is called `word`: random, one_ply, mcts_K, else a run of this game: a folder, a short name, or `last`.
-
-    RequestError where there is none. A run's policy draws its moves, so that two games against it differ; code that its
-    config names by `module:Name` is imported only with `trust`.
+    """The player named `word`: random, one_ply, mcts_K, else a run of this game (a folder, a short name, or `last`).
+    RequestError where there is none. A run's policy samples its moves, so that games differ; code named by its config
+    as `module:Name` is imported only with `trust`.
     """
     if word == "random":
         return RandomPlayer(game)
@@ -54,7 +53,7 @@ def make_players(words: str, game: Game, device: torch.device | str = "cpu", tru
 
 
 def usual(game: Game) -> list[Player]:
-    """Who everybody is measured against: random and one_ply, as far as the game has them."""
+    """The standard opponents: random, and one_ply if the game supports it."""
     return [RandomPlayer(game), *([OnePlyPlayer(game)] if game.perfect_information else [])]
 
 
@@ -79,19 +78,19 @@ def _of_run(word: str, game: Game, device: torch.device | str, trust: bool) -> P
 
 
 def as_player(loaded: Any, game: Game, samples: bool | None = None) -> Player:
-    """What `rlgym.load` gave, as a Player: itself, or its policy. `samples`: PolicyPlayer's."""
+    """Convert a result of `rlgym.load` to a Player. `samples`: see PolicyPlayer."""
     player: Player = PolicyPlayer(loaded, game, samples) if hasattr(loaded, "act") else loaded
     return player
 
 
 class PolicyPlayer:
-    """An agent's policy: sees what `SelfPlayEnv` shows it, and acts."""
+    """Plays by an agent's policy on the observations of `SelfPlayEnv`."""
 
     name = "policy"
 
     def __init__(self, policy: Any, game: Game, samples: bool | None = None) -> None:
-        """`samples`: whether it draws its moves or makes the likeliest; None: draws them where cards are hidden, since
-        there a player whose moves are known is beaten."""
+        """`samples`: sample moves instead of taking the most likely one; None: sample in games with hidden cards, in
+        which deterministic play can be exploited."""
         self.policy, self.game = policy, game
         self.samples = not game.perfect_information if samples is None else samples
 
@@ -103,7 +102,7 @@ class PolicyPlayer:
             sampler = self.policy.sampler(int(seed))
         chosen = self.policy.act(seen(self.game, position, legal), legal.cpu().numpy(), sampler)
         action = torch.from_numpy(np.asarray(chosen, np.int64)).to(position.device)
-        # Stable-Baselines3 heeds no masks: where it errs, the first legal move is made.
+        # Stable-Baselines3 ignores masks: an illegal move is replaced by the first legal one.
         return torch.where(legal.gather(1, action[:, None]).squeeze(1), action, legal.int().argmax(1))
 
 

@@ -1,6 +1,5 @@
-"""Othello: a stone turns over those of the other player that it and another own one enclose in a straight line.
-
-Who can turn none over passes; the game is over when neither can, and most stones win.
+"""Othello: a new stone flips the opponent's stones between it and another own stone in a straight line. A player
+without such a move passes; the game ends when neither can move, and most stones win.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from rlgym.games.board import OTHER, BoardGame, after, constant, count, masks, s
 from rlgym.games.game import DONE, OWN
 
 PLACES = OTHER + 1
-"""Where the player to move may set a stone. Whoever makes a move finds it: the game is over when there is no place."""
+"""Word with the cells in which the player to move may place a stone, computed by the previous move."""
 GRID = 8
 """Cells lie on a grid of 8 x 8, those of a smaller board in its middle."""
 STEPS = (1, GRID - 1, GRID, GRID + 1)
@@ -27,8 +26,8 @@ def rectangle(rows: range, columns: range) -> int:
 
 ALL, INNER = range(GRID), range(1, GRID - 1)
 TURNABLE = tuple(rectangle(*sides) for sides in ((ALL, INNER), (INNER, INNER), (INNER, ALL), (INNER, INNER)))
-"""For each step, where a stone has neighbours on both sides and so can be enclosed. The edges left out, no line runs on
-from one side of the board to the other, and no right shift meets the sign."""
+"""For each step, the cells with neighbours on both sides, which can be enclosed. Without the edges, no line wraps
+around the board, and no right shift reaches the sign bit."""
 BLACK, WHITE = 1 << 28 | 1 << 35, 1 << 27 | 1 << 36
 
 
@@ -48,7 +47,7 @@ class Othello(BoardGame):
     """Each cell, and to pass."""
     shape = (2, 8, 8)
     max_moves = 2 * (8 * 8 - 4)
-    """After a pass the other sets a stone, so no game has more passes than stones."""
+    """A pass is followed by a stone, so there are at most as many passes as stones."""
     marks = "XO"
     colours = ((15, 15, 15), (245, 245, 245), (20, 95, 55), (30, 125, 75))
     board: ClassVar[int] = -1
@@ -100,12 +99,12 @@ class Othello6x6(Othello):
 
 
 def placed(bits: tuple[int, ...], device: torch.device) -> Tensor:
-    """The stone that each action sets, as a word; a pass sets none."""
+    """The stone placed by each action, as a word; none for a pass."""
     return torch.nn.functional.pad(masks(bits, device), (0, 1))
 
 
 def reach(own: Tensor, other: Tensor, empty: Tensor) -> Tensor:
-    """The empty cells from which a stone of `own` would turn over some of `other`; all words of one shape."""
+    """Empty cells in which a stone of `own` would flip some of `other`; all words of one shape."""
     step = constant(STEPS, own.device).view(-1, *[1] * own.dim())
     right, left = runs(own, other, step)
     a, b, c, d = ((right << step) | (left >> step)).unbind()
@@ -113,12 +112,12 @@ def reach(own: Tensor, other: Tensor, empty: Tensor) -> Tensor:
 
 
 def enclosed(stone: Tensor, own: Tensor, other: Tensor) -> Tensor:
-    """Those of `other [games]` between `stone [games]` and one of `own [games]`, in all eight directions."""
+    """Stones of `other [games]` between `stone [games]` and one of `own [games]`, in all eight directions."""
     step = constant(STEPS, own.device)[:, None]
     right, left = runs(stone, other, step)
     right = right * ((right << step & own) != 0)
     left = left * ((left >> step & own) != 0)
-    return (right + left).sum(0)  # no stone is in two lines
+    return (right + left).sum(0)  # no stone is on two lines
 
 
 def runs(start: Tensor, other: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """The games as PettingZoo environments (AEC, turn by turn): `rlgym.games.pettingzoo.env("connect_four")`.
 
-Agents are player_0, who begins, and player_1; they observe {"observation", "action_mask"}, the mask being empty out of
-turn.
+Agents are player_0, which moves first, and player_1; they observe {"observation", "action_mask"}, with an empty mask
+out of turn.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ PLAYERS = ["player_0", "player_1"]
 
 
 def env(game: str, render_mode: str | None = None) -> Any:
-    """The environment with PettingZoo's usual wrappers: a move that may not be made loses the game."""
+    """The environment with PettingZoo's usual wrappers: an illegal move loses the game."""
     made: Any = GameEnv(game, render_mode)
     made = TerminateIllegalWrapper(made, illegal_reward=-made.game.max_return)
     return OrderEnforcingWrapper(AssertOutOfBoundsWrapper(made))
 
 
 class GameEnv(AECEnv):  # type: ignore[misc]  # published without type hints
-    """One game. Its only chance is the deal, of reset's seed."""
+    """One game; its only randomness is the deal, from the seed of `reset`."""
 
     def __init__(self, game: str, render_mode: str | None = None) -> None:
         super().__init__()

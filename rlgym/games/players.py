@@ -1,4 +1,4 @@
-"""Players: anything that chooses moves for a batch of positions. Here are those that need no training."""
+"""Players choose moves for a batch of positions. This file has those that need no training."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Player(Protocol):
     name: str
 
     def choose(self, position: Tensor, generator: torch.Generator) -> Tensor:
-        """Legal moves `[games]` for the player to move in `position [games, words]`, none of which is over. What it
-        knows is what that player sees; what it draws comes from `generator`, on the positions' device."""
+        """Legal moves `[games]` for the player to move in `position [games, words]`; no game may be over. Uses only the
+        player's observation; randomness comes from `generator`, on the positions' device."""
         ...
 
 
@@ -31,13 +31,13 @@ class RandomPlayer:
         return random_moves(self.game.legal(position), generator)
 
     def by_noise(self, position: Tensor, noise: Tensor) -> Tensor:
-        """`choose` by `noise [games, actions]`, uniform in [0, 1): a game with noise of its own goes on alike whatever
-        games are beside it."""
+        """`choose` by `noise [games, actions]`, uniform in [0, 1), so that a game does not depend on others in the
+        batch."""
         return loudest(self.game.legal(position), noise)
 
 
 class OnePlyPlayer:
-    """A move that wins at once where there is one, else any."""
+    """Plays a move that wins at once if there is one, else a random one."""
 
     name = "one_ply"
 
@@ -53,7 +53,7 @@ class OnePlyPlayer:
         return loudest(self.candidates(position), noise)
 
     def candidates(self, position: Tensor) -> Tensor:
-        """The moves among which it does not choose, `[games, actions]` bool."""
+        """The moves between which it is indifferent, `[games, actions]` bool."""
         legal = self.game.legal(position)
         wins = winning(self.game, position, legal)
         return torch.where(wins.any(1, keepdim=True), wins, legal)

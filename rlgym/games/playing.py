@@ -1,4 +1,4 @@
-"""`play RUN` of a run whose environment is a game: a person against the program, two programs, or a film of that."""
+"""`play RUN` of a run whose environment is a game: a person against the program, two programs, or a video of either."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ from rlgym.run_folder.loading import load
 
 
 def play(config: Any, folder: Path, words: dict[str, Any]) -> dict[str, Any]:
-    """`episodes` games with the run's `checkpoint`, in the terminal or into a video; prints and returns their returns.
-
-    Without `against` a person plays in the terminal from `seat`, the other seat in every second game; in a video the
-    run plays itself. Else the run plays from the other seat than `seat`.
+    """Play `episodes` games with the run's `checkpoint`, in the terminal or to a video; prints and returns their
+    returns. Without `against` a person plays in the terminal from `seat`, switching seats after each game; in a video
+    the run plays itself. With `against` the opponent plays from `seat`.
     """
     game = make_game(config.env.id)
     program = as_player(load(Run(folder), words["checkpoint"], trust=words["trust"]), game)
     seed = words["seed"]
-    if seed is None:  # a person wants another game each time
+    if seed is None:  # another game each time for a person
         seed = fresh_seed(config.seed) if words["against"] or words["render"] == "video" else time.time_ns() % 2**31
     generator = torch.Generator().manual_seed(seed)
     seats = [(SEATS.index(words["seat"] or "first") + number) % 2 for number in range(words["episodes"])]
@@ -44,7 +43,7 @@ def play(config: Any, folder: Path, words: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_person(game: Game, program: Player, seats: list[int], generator: torch.Generator) -> list[dict[str, Any]]:
-    """Games of a person in `seats`; returns what the program made of those that were finished."""
+    """Games of a person in `seats`; returns the program's results of finished games."""
     found = []
     for seat in seats:
         won = play_in_terminal(game, program, seat, generator)
@@ -57,7 +56,7 @@ def with_person(game: Game, program: Player, seats: list[int], generator: torch.
 def between(
     game: Game, program: Player, other: Player, seats: list[int], generator: torch.Generator, path: Path | None
 ) -> dict[str, Any]:
-    """Games one after the other with `other` in `seats`, told move by move; filmed into `path`, where one is given."""
+    """Play games with `other` in `seats`, printed move by move, and recorded to `path` if given."""
     found: dict[str, Any] = {"episodes": []}
     shown: list[Tensor] = []
     for number, seat in enumerate(seats, 1):

@@ -1,8 +1,6 @@
-"""Two-player poker of one deal and few moves. A position is the deal and a node of the tree of betting sequences, which
-is walked once, in plain Python; after that, playing is looking up.
-
-A player who folds has paid less than the other, and loses that. Else both have paid the same, and the better hand wins
-it from the other.
+"""Two-player poker with one deal and few moves. A position is the deal and a node in the tree of betting sequences,
+which is built once in plain Python; playing is then a table look-up. A player who folds loses the chips paid. Otherwise
+both have paid the same, and the better hand wins.
 """
 
 from __future__ import annotations
@@ -21,11 +19,11 @@ from rlgym.games.poker_picture import picture
 
 DEAL, NODE = OWN, OWN + 1
 HIDDEN = "?"
-"""A card that lies face down."""
+"""Stands for a face-down card."""
 
 
 class Deal(NamedTuple):
-    """Ranks of the players' cards and of the common card (None: there is none), counted from 0, the lowest."""
+    """Ranks of the players' cards and the common card (None: there is none); 0 is the lowest."""
 
     cards: tuple[int, int]
     common: int | None
@@ -33,22 +31,22 @@ class Deal(NamedTuple):
 
 
 class Betting(NamedTuple):
-    """What a sequence of moves has come to."""
+    """The state after a sequence of moves."""
 
     turn: int
     paid: tuple[int, int]
-    """Chips of player 0 and 1 in the pot."""
+    """Chips of players 0 and 1 in the pot."""
     legal: tuple[int, ...]
     """Actions; none once the game is over."""
     rounds: tuple[tuple[int, ...], ...]
-    """The moves by round of betting; the common card lies open from the second on."""
+    """The moves by betting round; the common card is visible from the second on."""
 
 
 @dataclass
 class Tables:
-    """What the rules come to.
+    """The rules as tables.
 
-    after `[nodes, actions]`: the next node. turn, done `[nodes]` and legal `[nodes, actions]`: as in a position.
+    after `[nodes, actions]`: the next node. turn, done `[nodes]` and legal `[nodes, actions]`.
     won `[deals, nodes]`: RETURN. seen `[deals, nodes, players, features]`: the observations.
     """
 
@@ -61,32 +59,31 @@ class Tables:
 
 
 class PokerGame(Game):
-    """A subclass says the deals, the betting, and which hand is better.
-
-    An observation is one-hot: the seat, the own card, the common card once it lies open, and each move so far.
+    """Base class; a subclass defines the deals, the betting, and which hand wins. Observations are one-hot: seat, own
+    card, common card once visible, and each move so far.
     """
 
     words = OWN + 2
     perfect_information = False
     ranks: ClassVar[str]
-    """Letters of the cards, the lowest first."""
+    """Letters of the cards, lowest first."""
     moves: ClassVar[tuple[str, ...]]
     """Names of the actions."""
     rounds: ClassVar[int] = 1
     round_moves: ClassVar[int]
-    """No round of betting is longer."""
+    """Maximum length of a betting round."""
 
     @abstractmethod
     def deals(self) -> list[Deal]:
-        """All that differ."""
+        """All distinct deals."""
 
     @abstractmethod
     def betting(self, moves: tuple[int, ...]) -> Betting:
-        """What legal `moves`, from the deal on, come to."""
+        """The state after legal `moves` from the deal on."""
 
     @abstractmethod
     def strength(self, card: int, common: int | None) -> int:
-        """Of a hand; the higher wins."""
+        """Rank of a hand; the higher one wins."""
 
     # ---- the rules, looked up
 
@@ -110,14 +107,14 @@ class PokerGame(Game):
 
     @cached_property
     def nodes(self) -> list[tuple[int, ...]]:
-        """All sequences of moves, none before one that it continues."""
+        """All sequences of moves, prefixes first."""
         nodes: list[tuple[int, ...]] = [()]
-        for node in nodes:  # which grows meanwhile
+        for node in nodes:  # grows while iterating
             nodes += [(*node, action) for action in self.betting(node).legal]
         return nodes
 
     def features(self, deal: Deal, betting: Betting, player: int) -> list[int]:
-        """What `player` has seen."""
+        """What `player` has observed."""
         hot: list[tuple[int, int | None]] = [(2, player), (len(self.ranks), deal.cards[player])]
         if deal.common is not None:
             hot.append((len(self.ranks), deal.common if len(betting.rounds) > 1 else None))
@@ -145,8 +142,8 @@ class PokerGame(Game):
         return picture(*self.table(position))
 
     def table(self, position: Tensor) -> tuple[list[str], str | None, tuple[int, int], list[str]]:
-        """What one position `[words]` looks like: the players' cards, the common card (None: the game has none), what
-        each has paid, and the moves so far."""
+        """One position `[words]` for display: the players' cards, the common card (None: the game has none), chips
+        paid, and the moves so far."""
         deal, node = self.deals()[int(position[DEAL])], self.nodes[int(position[NODE])]
         betting = self.betting(node)
         common = None if deal.common is None else self.ranks[deal.common] if len(betting.rounds) > 1 else HIDDEN
@@ -175,7 +172,7 @@ def tables(game: PokerGame, device: torch.device) -> Tables:
 
 
 def won(game: PokerGame, deal: Deal, betting: Betting) -> int:
-    """What player 0 wins when a game ends so; 0 where it goes on."""
+    """Return of player 0 at this end; 0 in a running game."""
     if betting.legal:
         return 0
     first, second = betting.paid

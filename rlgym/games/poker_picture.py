@@ -13,9 +13,9 @@ CARD = (48, 68)
 
 
 def picture(cards: list[str], common: str | None, paid: tuple[int, int], moves: list[str]) -> Array:
-    """`[240, 320, 3]` uint8: the cards of player 0 to the left and of player 1 to the right, below them what each has
-    paid, the common card between them, and the moves so far. A card is a letter; "?" lies face down."""
-    from PIL import Image, ImageDraw, ImageFont  # few need it
+    """Draw `[240, 320, 3]` uint8: the cards of player 0 on the left and player 1 on the right, their chips below, the
+    common card in between, and the moves so far. A card is a letter; "?" is face down."""
+    from PIL import Image, ImageDraw, ImageFont  # rarely needed
 
     drawing = ImageDraw.Draw(image := Image.new("RGB", (WIDTH, HEIGHT), TABLE))
     letters, words = ImageFont.load_default(36), ImageFont.load_default(14)

@@ -1,4 +1,4 @@
-"""Elo ratings from the games that participants played among each other, with intervals."""
+"""Elo ratings with intervals, from games between participants."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ import numpy as np
 from rlgym.envs.spaces import Array
 
 ANCHOR = "random"
-"""Who is rated 0, where it takes part."""
+"""The participant with rating 0, if it takes part."""
 ELO = 400 / math.log(10)
-"""Elo points of one natural log-odds: 400 points more win ten games for each one lost."""
+"""Elo points per unit of natural log-odds: 400 points correspond to odds of 10 to 1."""
 PRIOR = 1000 / ELO
-"""Deviation of the prior about 0. It bounds who won every game, and weighs less than one game where there are many."""
+"""Deviation of the prior around 0. It bounds the rating of a player that won every game, and weighs less than one game
+otherwise."""
 Z95 = 1.959964
 NEAR = 1e-7
-"""Log-odds that Newton's steps may be off by: far below a point."""
+"""Tolerance of Newton's method in log-odds, far below one point."""
 
 
 class Ladder:
-    """The games of every pair that met, and the ratings that they say.
+    """Results of all pairs, and the ratings that follow from them.
 
     The model is Elo's (Bradley and Terry 1952, doi:10.2307/2334029): a scores 1 / (1 + 10^((R_b - R_a) / 400)) points a
-    game against b, a draw being half a point. The ratings are those of the greatest posterior density under a normal
-    prior.
+    game against b, a draw being half a point. The ratings maximise the posterior under a normal prior.
     """
 
     def __init__(self) -> None:
         self.games: dict[tuple[str, str], list[int]] = {}
-        """(a, b) -> games that a won, that nobody won, that b won; a pair is in one order only."""
+        """(a, b) -> games won by a, drawn, won by b; each pair is in one order only."""
 
     def add(self, a: str, b: str, wins: int, draws: int, losses: int) -> None:
-        """Games between a and b, as a saw them."""
+        """Add games between a and b, counted from a's side."""
         assert a != b and min(wins, draws, losses) >= 0
         if (b, a) in self.games:
             a, b, wins, losses = b, a, losses, wins
@@ -44,18 +44,18 @@ class Ladder:
 
     @property
     def names(self) -> list[str]:
-        """Everybody who played, in the order in which they came."""
+        """All participants, in order of appearance."""
         return list(dict.fromkeys(name for pair in self.games for name in pair))
 
     def ratings(self) -> dict[str, tuple[float, float, float]]:
         """Name -> Elo and the ends of its 95 % interval, from the curvature of the posterior at its peak.
 
-        The interval is that of the difference to `random`, which itself has none. Without it the ratings lie about 0.
+        Intervals are for the difference to `random`, which has none itself. Without `random`, ratings are centred at 0.
         """
         names = self.names
         rated = [name for name in names if name != ANCHOR]
         place = {name: i for i, name in enumerate(rated)}
-        # Where the anchor stands is no unknown: its column is left out.
+        # The anchor's rating is fixed: its column is left out.
         pairs = np.zeros((len(self.games), len(rated)))
         points, counts = np.zeros(len(self.games)), np.zeros(len(self.games))
         for row, ((a, b), (wins, draws, losses)) in enumerate(self.games.items()):

@@ -1,4 +1,4 @@
-"""Playing against a program in the terminal: a person's moves are typed, the program can be asked what it thinks."""
+"""Play against a program in the terminal: moves are typed, and the program can show its search."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ SEATS = ("first", "second")
 
 @dataclass
 class Thought:
-    """What a search found in one position."""
+    """Result of a search in one position."""
 
     prior: Tensor
     """`[actions]`: the network's probabilities."""
     visits: Tensor
-    """`[actions]`: how many simulations began with each move."""
+    """`[actions]`: number of simulations starting with each move."""
     policy: Tensor
-    """`[actions]`: the probabilities that the search improved them to."""
+    """`[actions]`: the improved probabilities of the search."""
     value: float
-    """What the player to move will win, by the search."""
+    """Expected return of the player to move."""
     line: list[int]
-    """The principal variation: the moves visited most from here on."""
+    """The principal variation: the most visited moves from here."""
 
 
 @runtime_checkable
 class Thinks(Protocol):
     def think(self, position: Tensor) -> Thought:
-        """Of one position `[words]`, which is not over."""
+        """Search one position `[words]`, which must not be terminal."""
         ...
 
 
 class Quit(Exception):
-    """The person has had enough."""
+    """Raised when the person quits."""
 
 
 def play_in_terminal(
@@ -51,8 +51,8 @@ def play_in_terminal(
     ask: Callable[[str], str] = input,
     say: Callable[[str], None] = print,
 ) -> float | None:
-    """One game of a person in `seat` (0 moves first) against `program`. Returns what the person won; None if the game
-    was left. Where cards are hidden the person sees only the own ones."""
+    """Play one game of a person in `seat` (0 moves first) against `program`. Returns the person's result; None if the
+    game was left. Opponents' cards are hidden."""
     device = generator.device
     position = game.init(1, device, generator)
     past: list[Tensor] = []
@@ -84,7 +84,7 @@ def play_in_terminal(
 def asked(
     game: Game, program: Player, position: Tensor, ask: Callable[[str], str], say: Callable[[str], None]
 ) -> int | None:
-    """A legal move from the person; None to take the last one back. Raises Quit."""
+    """Read a legal move from the person; None to take the last one back. Raises Quit."""
     legal = game.legal(position)[0]
     names = " ".join(game.move_name(action) for action in legal.nonzero().squeeze(1).tolist())
     while True:
@@ -106,7 +106,7 @@ def asked(
 
 
 def thoughts(game: Game, thought: Thought) -> str:
-    """Lines of text: moves by visits, what is expected, and how play would go on."""
+    """Text with moves by visits, the expected return, and the principal variation."""
     lines = ["move  prior  visits  policy"]
     for action in thought.visits.argsort(descending=True).tolist():
         if thought.visits[action] or thought.policy[action] > 0.005:

@@ -9,7 +9,7 @@ from rlgym.games.game import DONE, OWN
 
 SIDE = 3
 BITS = tuple((SIDE + 1) * row + column for row in range(SIDE) for column in range(SIDE))
-"""A row's fourth bit stays empty, so that lines of neighbours do not run into each other."""
+"""The fourth bit of each row stays empty, so that neighbouring rows do not run into each other."""
 FULL = sum(1 << bit for bit in BITS)
 
 
@@ -37,7 +37,7 @@ class TicTacToe(BoardGame):
 
     def symmetries(self) -> tuple[Tensor, Tensor]:
         cells = square_symmetries(SIDE)
-        return cells, cells  # a move is the cell that it marks
+        return cells, cells  # a move is the marked cell
 
     def move_name(self, action: int) -> str:
         return self.cell_name(action)

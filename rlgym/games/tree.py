@@ -1,4 +1,4 @@
-"""All positions of a small game, move by move from its starts, enumerated in batches."""
+"""Enumerates all positions of a small game, move by move, in batches."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from rlgym.games.game import Game
 
 MOST = 200_000
-"""Positions: of what is larger, nothing is to be computed by visiting all."""
+"""Maximum number of positions to enumerate."""
 
 
 @dataclass
 class Level:
-    """The positions `[n, words]` that some number of moves leads to, each once; `legal [n, actions]` bool; and `after
-    [n, actions]`, the row that a legal move leads to in the next level (0 for others)."""
+    """The distinct positions `[n, words]` after a number of moves; `legal [n, actions]` bool; and `after [n, actions]`,
+    the row in the next level after each legal move (0 for others)."""
 
     position: Tensor
     legal: Tensor
@@ -31,7 +31,7 @@ class Level:
 
 @cache
 def levels(game: Game) -> list[Level]:
-    """From the starts, in their order, to the last move. RequestError for a game that is too large for this."""
+    """All levels from the starts, in their order, to the last move. RequestError for games that are too large."""
     position, _ = game.starts()
     found: list[Level] = []
     count = len(position)

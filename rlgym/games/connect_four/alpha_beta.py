@@ -1,8 +1,8 @@
-"""Alpha-beta search for Connect Four, compiled by numba: what `rlgym.games.connect_four.solver` runs.
+"""Alpha-beta search for Connect Four, compiled by numba, used by `rlgym.games.connect_four.solver`.
 
 Boards are those of connect_four.py: `own` the stones of the player to move, `mask` all stones, column by column from
 the bottom, each with an empty bit above it. A score is positive where the player to move wins: 1 with the winner's last
-stone, 2 with the one before, and so on. The search follows Pascal Pons' (http://blog.gamesolver.org), and so does that.
+stone, 2 with the one before, and so on. Score and search follow Pascal Pons (http://blog.gamesolver.org).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CENTRE_FIRST = np.array(sorted(range(COLUMNS), key=lambda column: abs(column - C
 
 @compiled
 def count_bits(x: int) -> int:
-    """Of at most 56 bits."""
+    """Population count of at most 56 bits."""
     x = x - ((x >> 1) & 0x55555555555555)
     x = (x & 0x33333333333333) + ((x >> 2) & 0x33333333333333)
     x = (x + (x >> 4)) & 0x0F0F0F0F0F0F0F
@@ -31,7 +31,7 @@ def count_bits(x: int) -> int:
 
 @compiled
 def winning_cells(own: int, mask: int) -> int:
-    """The empty cells, reachable now or later, that complete four of `own`."""
+    """Empty cells, reachable now or later, that complete four of `own`."""
     found = (own << 1) & (own << 2) & (own << 3)
     for step in (HEIGHT - 1, HEIGHT, HEIGHT + 1):
         pair = (own << step) & (own << 2 * step)
@@ -50,8 +50,8 @@ def wins_at_once(own: int, mask: int) -> bool:
 
 @compiled
 def safe_moves(own: int, mask: int) -> int:
-    """The cells that can be taken now and do not let the other win at once; 0 where there is none. The player to move
-    must not be able to win at once."""
+    """Playable cells that do not let the opponent win at once; 0 if there is none. The player to move must not have an
+    immediate win."""
     cells = (mask + BOTTOM) & BOARD
     theirs = winning_cells(own ^ mask, mask)
     forced = cells & theirs
@@ -59,16 +59,15 @@ def safe_moves(own: int, mask: int) -> int:
         if forced & (forced - 1):
             return 0
         cells = forced
-    return cells & ~(theirs >> 1)  # nothing below a cell that they win in
+    return cells & ~(theirs >> 1)  # nothing below a cell in which they win
 
 
 @compiled
 def search(own: int, mask: int, stones: int, alpha: int, beta: int, table: Array, order: Array, nodes: Array) -> int:
     """A bound of the score: the score itself inside (alpha, beta), an upper bound at or below alpha, a lower bound at
-    or above beta. The player to move must not be able to win at once.
-
-    table [slots]: what earlier searches found: a position's key in all bits but eight, which hold 128 + twice a bound
-    of its score, plus 1 of an upper bound. order [CELLS, COLUMNS]: working memory.
+    or above beta. The player to move must not have an immediate win. table [slots]: transposition table: a position's
+    key, and in eight bits 128 + twice a bound of its score, plus 1 for an upper bound. order [CELLS, COLUMNS]: scratch
+    space.
     """
     nodes[0] += 1
     moves = safe_moves(own, mask)
@@ -76,7 +75,7 @@ def search(own: int, mask: int, stones: int, alpha: int, beta: int, table: Array
         return -((CELLS - stones) // 2)
     if stones >= CELLS - 2:
         return 0
-    low = -((CELLS - 2 - stones) // 2)  # the other cannot win at once either
+    low = -((CELLS - 2 - stones) // 2)  # the opponent cannot win at once either
     if alpha < low:
         alpha = low
         if alpha >= beta:
@@ -101,7 +100,7 @@ def search(own: int, mask: int, stones: int, alpha: int, beta: int, table: Array
             if alpha >= beta:
                 return alpha
 
-    # Best first: moves that make most cells to win in, then the central ones.
+    # Best first: moves that create most winning cells, then central ones.
     count = 0
     ranked = order[stones]
     for place in range(COLUMNS):
@@ -130,8 +129,7 @@ def search(own: int, mask: int, stones: int, alpha: int, beta: int, table: Array
 
 @compiled
 def solve(own: int, mask: int, least: int, most: int, table: Array, order: Array, nodes: Array) -> int:
-    """The score of a game that goes on, as far as it lies in [least, most]: null windows that halve the range, closest
-    to a draw first."""
+    """The score of a running game, clipped to [least, most]: bisection by null windows, closest to a draw first."""
     stones = count_bits(mask)
     if wins_at_once(own, mask):
         return min(most, (CELLS + 1 - stones) // 2)
@@ -149,4 +147,4 @@ def solve(own: int, mask: int, least: int, most: int, table: Array, order: Array
             most = bound
         else:
             least = bound
-    return max(floor, min(ceiling, least))  # a bound may lie beyond what was asked
+    return max(floor, min(ceiling, least))  # a bound may lie outside of the range

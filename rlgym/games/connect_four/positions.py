@@ -1,7 +1,6 @@
-"""Positions of Connect Four with what they are worth, from a file or drawn here; and how often a player errs in them.
-
-A file has a line for each: the columns played, digits 1 to 7 from the first move on, and a score, above 0 where the
-player to move wins and below 0 where the other does: `44455554221 2`.
+"""Connect Four positions of known value, from a file or random games, and a player's error rate in them. A file has one
+line per position: the columns played, digits 1 to 7 from the first move on, and a score, positive where the player to
+move wins, negative where the opponent does: `44455554221 2`.
 """
 
 from __future__ import annotations
@@ -30,20 +29,20 @@ if TYPE_CHECKING:
     from rlgym.games.players import Player
 
 STAGES = {"opening": range(12, 16), "middle": range(16, 26), "end": range(26, 36)}
-"""Stones on the board. With two fewer, solving takes four times as long."""
+"""Stages by number of stones. With two fewer, solving takes four times as long."""
 COUNT = 1000
-"""Positions drawn of each stage."""
+"""Random positions of each stage."""
 VERSION = 1
-"""Of how they are drawn: another one draws anew."""
+"""Version of the sampling, in the cache's file name."""
 AT_ONCE = 2048
-"""Random games that are played at a time."""
+"""Random games played at a time."""
 GAME = ConnectFour()
 
 
 @dataclass
 class Positions:
-    """`position [n, words]`, `value [n]` (1, 0 or -1, for the player to move), and `keeps [n, actions]` bool, the moves
-    that keep it."""
+    """Solved positions: `position [n, words]`, `value [n]` (1, 0 or -1 for the player to move), and `keeps [n,
+    actions]` bool, the moves that preserve it."""
 
     position: Tensor
     value: Tensor
@@ -54,7 +53,7 @@ class Positions:
 
 
 def exact_error(player: Player, positions: Positions, seed: int = 0, device: torch.device | str = "cpu") -> float:
-    """The share of positions in which the player makes a move that loses value: a win given away or a draw lost."""
+    """Error rate: the share of positions in which the player's move loses value (a win or draw given away)."""
     generator = torch.Generator(device).manual_seed(seed)
     chosen = player.choose(positions.position.to(device), generator).cpu()
     return 1 - positions.keeps.gather(1, chosen[:, None]).float().mean().item()
@@ -71,9 +70,8 @@ def exact_errors(
 
 
 def read_positions(path: str | Path) -> tuple[Tensor, list[int], list[int]]:
-    """What a file holds: `position [n, words]`, their scores, and the numbers of their lines.
-
-    RequestError for what cannot be read, and for a line that is not legal moves to a game that goes on and a number.
+    """Read a file: `position [n, words]`, scores, and line numbers. RequestError where it cannot be read, or where a
+    line is not a sequence of legal moves to a running game, and a number.
     """
     try:
         lines = Path(path).expanduser().read_text("utf-8").splitlines()
@@ -103,7 +101,7 @@ def read_positions(path: str | Path) -> tuple[Tensor, list[int], list[int]]:
 
 
 def _played(games: list[list[int]], where: list[str]) -> Tensor:
-    """The positions `[n, words]` that the games come to; a RequestError says `where` a move is not legal."""
+    """The positions `[n, words]` after playing the games; RequestError, naming `where`, for an illegal move."""
     position = GAME.init(len(games))
     for move in range(max(map(len, games))):
         rows = torch.tensor([row for row, game in enumerate(games) if len(game) > move])
@@ -122,9 +120,8 @@ def _played(games: list[list[int]], where: list[str]) -> Tensor:
 
 
 def file_positions(path: str | Path, say: Callable[[str], None] | None = None) -> Positions:
-    """The positions of a file, solved; the solution is kept in the cache folder. `say` is told what takes long.
-
-    RequestError, besides those of `read_positions`, where a score does not say who wins.
+    """The solved positions of a file; solutions are cached. `say` reports slow steps. RequestError as in
+    `read_positions`, and where a score contradicts the solution.
     """
     position, scores, numbers = read_positions(path)
     text = f"{VERSION} {position.tolist()} {scores}"
@@ -151,11 +148,8 @@ def file_positions(path: str | Path, say: Callable[[str], None] | None = None) -
 def drawn_positions(
     count: int = COUNT, seed: int = 0, say: Callable[[str], None] | None = None
 ) -> dict[str, Positions]:
-    """Stage -> `count` different positions in which there is something to lose, as many for each number of stones,
-    solved; kept in the cache folder. `say` is told what takes long.
-
-    They come from random games. Not among them: a player who can win at once, and one whose moves are all worth the
-    same.
+    """Stage -> `count` distinct solved positions of random games, equally many for each number of stones; cached. `say`
+    reports slow steps. Excluded are positions with an immediate win, and those in which all moves have the same value.
     """
 
     def make() -> dict[str, Positions]:
@@ -176,7 +170,7 @@ def _draw(stones: range, count: int, solver: Solver, generator: torch.Generator)
             for row in _undecided(after, generator):
                 value = -1 if tuple(row.tolist()) in seen else solver.value(row)
                 seen.add(tuple(row.tolist()))
-                if value < 0:  # nothing to lose
+                if value < 0:  # all moves have the same value
                     continue
                 keep = solver.keeping(row, value)
                 if keep != GAME.legal(row[None])[0].tolist():
@@ -189,7 +183,7 @@ def _draw(stones: range, count: int, solver: Solver, generator: torch.Generator)
 
 
 def _undecided(moves: int, generator: torch.Generator) -> Tensor:
-    """Positions of random games after `moves` moves that are not over and have no immediate win: `[some, words]`."""
+    """Positions of random games after `moves` moves, running and without an immediate win: `[some, words]`."""
     position = GAME.init(AT_ONCE)
     for _ in range(moves):
         position = GAME.play(position, random_moves(GAME.legal(position), generator))
@@ -201,7 +195,7 @@ def _undecided(moves: int, generator: torch.Generator) -> Tensor:
 
 
 def _cached(name: str, make: Callable[[], dict[str, Positions]]) -> dict[str, Positions]:
-    """What is in the cache folder under this name, else what `make` makes, written there: whole or not at all."""
+    """Load this name from the cache folder, else build it by `make` and write it there atomically."""
     folder = Path(os.environ.get("RLGYM_CACHE") or "~/.cache/rlgym").expanduser().absolute() / "positions"
     path = folder / f"{name}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):

@@ -10,7 +10,7 @@ from rlgym.games.game import DONE, OWN
 
 ROWS, COLUMNS = 6, 7
 HEIGHT = ROWS + 1
-"""Bits of a column: the one above the stones stays empty, so that lines of neighbours do not run into each other."""
+"""Bits of a column: the topmost stays empty, so that neighbouring columns do not run into each other."""
 BOTTOMS = tuple(1 << HEIGHT * column for column in range(COLUMNS))
 TOPS = tuple(bottom << ROWS - 1 for bottom in BOTTOMS)
 FULL = sum(bottom * (2**ROWS - 1) for bottom in BOTTOMS)
@@ -34,7 +34,7 @@ class ConnectFour(BoardGame):
     def play(self, position: Tensor, action: Tensor) -> Tensor:
         own, other = position[:, OWN], position[:, OTHER]
         stones = own | other
-        # Adding a column's lowest bit carries past its stones to the first free cell.
+        # Adding a column's lowest bit carries over its stones to the first free cell.
         filled = (stones + constant(BOTTOMS, own.device)[action]) | stones
         own = filled ^ other
         wins = lines(own, (1, HEIGHT - 1, HEIGHT, HEIGHT + 1), 4)

@@ -1,7 +1,5 @@
-"""Connect Four solved: who wins a position, by how much, and which moves keep that.
-
-Alpha-beta on bitboards compiled (alpha_beta.py). The first use compiles it, which takes some seconds; later
-processes read what that one compiled.
+"""An exact solver of Connect Four: value, score and value-preserving moves of a position. Compiled alpha-beta on
+bitboards (alpha_beta.py). The first use compiles it, which takes some seconds and is cached for later processes.
 """
 
 from __future__ import annotations
@@ -16,13 +14,12 @@ from rlgym.games.game import DONE, OWN, RETURN, TURN
 
 CELLS = ROWS * COLUMNS
 SLOTS = 2**22 + 15
-"""Of the table, eight bytes each."""
+"""Slots of the table, eight bytes each."""
 
 
 class Solver:
-    """Of Connect Four. It remembers bounds of positions from call to call, in 34 MB.
-
-    A position is one row `[words]`; what it is worth is meant for the player to move.
+    """Solver of Connect Four with a transposition table of 34 MB that persists between calls. A position is one row
+    `[words]`; values are for the player to move.
     """
 
     def __init__(self) -> None:
@@ -36,12 +33,12 @@ class Solver:
 
     @property
     def nodes(self) -> int:
-        """Positions searched so far."""
+        """Number of positions searched so far."""
         return int(self._nodes[0])
 
     def score(self, position: Tensor) -> int:
-        """Above 0 where the player to move wins: 1 with its last stone, 2 with the one before, and so on. Below 0 where
-        the other does."""
+        """The score: positive where the player to move wins, 1 with its last stone, 2 with the one before, and so on;
+        negative where the opponent does."""
         return self._within(position, -CELLS, CELLS)
 
     def value(self, position: Tensor) -> int:
@@ -49,21 +46,21 @@ class Solver:
         return self._within(position, -1, 1)
 
     def keeps(self, position: Tensor, move: int) -> bool:
-        """Whether the position after a legal move is worth as much as before it."""
+        """Whether a legal move preserves the position's value."""
         return self.keeping(position, self.value(position))[move]
 
     def keeping(self, position: Tensor, value: int) -> list[bool]:
-        """For each move whether it is legal and gets at least `value`: in a position of this value, what keeps it."""
+        """For each move, whether it is legal and achieves at least `value`."""
         legal = self.game.legal(position[None])[0].tolist()
         after = self.game.step(position.repeat(COLUMNS, 1), torch.arange(COLUMNS))
-        # Nothing gets less than a loss; else a null window beside the value tells as much as is asked.
+        # Every move achieves a loss; otherwise a null window next to the value decides.
         return [
             may and (value < 0 or self._within(row, -value, 1 - value) <= -value)
             for may, row in zip(legal, after, strict=True)
         ]
 
     def _within(self, position: Tensor, least: int, most: int) -> int:
-        """The score as far as it lies in [least, most]."""
+        """The score, clipped to [least, most]."""
         words = position.tolist()
         own, other = words[OWN], words[OTHER]
         if words[DONE]:
