@@ -1,4 +1,4 @@
-"""What the loop asks of anything that learns, from CartPole PPO to a language model under GRPO."""
+"""The base of all learners, from PPO on CartPole to a language model trained by GRPO."""
 
 from __future__ import annotations
 
@@ -19,28 +19,26 @@ type_json = (
 )
 
 Metrics = dict[str, "float | Tensor"]
-"""Tag -> a number or a 0-d tensor that may still live on the device."""
+"""Tag -> a number or a 0-d tensor, possibly still on the device."""
 
 Unit = Literal["steps", "moves", "tokens"]
 Monitor = tuple[str, Literal["max", "min"]]
 
 Section = Mapping[str, "Tensor | type_json"]
-"""One named part of a checkpoint: tensors go to `<section>.safetensors`, `Shared` ones to a file that several
-checkpoints name, everything else to `state.json`."""
+"""A named part of a checkpoint: tensors go to `<section>.safetensors`, `Shared` ones to a file shared by several
+checkpoints, everything else to `state.json`."""
 
 REPLAY = "replay"
-"""The section of past experience. Large, and nothing that uses a finished model reads it; a resume can do without."""
+"""Name of the section with past experience: large, not needed to use a finished model, and optional on resume."""
 
 NON_FINITE = "train/non_finite"
-"""Metric an update reports: how many of its optimiser steps were skipped for a non-finite loss or gradient."""
+"""Metric of an update: the number of optimiser steps skipped for a non-finite loss or gradient."""
 
 
 @dataclass
 class Shared:
-    """Tensors of a section that never change once they are there.
-
-    Saving calls `make` unless `file` is there already, and sets `file`. In a section that was loaded, `make` reads the
-    file; CheckpointError when it is not, byte for byte, the one that was written.
+    """Tensors of a section that never change. Saving calls `make` unless `file` exists already, and sets `file`. In a
+    loaded section `make` reads the file; CheckpointError unless it is byte for byte the one that was written.
     """
 
     make: Callable[[], Mapping[str, Tensor]]
@@ -58,7 +56,7 @@ class SharedFile:
 
 @dataclass
 class Progress:
-    """How far training is. `step` counts environment steps, moves or tokens; `update` counts calls of `update()`."""
+    """Training progress. `step` counts environment steps, moves or tokens; `update` counts calls of `update()`."""
 
     step: int = 0
     update: int = 0
@@ -66,32 +64,34 @@ class Progress:
 
 @dataclass
 class Evaluation:
-    """What one evaluation found: `metrics` by tag, and the `records` (JSON) it rests on, as every episode's return."""
+    """Result of an evaluation: `metrics` by tag, and the underlying `records` (JSON), such as every episode's
+    return."""
 
     metrics: dict[str, float]
     records: dict[str, Any] = field(default_factory=dict)
     videos: dict[str, Callable[[Path], tuple[np.ndarray, int]]] = field(default_factory=dict)
-    """Tag -> what films it: given the file to write, returns frames [time, height, width, 3] uint8 and their rate."""
+    """Tag -> function that records a video to the given file and returns frames [time, height, width, 3] uint8 and
+    their rate."""
     texts: dict[str, str] = field(default_factory=dict)
     """Tag -> Markdown for TensorBoard, such as samples."""
     embeddings: dict[str, tuple[np.ndarray, list[str]]] = field(default_factory=dict)
     """Tag -> vectors [rows, width] and a label for each row, for TensorBoard's projector."""
     figures: dict[str, Callable[[], bytes]] = field(default_factory=dict)
-    """Tag -> what draws it, as PNG; the latest of a tag is in plots/, all are in TensorBoard."""
+    """Tag -> function that returns a PNG; the latest of a tag is in plots/, all are in TensorBoard."""
     lines: list[str] = field(default_factory=list)
-    """What it comes to, in words: of the last evaluation these are among the closing words."""
+    """Summary lines; those of the last evaluation are printed at the end of the run."""
 
 
 class Learner(ABC):
     """The base of all learners: `update()` and `evaluate()` are its own, and its state is saved and loaded exactly.
 
-    Loop, checkpoints and displays know a learner by what stands here, and by nothing else.
+    Loop, checkpoints and displays use only this interface.
     """
 
     unit: Unit = "steps"
     """What `progress.step` counts."""
     monitor: Monitor
-    """Which evaluation metric "best" and early stopping look at, and which way is better."""
+    """The evaluation metric for "best" and early stopping, and which direction is better."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -101,16 +101,15 @@ class Learner(ABC):
         self.facts: dict[str, Any] = {}
         """Further entries of a new run's manifest: `data`, the fingerprint and size of a corpus."""
         self.arithmetic: tuple[float, float] | None = None
-        """(FLOP that one step, move or token takes, the device's measured FLOP/s), where utilisation means
-        something."""
+        """(FLOP per step, move or token; the device's measured FLOP/s), where utilisation is meaningful."""
         exact = "exact, with the recorded thread count"
         self.exactness = {"arithmetic": exact if device.type == "cpu" else "to rounding: GPUs add in any order"}
-        """What a resume restores exactly and what it cannot, in words, for the manifest: part -> promise. Final once
-        `state_dict` was called."""
+        """What a resume restores exactly and what not, for the manifest: part -> description. Final once `state_dict`
+        was called."""
 
     def write_run_files(self, folder: Path) -> dict[str, str]:
-        """Called once for a new run: write the files of its folder that are no checkpoints (a tokenizer, a data card).
-        Returns texts for TensorBoard by tag."""
+        """Called once for a new run: write its files other than checkpoints (a tokenizer, a data card). Returns texts
+        for TensorBoard by tag."""
         return {}
 
     @abstractmethod
@@ -119,7 +118,7 @@ class Learner(ABC):
 
     @abstractmethod
     def evaluate(self) -> Evaluation:
-        """Evaluate the current model in environments and with generators of its own; training is unaffected."""
+        """Evaluate the current model in separate environments, with separate generators; does not affect training."""
 
     @abstractmethod
     def histograms(self) -> dict[str, Tensor]:
@@ -127,17 +126,17 @@ class Learner(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Section]:
-        """Everything the exact continuation needs, in named sections: model, optimizer, rng, environment, ..."""
+        """The state needed for exact continuation, in named sections: model, optimizer, rng, environment, ..."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Section]) -> None: ...
 
     def progress_state(self) -> dict[str, type_json]:
-        """The start of a checkpoint's section "progress"."""
+        """The common entries of a checkpoint's section "progress"."""
         return {"step": self.progress.step, "update": self.progress.update}
 
     def load_progress(self, state: Mapping[str, Section]) -> Section:
-        """Sets `progress` from a checkpoint, and returns its section, which may hold more."""
+        """Restore `progress` from a checkpoint, and return its section, which may have more entries."""
         section = state["progress"]
         self.progress.step, self.progress.update = cast(int, section["step"]), cast(int, section["update"])
         return section
@@ -147,7 +146,7 @@ class Learner(ABC):
 
 
 def weights_and_gradients(module: Module, prefix: str = "") -> dict[str, Tensor]:
-    """For histograms: `parameters/...` and, where there are any, `gradients/...`."""
+    """Tensors for histograms: `parameters/...` and, if present, `gradients/...`."""
     found: dict[str, Tensor] = {}
     for name, parameter in module.named_parameters():
         found[f"parameters/{prefix}{name}"] = parameter.detach()

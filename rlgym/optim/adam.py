@@ -23,7 +23,7 @@ class FlatAdam:
     def __init__(
         self, module: nn.Module, max_grad_norm: float, eps: float, betas: tuple[float, float] = (0.9, 0.999)
     ) -> None:
-        self.flat = Flat([dict(module.named_parameters())], aligned=1)  # a few thousand weights, one behind the other
+        self.flat = Flat([dict(module.named_parameters())], aligned=1)  # a few thousand weights, without padding
         self.parameters, self.gradients = self.flat.parameters, self.flat.gradients
         self.first, self.second = torch.zeros_like(self.parameters), torch.zeros_like(self.parameters)
         self.steps = torch.zeros((), device=self.parameters.device)
@@ -32,18 +32,18 @@ class FlatAdam:
     def step(self, loss: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
         """Back-propagate the 0-d `loss` and step. Returns the gradient's norm before clipping and `skipped`, both 0-d.
 
-        A non-finite loss or gradient leaves parameters, moments and the step count untouched and makes `skipped` 1:
-        decided on the device, so that nothing waits; whoever logs reads it.
+        A non-finite loss or gradient leaves parameters, moments and the step count unchanged and sets `skipped` to 1;
+        this is decided on the device, without synchronising.
         """
         self.flat.zero()
         loss.backward()
         return self.apply(loss, learning_rate)
 
     def apply(self, loss: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
-        """`step` from `gradients` that are there already."""
+        """`step` with the current `gradients`."""
         norm, skipped = self.flat.clip(self.max_grad_norm, loss)
-        # The kernel behind torch.optim.Adam(fused=True), found_inf being what its GradScaler uses; called directly
-        # because the optimiser class around it costs ten times the kernel here (88 us against 8).
+        # The kernel of torch.optim.Adam(fused=True), with its GradScaler's found_inf; called directly, since the
+        # optimiser class costs ten times the kernel here (88 us against 8).
         torch._fused_adam_(
             [self.parameters],
             [self.gradients],

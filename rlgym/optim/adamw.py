@@ -13,7 +13,7 @@ from rlgym.optim.flat_params import Flat, Group, restore
 
 
 class AdamWSettings(Protocol):
-    """The knobs that are read here; `learning_rate` is settled before."""
+    """The hyper-parameters used here; `learning_rate` must be resolved."""
 
     learning_rate: float | None
     beta1: float
@@ -24,7 +24,7 @@ class AdamWSettings(Protocol):
 
 
 class Moments:
-    """AdamW's two moments of a group of parameters, and its step."""
+    """AdamW's moments of a group of parameters, and its step."""
 
     def __init__(self, group: Group, config: AdamWSettings, weight_decay: float) -> None:
         assert config.learning_rate is not None, "settled before"
@@ -33,8 +33,8 @@ class Moments:
         self.first, self.second = group.zeros(), group.zeros()
 
     def step(self, scale: float, steps: Tensor, skipped: Tensor) -> None:
-        """One step at `scale` x the peak learning rate. `steps` (0-d): this one included."""
-        # The kernel behind torch.optim.AdamW(fused=True); found_inf is what its GradScaler uses.
+        """Step at `scale` x the peak learning rate. `steps` (0-d) includes this one."""
+        # The kernel of torch.optim.AdamW(fused=True), with its GradScaler's found_inf.
         torch._fused_adamw_(
             [self.group.parameters],
             [self.group.gradients],
@@ -63,7 +63,7 @@ class AdamW:
     """All parameters under AdamW, weight decay on matrices (two dimensions and more) only."""
 
     def __init__(self, module: nn.Module, config: AdamWSettings) -> None:
-        """Takes the module's parameters over, as views of `flat`. `config.learning_rate` is settled."""
+        """Turns the module's parameters into views of `flat`. `config.learning_rate` must be resolved."""
         self.config = config
         decayed, plain = by_decay(trained(module))
         self.flat = Flat([decayed, plain])
@@ -71,15 +71,15 @@ class AdamW:
         self.steps = torch.zeros((), device=self.flat.parameters.device)
 
     def zero(self) -> None:
-        """Before a batch's first backward pass; the gradients of those that follow add up."""
+        """Zero the gradients before a batch's first backward pass; later passes accumulate."""
         self.flat.zero()
 
     @torch.no_grad()
     def step(self, scale: float, loss: Tensor) -> tuple[Tensor, Tensor]:
         """One step on the gradients gathered since `zero`, at `scale` x the peak learning rate.
 
-        `loss` (0-d) is the batch's. Returns the gradient's norm before clipping and `skipped`, both 0-d: where the
-        loss or a gradient is not finite it is 1, and parameters, moments and the step count stay as they are.
+        `loss` (0-d) is the batch's. Returns the gradient's norm before clipping and `skipped`, both 0-d: 1 if the loss
+        or a gradient is not finite; parameters, moments and the step count are then unchanged.
         """
         norm, skipped = self.flat.clip(self.config.max_grad_norm, loss)
         self.steps.add_(1)
@@ -97,18 +97,18 @@ class AdamW:
 
 
 def trained(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that are learnt, by name: a frozen one would lose weight by its decay."""
+    """Trainable parameters by name; frozen ones must not decay."""
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
 def by_decay(named: Mapping[str, nn.Parameter]) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """The matrices, which are decayed, and the vectors, which are not."""
+    """The matrices, with weight decay, and the vectors, without."""
     decayed = {name: parameter for name, parameter in named.items() if parameter.ndim >= 2}
     return decayed, {name: parameter for name, parameter in named.items() if parameter.ndim < 2}
 
 
 def moments(groups: list[Group], config: AdamWSettings) -> list[Moments]:
-    """AdamW for two groups, as `by_decay` parts them."""
+    """AdamW for the two groups of `by_decay`."""
     decays = (config.weight_decay, 0.0)
     both = zip(groups, decays, strict=True)
     return [Moments(group, config, decay) for group, decay in both if group.numbers]

@@ -1,6 +1,6 @@
 """Parameters as one vector and their gradients as another: zeroing, the norm, clipping and averaging are one call each.
 
-The parameters come in groups, each a contiguous part of the vectors, for optimisers that treat some of them otherwise.
+The parameters are in groups, each a contiguous part of the vectors, for optimisers that treat them differently.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from rlgym.learner import Section
 
 ALIGNED = 64
-"""Bytes: where each parameter begins. Vectorised kernels want 16, and a compiled function copies what has less."""
+"""Alignment of each parameter in bytes. Vectorised kernels need 16, and a compiled function copies anything less
+aligned."""
 
 
 class Group:
@@ -33,22 +34,21 @@ class Group:
         self.parameters, self.gradients = torch.empty(0), torch.empty(0)
 
     def views(self, vector: Tensor) -> dict[str, Tensor]:
-        """`vector [numbers]` cut into the shapes of the parameters, by name."""
+        """Views of `vector [numbers]` in the parameters' shapes, by name."""
         return {
             name: vector[start : start + parameter.numel()].view(parameter.shape)
             for start, (name, parameter) in zip(self.starts, self.named.items(), strict=True)
         }
 
     def zeros(self) -> Tensor:
-        """A vector `[numbers]` of something kept for each parameter."""
+        """A zero vector `[numbers]` for optimiser state."""
         return torch.zeros_like(self.parameters)
 
 
 class Flat:
-    """`parameters` and `gradients` `[numbers]`, of which every parameter and its gradient become views.
-
-    Keep the module on its device from then on. Each parameter begins at a multiple of `aligned`
-    bytes: between them lie zeros with zero gradients.
+    """`parameters` and `gradients` `[numbers]`, of which every parameter and its gradient become views. The module must
+    stay on its device. Each parameter starts at a multiple of `aligned` bytes, padded with zeros that have zero
+    gradients.
     """
 
     def __init__(self, groups: Sequence[Mapping[str, nn.Parameter]], aligned: int = ALIGNED) -> None:
@@ -68,7 +68,7 @@ class Flat:
                 parameter.data, parameter.grad = data[name], grads[name]
 
     def views(self, vector: Tensor) -> dict[str, Tensor]:
-        """`vector [numbers]` cut into the shapes of all parameters, by name."""
+        """Views of `vector [numbers]` in the shapes of all parameters, by name."""
         parts = vector.split([group.numbers for group in self.groups])
         return {
             name: view
@@ -77,19 +77,19 @@ class Flat:
         }
 
     def zero(self) -> None:
-        """Before a batch's first backward pass; those that follow add up."""
+        """Zero the gradients before a batch's first backward pass; later passes accumulate."""
         self.gradients.zero_()
 
     def clip(self, max_norm: float, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Scale the gradients down to `max_norm`. Returns their norm before, and `skipped`, both 0-d.
 
         `skipped` is 1 where the gradients or the batch's `loss` (0-d) are not finite, else 0 (on a CPU `fine` itself).
-        It stays on the device: nothing waits for it but whoever logs.
+        It stays on the device, so that nothing synchronises until it is logged.
         """
         norm = torch.linalg.vector_norm(self.gradients)
         if norm.device.type == "cpu":
-            # Nothing waits for a number of the CPU's own, and on it seven calls cost more than the clipping (45 us of a
-            # small network's gradient step). In float32, as below: bit for bit the same.
+            # On a CPU reading a number costs nothing, and seven calls cost more than the clipping (45 us of a small
+            # network's gradient step). In float32, as below: bit-identical.
             size = np.float32(norm.item())
             if max_norm < math.inf:
                 factor = np.float32(1) / (size + np.float32(1e-6)) * np.float32(max_norm)
@@ -102,7 +102,7 @@ class Flat:
 
 
 def restore(own: Section, state: Section) -> None:
-    """Copy a checkpoint's tensors into those of the same names and shapes, which are views of what is used."""
+    """Copy a checkpoint's tensors into the views of the same names and shapes."""
     for name, tensor in own.items():
         mine, saved = cast(Tensor, tensor), cast(Tensor, state[name])
         if saved.shape != mine.shape:

@@ -1,8 +1,9 @@
-"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): momentum made orthogonal, matrix by matrix.
+"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): steps along orthogonalised momentum, matrix by
+matrix.
 
-A step along the momentum moves a matrix mostly in its few strongest directions. Muon takes the nearest matrix whose
-singular values are all one, so that every direction moves alike. For the matrices inside the layers; embeddings, head,
-norms and biases are AdamW's.
+A step along the momentum moves a matrix mostly in its few dominant directions. Muon uses the nearest matrix whose
+singular values are all one, so that all directions move equally. For the matrices inside the layers; embeddings, head,
+norms and biases use AdamW.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from rlgym.optim.adamw import AdamWSettings, by_decay, moments, trained
 from rlgym.optim.flat_params import Flat, restore
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
-"""Jordan's coefficients: the steepest rise at 0, values in about [0.7, 1.2] rather than at 1."""
+"""Jordan's coefficients: steepest slope at 0, at the price of values in about [0.7, 1.2] instead of 1."""
 GRAM_STEPS = 5
-"""Iterations on one Gram matrix; rounding grows twelvefold in each and stays below 1e-2 in float32."""
+"""Iterations per Gram matrix; rounding errors grow twelvefold in each and stay below 1e-2 in float32."""
 
 
 class MuonSettings(AdamWSettings, Protocol):
@@ -29,10 +30,10 @@ class MuonSettings(AdamWSettings, Protocol):
 
 
 class Muon:
-    """The model's matrices under Muon, stepped by shape in one batch each; what else it has under AdamW."""
+    """Muon for the model's matrices, one batch per shape, and AdamW for the rest."""
 
     def __init__(self, model: Any, config: MuonSettings) -> None:
-        """Takes over the parameters of a Backbone, as views of `flat`. `config.learning_rate` is settled."""
+        """Turns the parameters of a Backbone into views of `flat`. `config.learning_rate` must be resolved."""
         self.config = config
         named = trained(model)
         rows = {name: rows for name, rows in model.matrices().items() if name in named}
@@ -42,22 +43,22 @@ class Muon:
         self.moments = moments(rest, config)
         self.momentum, self.direction = self.matrices.zeros(), self.matrices.zeros()
         self.steps = torch.zeros((), device=self.flat.parameters.device)
-        # A fused weight is several matrices (queries, keys, values): each is made orthogonal by itself.
+        # A fused weight holds several matrices (queries, keys, values), orthogonalised separately.
         self.by_shape: dict[tuple[int, int], list[Tensor]] = {}
         for name, view in self.matrices.views(self.direction).items():
             for piece in view.split(rows[name]):
                 self.by_shape.setdefault((piece.shape[0], piece.shape[1]), []).append(piece)
 
     def zero(self) -> None:
-        """Before a batch's first backward pass; the gradients of those that follow add up."""
+        """Zero the gradients before a batch's first backward pass; later passes accumulate."""
         self.flat.zero()
 
     @torch.no_grad()
     def step(self, scale: float, loss: Tensor) -> tuple[Tensor, Tensor]:
         """One step on the gradients gathered since `zero`, at `scale` x the peak learning rates.
 
-        `loss` (0-d) is the batch's. Returns the gradient's norm before clipping and `skipped`, both 0-d: where the
-        loss or a gradient is not finite it is 1, and parameters, momentum, moments and the step count stay as they are.
+        `loss` (0-d) is the batch's. Returns the gradient's norm before clipping and `skipped`, both 0-d: 1 if the loss
+        or a gradient is not finite; parameters, momentum, moments and the step count are then unchanged.
         """
         config = self.config
         norm, skipped = self.flat.clip(config.max_grad_norm, loss)
@@ -66,10 +67,11 @@ class Muon:
             part.step(scale, self.steps, skipped)
         self.steps.sub_(skipped)
 
-        # A skipped gradient is replaced by the momentum, which that leaves as it is, and the step has length 0.
+        # A skipped gradient is replaced by the momentum, which leaves the momentum unchanged, and the step has length
+        # 0.
         gradient = torch.where(skipped.bool(), self.momentum, self.matrices.gradients)
         self.momentum.lerp_(gradient, 1 - config.momentum)
-        torch.lerp(gradient, self.momentum, config.momentum, out=self.direction)  # Nesterov's
+        torch.lerp(gradient, self.momentum, config.momentum, out=self.direction)  # Nesterov momentum
         for (rows, columns), pieces in self.by_shape.items():
             found = orthogonal(torch.stack(pieces), config.ns_steps)
             torch._foreach_copy_(pieces, list(found.mul_(max(1.0, rows / columns) ** 0.5).unbind()))
@@ -88,7 +90,7 @@ class Muon:
 
 
 def orthogonal(batch: Tensor, steps: int) -> Tensor:
-    """Each matrix `U S V'` of `[batch, rows, columns]` brought near `U V'`: singular values between 0.7 and 1.2.
+    """Map each matrix `U S V'` of `[batch, rows, columns]` close to `U V'`: singular values between 0.7 and 1.2.
 
     `steps` Newton-Schulz iterations `X <- aX + b(XX')X + c(XX')(XX')X`, in bfloat16 on a GPU (as published) and in
     float32 elsewhere. The smallest singular values, below a hundredth of the norm, stay smaller.
@@ -106,7 +108,7 @@ def orthogonal(batch: Tensor, steps: int) -> Tensor:
 
 
 def _newton_schulz(x: Tensor, steps: int) -> Tensor:
-    """The iterations as they are written, on `[batch, short, long]`."""
+    """The iterations as written, on `[batch, short, long]`."""
     a, b, c = QUINTIC
     for _ in range(steps):
         gram = x @ x.mT
@@ -115,10 +117,9 @@ def _newton_schulz(x: Tensor, steps: int) -> Tensor:
 
 
 def _by_gram(x: Tensor, steps: int) -> Tensor:
-    """The same on the Gram matrix `G = XX'` `[batch, short, short]` alone, X itself touched twice in five iterations.
-
-    Each iteration is `X <- PX` with `P = aI + bG + cGG`, hence `G <- PGP`; what is left is the product of the P, times
-    X. Half the arithmetic where one side is four times the other.
+    """The same on the Gram matrix `G = XX'` `[batch, short, short]`, using X twice in five iterations. Each iteration
+    is `X <- PX` with `P = aI + bG + cGG`, hence `G <- PGP`; the result is the product of all P, times X. Half the
+    arithmetic if one side is four times the other.
     """
     a, b, c = QUINTIC
     for done in range(0, steps, GRAM_STEPS):

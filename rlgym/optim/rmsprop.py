@@ -14,7 +14,7 @@ class FlatRMSprop:
 
         square = alpha * square + (1 - alpha) * gradient^2;  parameter -= learning_rate * gradient / (square^0.5 + eps)
 
-    As `FlatAdam`, the module's parameters and gradients become views of `parameters` and `gradients` `[weights]`.
+    As with `FlatAdam`, the module's parameters and gradients become views of `parameters` and `gradients` `[weights]`.
     """
 
     def __init__(self, module: nn.Module, max_grad_norm: float, eps: float, alpha: float = 0.99) -> None:
@@ -24,7 +24,7 @@ class FlatRMSprop:
         self.max_grad_norm, self.eps, self.alpha = max_grad_norm, eps, alpha
 
     def step(self, loss: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
-        """As `FlatAdam.step`: a non-finite loss or gradient leaves everything untouched and makes `skipped` 1."""
+        """As `FlatAdam.step`: a non-finite loss or gradient changes nothing and sets `skipped` to 1."""
         self.flat.zero()
         loss.backward()
         norm, skipped = self.flat.clip(self.max_grad_norm, loss)

@@ -1,1 +1,1 @@
-"""What a run folder holds, and how it is found and read."""
+"""Run folders: their contents, and finding and reading them."""

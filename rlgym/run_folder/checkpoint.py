@@ -1,4 +1,4 @@
-"""Checkpoints that a crash cannot halve: safetensors and JSON, staged, checksummed, renamed into place. No pickle.
+"""Crash-safe checkpoints: safetensors and JSON, staged, checksummed, renamed into place. No pickle.
 
     checkpoints/step_N/<section>.safetensors   the tensors of a section
     checkpoints/step_N/state.json              everything else of every section, and the loop's own state
@@ -6,8 +6,8 @@
     checkpoints/shared/<name>.safetensors      tensors that never change, named by all checkpoints that hold them
     checkpoints/latest, checkpoints/best       names of folders; hints for people, never trusted
 
-A folder named step_N exists only complete, the shared files that it names included. Folders with a leading dot belong
-to a process at work, or to one that died.
+A folder named step_N is always complete, including the shared files it refers to. Folders with a leading dot belong to
+a running process, or to one that died.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ SHARED = "shared"
 
 STATE_BYTES = 1 << 30
 STRANGE = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, AssertionError, RuntimeError)
-"""What code that expects another state raises."""
+"""Exceptions of code that expects another state."""
 
 
 class Entry(TypedDict):
-    """What a checkpoint's manifest says of a file."""
+    """A file's entry in a checkpoint's manifest."""
 
     bytes: int
     sha256: str
@@ -77,7 +77,7 @@ class State(TypedDict):
 _SECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _FILE = re.compile(rf"({_SECTION.pattern}){re.escape(TENSORS)}|{re.escape(STATE)}")
 _STEP = re.compile(r"step_(\d+)")
-_WORK = re.compile(r"\.(staging|aside|pruned)-(step_\d+)-(\d+)")  # what it is for, the checkpoint, the process
+_WORK = re.compile(r"\.(staging|aside|pruned)-(step_\d+)-(\d+)")  # purpose, checkpoint, process
 
 
 # ---- saving
@@ -86,8 +86,8 @@ _WORK = re.compile(r"\.(staging|aside|pruned)-(step_\d+)-(\d+)")  # what it is f
 def save(
     run_dir: Path, step: int, state: Mapping[str, Section], loop: Mapping[str, Any], info: Mapping[str, Any]
 ) -> Path:
-    """Write checkpoints/step_<step>, replacing one of the same step, whose files of equal tensors it takes over. An
-    OSError leaves all as it was."""
+    """Write checkpoints/step_<step>, replacing one of the same step; files with equal tensors are reused. An OSError
+    leaves everything unchanged."""
     folder = run_dir / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     _tidy(folder)
@@ -100,7 +100,7 @@ def save(
     except BaseException:
         _remove(staging)
         raise
-    with suppress(OSError):  # the checkpoint stands; the hint does not matter
+    with suppress(OSError):  # the checkpoint is complete; the hint does not matter
         write_atomic(folder / "latest", f"{target.name}\n")
     return target
 
@@ -145,7 +145,7 @@ def _write(
 
 
 def _share(tensors: Mapping[str, Tensor], name: str, staging: Path, shared: Path) -> SharedFile:
-    """Write a shared file under a name that says its content too: it never replaces what others may name."""
+    """Write a shared file under a name with its content's hash, so that it never replaces a file in use."""
     _require_name(name)
     written = staging / (name + TENSORS)
     write_tensors(written, tensors)
@@ -165,7 +165,7 @@ def _require_name(name: str) -> None:
 
 
 def _require_json(value: Any, place: str) -> None:
-    """Refuse what JSON would hand back as something else (tuples, keys that are not text) or not at all."""
+    """Refuse values that JSON does not round-trip (tuples, non-string keys)."""
     if isinstance(value, dict):
         for key, part in value.items():
             if not isinstance(key, str):
@@ -179,7 +179,8 @@ def _require_json(value: Any, place: str) -> None:
 
 
 def _move_in(staging: Path, target: Path) -> None:
-    """Rename a finished checkpoint into place. One of the same step steps aside first, and back if that fails."""
+    """Rename a finished checkpoint into place. An existing one of the same step is moved aside first, and back on
+    failure."""
     folder = target.parent
     aside = folder / f".aside-{target.name}-{os.getpid()}"
     replaces = target.exists()
@@ -200,8 +201,8 @@ def _move_in(staging: Path, target: Path) -> None:
 
 
 def verify(path: Path, without: Collection[str] = ()) -> None:
-    """CheckpointError unless every file of its own is there and is, byte for byte, the one that was written, those of
-    the sections `without` aside. Shared files are verified when they are read."""
+    """CheckpointError unless every file of the checkpoint, except the sections `without`, is byte for byte the one that
+    was written. Shared files are verified when read."""
     for name, (size, sha256) in _files(path, without).items():
         _check_size(path / name, size)
         try:
@@ -213,8 +214,8 @@ def verify(path: Path, without: Collection[str] = ()) -> None:
 
 
 def load(path: Path, without: Collection[str] = ()) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """(sections, loop) of a verified checkpoint, tensors on the CPU in memory of their own. What is `Shared` has its
-    file's size checked now and is read by its `make`. Of the sections `without` no file is opened."""
+    """Load (sections, loop) of a verified checkpoint, tensors on the CPU in memory of their own. The size of a `Shared`
+    file is checked now, and it is read by its `make`. Files of the sections `without` are not opened."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -232,7 +233,7 @@ def load(path: Path, without: Collection[str] = ()) -> tuple[dict[str, dict[str,
             tensors = load_file(path / name)
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{path / name}: not a safetensors file ({error})") from None
-        # A copy: the file is mapped into memory, and truncating it would kill the process.
+        # A copy: truncating a memory-mapped file would kill the process.
         state.setdefault(name.removesuffix(TENSORS), {}).update({key: t.clone() for key, t in tensors.items()})
     for section, key, file in _shared(path):
         if section not in without:
@@ -243,7 +244,7 @@ def load(path: Path, without: Collection[str] = ()) -> tuple[dict[str, dict[str,
 
 
 def position(state: Mapping[str, Any], path: Path) -> tuple[int, int]:
-    """(step, update) at which a learner was saved; CheckpointError where its state does not say."""
+    """(step, update) of a saved learner; CheckpointError if its state lacks them."""
     found = state.get("progress", {})
     if not fits(found, Position) or min(found["step"], found["update"]) < 0:
         raise CheckpointError(f"{path}: its state does not say at which step it was saved")
@@ -252,7 +253,7 @@ def position(state: Mapping[str, Any], path: Path) -> tuple[int, int]:
 
 @contextmanager
 def fitting(folder: Path) -> Iterator[None]:
-    """Turns what a learner or model raises at a state that is not its own into one line."""
+    """Turn the exceptions of loading an incompatible state into a one-line CheckpointError."""
     try:
         yield
     except STRANGE as error:
@@ -296,7 +297,7 @@ def _manifest(path: Path) -> Manifest:
 
 
 def _files(path: Path, without: Collection[str] = ()) -> dict[str, tuple[int, str]]:
-    """File name -> (bytes, SHA-256), as the manifest has it; not those of the sections `without`."""
+    """File name -> (bytes, SHA-256) from the manifest, except the sections `without`."""
     files = {name: (entry["bytes"], entry["sha256"]) for name, entry in _manifest(path)["files"].items()}
     for name in files:
         if not _FILE.fullmatch(name):
@@ -307,7 +308,7 @@ def _files(path: Path, without: Collection[str] = ()) -> dict[str, tuple[int, st
 
 
 def _shared(path: Path) -> list[tuple[str, str, SharedFile]]:
-    """(section, key, file) of everything shared that the checkpoint names."""
+    """(section, key, file) of all shared tensors of the checkpoint."""
     found = [
         (e["section"], e["key"], SharedFile(e["name"], e["bytes"], e["sha256"]))
         for e in _manifest(path).get("shared", [])
@@ -341,18 +342,18 @@ def _has_size(file: Path, size: int) -> bool:
 
 
 def steps(run_dir: Path) -> list[int]:
-    """The steps that have a checkpoint folder, valid or not, in order."""
+    """Steps with a checkpoint folder, valid or not, in order."""
     folder = run_dir / "checkpoints"
     names = (_STEP.fullmatch(path.name) for path in folder.iterdir()) if folder.is_dir() else iter(())
     return sorted(int(name[1]) for name in names if name)
 
 
 def newest(run_dir: Path, warn: Callable[[str], None], without: Collection[str] = ()) -> Path:
-    """The latest valid checkpoint; each damaged one that was passed over is told to `warn`. What the sections
-    `without` hold, and shared files, are not looked at."""
+    """The latest valid checkpoint; `warn` is called for each damaged one that is skipped. The sections `without` and
+    shared files are not checked."""
     folder = run_dir / "checkpoints"
     if folder.is_dir():
-        with suppress(OSError):  # a folder that can only be read has nothing to tidy
+        with suppress(OSError):  # a read-only folder cannot be tidied
             _tidy(folder, remove=False)
     damaged: list[str] = []
     for step in reversed(steps(run_dir)):
@@ -373,7 +374,7 @@ def mark_best(run_dir: Path, step: int) -> None:
 
 
 def best(run_dir: Path) -> Path | None:
-    """The checkpoint marked best, when there is one and it is complete, its replay aside."""
+    """The checkpoint marked best, if it exists and is complete except for its replay."""
     folder = run_dir / "checkpoints"
     try:
         name = read_bounded(folder / "best", 100).decode().strip()
@@ -383,8 +384,8 @@ def best(run_dir: Path) -> Path | None:
 
 
 def prune(run_dir: Path, keep: int) -> None:
-    """Delete all but the last `keep` complete checkpoints and the best, and the shared files that none of these name.
-    For after a save that succeeded."""
+    """Delete all but the last `keep` complete checkpoints and the best, and unreferenced shared files. Call only after
+    a successful save."""
     folder = run_dir / "checkpoints"
     found = [folder / f"step_{step}" for step in steps(run_dir)]
     kept = [path for path in found if _complete(path)][-keep:]
@@ -395,7 +396,7 @@ def prune(run_dir: Path, keep: int) -> None:
         if path not in kept and path != marked:
             doomed = folder / f".pruned-{path.name}-{os.getpid()}"
             with suppress(OSError):
-                os.rename(path, doomed)  # first out of sight: a step_N is never half deleted
+                os.rename(path, doomed)  # rename first: a step_N is never half deleted
             _remove(doomed)
     _prune_shared(folder)
 
@@ -406,7 +407,7 @@ def _prune_shared(folder: Path) -> None:
     named = set()
     for path in folder.iterdir():
         if _STEP.fullmatch(path.name):
-            with suppress(CheckpointError):  # damaged: it can be resumed from by nobody
+            with suppress(CheckpointError):  # damaged: nothing can resume from it
                 named |= {file.name for _, _, file in _shared(path)}
     for file in (folder / SHARED).iterdir():
         if file.name not in named:
@@ -415,7 +416,7 @@ def _prune_shared(folder: Path) -> None:
 
 
 def _complete(path: Path, without: Collection[str] = ()) -> bool:
-    """All files there in their full size; cheap, where `verify` reads every byte."""
+    """Whether all files exist in full size; cheap, whereas `verify` reads every byte."""
     try:
         for name, (size, _) in _files(path, without).items():
             _check_size(path / name, size)
@@ -431,9 +432,8 @@ def _complete(path: Path, without: Collection[str] = ()) -> bool:
 
 
 def _tidy(folder: Path, remove: bool = True) -> None:
-    """After dead processes: a checkpoint that stepped aside returns; with `remove`, the half-written and outdated go.
-
-    Only a save removes: a reader on another machine cannot tell the dead from the living.
+    """Clean up after dead processes: restore a checkpoint that was moved aside; with `remove`, delete half-written and
+    outdated ones. Only a save removes, since a reader on another machine cannot tell whether a process is alive.
     """
     for path in list(folder.iterdir()):
         work = _WORK.fullmatch(path.name)

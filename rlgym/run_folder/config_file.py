@@ -1,4 +1,4 @@
-"""The config.yaml of a run folder, and whether the code that it names may be imported."""
+"""Reads and writes the config.yaml of a run folder, and decides whether code it names may be imported."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def load_config(path: Path, trust: bool = False) -> Any:
 
 
 def root_of_run(folder: Path) -> str:
-    """The command that made the run in `folder`."""
+    """The command that created the run in `folder`."""
     return root_of(_read(folder / "config.yaml")).root
 
 
@@ -53,7 +53,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _vouched_for(folder: Path) -> bool:
     for word in VOUCHED:
-        with suppress(RequestError, OSError):  # no run: the code that opens it reports that
+        with suppress(RequestError, OSError):  # not a run: reported by the code that opens it
             if find_run(word).dir.resolve() == folder.resolve():
                 return True
     return False

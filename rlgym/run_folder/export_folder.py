@@ -1,4 +1,4 @@
-"""The folder that an export writes: complete or not at all, and never in the place of something else."""
+"""Writes an export's folder atomically, never replacing anything but an export."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rlgym.errors import RequestError
 
 
 def export_folder(path: str, run: Path, mark: str) -> Path:
-    """Where to write: `path`, or the run's export/. RequestError where something else than an export lies there, one
-    that holds the file `mark`."""
+    """The folder to write: `path`, or the run's export/. RequestError if it exists and is no export (recognised by the
+    file `mark`)."""
     target = Path(path).expanduser() if path else run / "export"
     if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or (target / mark).is_file())):
         raise RequestError(f"path={target} holds something else than an export; choose another folder")
@@ -21,8 +21,8 @@ def export_folder(path: str, run: Path, mark: str) -> Path:
 
 @contextmanager
 def replacing(target: Path, faults: tuple[type[Exception], ...] = ()) -> Iterator[Path]:
-    """An empty folder, which takes the place of `target` once all went well. `faults`: what a library raises, other
-    than OSError, when it cannot write."""
+    """An empty folder that replaces `target` on success. `faults`: a library's exceptions, besides OSError, when it
+    cannot write."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".export-", dir=target.parent) as work:

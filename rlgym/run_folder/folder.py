@@ -1,4 +1,4 @@
-"""A run: the folder that holds all that is needed to resume, evaluate, watch, share or repeat it."""
+"""A run folder: everything needed to resume, evaluate, watch, share or repeat a run."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from rlgym.run_folder.monitor import monitor_of
 from rlgym.run_folder.records import Manifest, Summary, sound
 
 MARKS = ("manifest.json", "config.yaml", "log.txt", "metrics.jsonl", "checkpoints")
-"""Any of these in a folder says that a run lives there."""
+"""Files that mark a run folder."""
 
 
 LOG = "log.txt"
-"""Only ever appended to, and therefore also what the process that trains in the folder holds a lock on."""
+"""The log, append-only; the training process holds its lock on this file."""
 
 
 class Run:
-    """A run folder; its files are read anew at each access."""
+    """A run folder; files are re-read at each access."""
 
     def __init__(self, folder: Path, exit_code: int = 0) -> None:
         self.dir = folder
@@ -66,7 +66,7 @@ class Run:
         return sound(self._read("summary.json"), Summary)
 
     def require(self) -> None:
-        """TrainingError where the folder is gone: nothing of the run could be written any more."""
+        """TrainingError if the folder no longer exists."""
         if not self.dir.is_dir():
             raise self.gone()
 
@@ -81,8 +81,8 @@ class Run:
         return {path.relative_to(self.dir).as_posix(): sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
 
     def check_files(self, name: str) -> None:
-        """RequestError where a file that the run began with, of this name or in the folder of this name, is another
-        now, or gone. What the manifest says nothing of is not checked."""
+        """RequestError if a file of the run with this name, or in the folder with this name, was changed or removed
+        since the start. Files without a hash in the manifest are not checked."""
         for own, recorded in self.manifest.get("files", {}).items():
             if own != name and not own.startswith(f"{name}/"):
                 continue
@@ -101,7 +101,7 @@ class Run:
         write_atomic(self.dir / "summary.json", to_json(summary))
 
     def keep_evaluation(self, result: dict[str, Any], label: str) -> None:
-        """Write what `evaluate` found, and has printed, into evaluations/. Where that cannot be done a line says so."""
+        """Write the results of `evaluate` to evaluations/; prints a line if that fails."""
         path = self.dir / "evaluations" / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{label}.json"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ class Run:
             print(f"written to {path}")
 
     def log_line(self, text: str) -> None:
-        """Append to log.txt. Never raises: a full disk must not hide what was to be said."""
+        """Append to log.txt. Never raises, so that a full disk does not hide the message."""
         line = f"{manifest.now()} {text.rstrip()}\n".encode(errors="backslashreplace")
         with suppress(OSError), open(self.dir / LOG, "ab", opener=without_waiting) as log:
             log.write(line)
@@ -128,7 +128,8 @@ class Run:
 
 
 def create_run(config: RootConfig, command: list[str], root: Path = Path("runs"), **facts: Any) -> Run:
-    """A new folder with config.yaml and manifest.json, which `facts` (device, threads, resume, data, ...) join."""
+    """Create a run folder with config.yaml and manifest.json, which includes `facts` (device, threads, resume, data,
+    ...)."""
     label = config.run.name or f"{config.label}_s{config.seed}"
     folder = Path(config.run.dir).expanduser() if config.run.dir else None
     try:
@@ -141,7 +142,7 @@ def create_run(config: RootConfig, command: list[str], root: Path = Path("runs")
         write_atomic(run.dir / "manifest.json", to_json(manifest.facts(config, command) | facts))
     except BaseException as error:
         with suppress(OSError):
-            for mark in MARKS:  # only what this call wrote: run.dir may name a folder with other files in it
+            for mark in MARKS:  # only files written here: run.dir may be a folder with other files
                 (run.dir / mark).unlink(missing_ok=True)
             run.dir.rmdir()
         if isinstance(error, OSError):
@@ -151,7 +152,7 @@ def create_run(config: RootConfig, command: list[str], root: Path = Path("runs")
 
 
 def _new_folder(root: Path, label: str) -> Path:
-    """root/<time>_<label>, with _2, _3, ... for those that begin within the same second."""
+    """root/<time>_<label>, with _2, _3, ... for runs started in the same second."""
     name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{path_safe(label)}"
     root.mkdir(parents=True, exist_ok=True)
     count = 1
@@ -166,7 +167,7 @@ def _new_folder(root: Path, label: str) -> Path:
 
 
 def _claim(folder: Path) -> Path:
-    """Make the folder this run's own: log.txt is created by one program only, even when two name the same folder."""
+    """Claim the folder for this run: only one process can create log.txt."""
     if any((folder / mark).exists() for mark in MARKS):
         raise RequestError(f"run.dir={folder} already holds a run; resume it, or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -190,7 +191,7 @@ def is_run(folder: Path) -> bool:
 
 
 def find_run(word: str, root: Path = Path("runs")) -> Run:
-    """A run folder, `last`, or a short name under `root`: the beginning or any part of one folder's name."""
+    """Find a run by its folder, `last`, or a short name under `root`: any unique part of a folder's name."""
     folders = [folder for folder in sorted(root.iterdir()) if is_run(folder)] if root.is_dir() else []
     if word == "last":
         if not folders:
@@ -217,7 +218,7 @@ def find_run(word: str, root: Path = Path("runs")) -> Run:
 
 
 def list_runs(root: Path = Path("runs")) -> list[dict[str, Any]]:
-    """One row a run, oldest first; what a broken folder does not tell is None."""
+    """One row per run, oldest first; None for values missing in a broken folder."""
     if not root.is_dir():
         return []
     runs = [Run(folder) for folder in root.iterdir() if is_run(folder)]
@@ -225,7 +226,7 @@ def list_runs(root: Path = Path("runs")) -> list[dict[str, Any]]:
 
 
 def _started(run: Run) -> tuple[float, str]:
-    """When a run began, in seconds since the epoch; its folder's age stands in for a broken manifest."""
+    """Start of a run in seconds since the epoch; the folder's time if the manifest is broken."""
     try:
         return datetime.fromisoformat(run.manifest["start"]).timestamp(), run.name
     except (KeyError, TypeError, ValueError):
@@ -233,17 +234,17 @@ def _started(run: Run) -> tuple[float, str]:
 
 
 def row_of(run: Run) -> dict[str, Any]:
-    """What a list of runs says of one; a summary is made up for a run that has not written one."""
+    """A run's row in a list of runs; computed from its metrics if it has no summary yet."""
     recorded, summary = run.manifest, run.summary
     status = recorded.get("status", "broken")
     if status == "running" and not _still_runs(recorded):
         status = "killed"
-    if status in ("running", "killed") or not summary:  # a summary of before a resume would be stale
+    if status in ("running", "killed") or not summary:  # a summary from before a resume would be stale
         summary = _so_far(read_rows(run.dir / "metrics.jsonl"), recorded)
     return {
         "name": run.name,
         "dir": str(run.dir),
-        **{key: recorded.get(key) for key in ("agent", "env", "seed")},  # of text: objective and model, corpus
+        **{key: recorded.get(key) for key in ("agent", "env", "seed")},  # for text: objective and model, corpus
         "status": status,
         "steps": summary.get("steps"),
         **measured(recorded, summary),
@@ -254,21 +255,21 @@ def row_of(run: Run) -> dict[str, Any]:
 
 
 def measured(recorded: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The metric that stands for a run with this manifest and summary, whether less of it is better, and its values."""
+    """The run's main metric by its manifest and summary, whether lower is better, and its values."""
     best, final = _metrics(summary.get("best")), _metrics(summary.get("final"))
     tag, lower = monitor_of(recorded, best, final) or (None, False)
     return {"metric": tag, "lower": lower, "best": best.get(tag), "final": final.get(tag)}
 
 
 def _parent(recorded: Mapping[str, Any]) -> str | None:
-    """The name of the run, or the folder, that a fine-tuned one began with."""
+    """The parent run's name, or folder, of a fine-tuned run."""
     parent = recorded.get("parent")
     return str(parent.get("run") or parent.get("folder")) if isinstance(parent, dict) else None
 
 
 def _still_runs(recorded: dict[str, Any]) -> bool:
     if recorded.get("host") != socket.gethostname():
-        return True  # another machine's processes cannot be seen from here
+        return True  # processes of other machines are not visible
     pid, start = recorded.get("pid"), recorded.get("pid_start")
     return isinstance(pid, int) and manifest.alive(pid, start if isinstance(start, float) else None)
 
@@ -278,7 +279,7 @@ def _metrics(part: Any) -> dict[str | None, Any]:
 
 
 def _so_far(rows: list[dict[str, Any]], recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """What a summary would say, from the rows of a run that has not written one."""
+    """A summary computed from the rows of a run that has not written one."""
     if not rows:
         return {}
     final = {tag: value for row in rows for tag, value in row.items() if value is not None}

@@ -7,9 +7,8 @@ from typing import Any
 
 
 def as_tree(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of `list_runs`, each below its `parent`, with branches drawn before the names.
-
-    A parent that is not among them stands above its children as a name alone.
+    """The rows of `list_runs`, each below its `parent`, with branches drawn before the names. A missing parent is shown
+    by its name only.
     """
     below: dict[str | None, list[dict[str, Any]]] = {}
     names = {row["name"] for row in rows}
@@ -24,7 +23,7 @@ def as_tree(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
     def add(row: dict[str, Any], before: str, branch: str, onward: str) -> None:
         found.append(row | {"name": before + branch + row["name"]})
-        children = below.pop(row["name"], [])  # taken out: a circle, which only a hand can make, ends
+        children = below.pop(row["name"], [])  # removed, so that a cycle (only by manual edits) ends
         for number, child in enumerate(children, 1):
             last = number == len(children)
             add(child, before + onward, "└─ " if last else "├─ ", "   " if last else "│  ")

@@ -1,4 +1,4 @@
-"""`load(run)`: a finished model ready for use, from its run folder alone. Builds no learner."""
+"""`load(run)`: loads a finished model from its run folder, without building a learner."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def load(run: Run | Path | str, checkpoint: str = "best", device: str = "cpu", t
 
 
 def open_checkpoint(run: Run, which: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(state, loop) of a run's checkpoint: `best` (where nothing was evaluated: the latest), `latest`, or a step. Its
-    replay stays unread."""
+    """(state, loop) of a run's checkpoint: `best` (the latest if nothing was evaluated), `latest`, or a step. Its
+    replay is not read."""
     folder = checkpoint.best(run.dir) if which == "best" else None
     if folder is None and which in ("best", "latest"):
         folder = checkpoint.newest(run.dir, lambda line: print(f"rlgym: {line}", file=sys.stderr), (REPLAY,))

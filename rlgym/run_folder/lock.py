@@ -1,4 +1,4 @@
-"""A lock on a folder that one process at a time trains in. The operating system drops it when the process dies."""
+"""A lock on a run folder, held by the training process. The operating system releases it when the process dies."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from rlgym.errors import RequestError
 
 try:
     import fcntl
-except ImportError:  # Windows: the process that the manifest names is all that can be asked there
+except ImportError:  # Windows: only the process in the manifest is checked there
     fcntl = None  # type: ignore[assignment]
 
 _held: set[int] = set()
-"""Descriptors of the locks of this process. A forked child closes its copies: a lock would outlive its process."""
+"""Lock descriptors of this process. A forked child closes its copies, which would keep the lock alive."""
 
 
 @contextmanager
 def locked(file: Path, folder: Path) -> Iterator[None]:
-    """Hold the lock on `folder` by a `file` in it that is only ever appended to. RequestError where another process
-    holds it, or where the file cannot be written."""
+    """Hold the lock on `folder`, by an append-only `file` in it. RequestError if another process holds it, or the file
+    cannot be written."""
     try:
         descriptor = without_waiting(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a manifest records about a run's circumstances: the command, the code, the machine and the process."""
+"""The manifest's record of command, code, machine and process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PACKAGES = (
 
 
 def facts(config: RootConfig, command: list[str]) -> dict[str, Any]:
-    """A new run's manifest. The parts that are None here are for who knows them: the trainer."""
+    """A new run's manifest. Entries that are None here are filled in by the trainer."""
     return {
         "command": command,
         "root": config.root,
@@ -49,28 +49,28 @@ def facts(config: RootConfig, command: list[str]) -> dict[str, Any]:
 
 
 NOT_EXACT = "not exact"
-"""How a promise begins once a resume has broken it."""
+"""Prefix of a promise that a resume could not keep."""
 
 
 def promises(recorded: dict[str, str] | None, now: dict[str, str]) -> dict[str, str]:
-    """What a manifest says of resumes: what holds `now`, and what an earlier resume has lost stays on record."""
+    """The promises about resumes that hold `now`, keeping records of what an earlier resume has lost."""
     return now | {part: said for part, said in (recorded or {}).items() if said.startswith(NOT_EXACT)}
 
 
 def process() -> Process:
-    """Which process trains the run; a resume records its own. Process ids come again, hence the time."""
+    """The training process; a resume records its own. The start time distinguishes reused process ids."""
     import psutil
 
     return {"host": socket.gethostname(), "pid": os.getpid(), "pid_start": psutil.Process().create_time()}
 
 
 def alive(pid: int, start: float | None = None) -> bool:
-    """Whether the process of this machine runs; with its start, whether it is still the same one."""
+    """Whether a process of this machine is running; with `start`, whether it is still the same one."""
     import psutil
 
     try:
         found = psutil.Process(pid)
-        same = start is None or abs(found.create_time() - start) < 2  # the clock may have been set since
+        same = start is None or abs(found.create_time() - start) < 2  # tolerates changes of the clock
         return bool(same and found.status() != psutil.STATUS_ZOMBIE)
     except (psutil.NoSuchProcess, ValueError, OverflowError):
         return False
@@ -85,11 +85,11 @@ def versions() -> Iterator[tuple[str, str]]:
 
 
 def git(checkout: Path) -> dict[str, Any] | None:
-    """The commit the code stands at and whether files differ from it; None outside a checkout or without git."""
+    """The code's commit and whether files differ from it; None outside of a checkout or without git."""
     if not (checkout / ".git").exists():
         return None
     words = ["git", "-C", str(checkout), "status", "--porcelain=v2", "--branch"]
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # read only: no refresh of the index
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # read-only: no refresh of the index
     try:
         answer = subprocess.run(words, capture_output=True, text=True, timeout=5, env=environment, check=True).stdout
     except (OSError, subprocess.SubprocessError):

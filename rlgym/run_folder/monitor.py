@@ -1,4 +1,4 @@
-"""The metric that a run is monitored by, and whether more or less of it is better, from its manifest."""
+"""A run's monitored metric and its direction, from the manifest."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 HEADLINES = ("rollout/ep_rew_mean", "eval/mean_reward", "validation/loss", "train/loss")
-"""What stands for a run whose manifest names no metric: the first of these that it has."""
+"""Candidates for runs whose manifest names no metric: the first that exists."""
 LOWER = ("loss", "bits_per_byte", "perplexity", "rmse", "mae", "nash_conv", "exact_error", "calibration_error")
-"""How the tags of metrics end of which less is better."""
+"""Suffixes of tags for which lower is better."""
 
 
 class Monitor(NamedTuple):
     tag: str
     lower: bool
-    """Whether less is better."""
+    """Whether lower is better."""
 
 
 def monitor_of(manifest: Mapping[str, Any], best: Mapping[Any, Any], final: Mapping[Any, Any]) -> Monitor | None:
-    """The metric of a run by its manifest. An older one does not say it: then by its summary, which holds the best
-    value of that metric alone, or by what it has of HEADLINES, evaluations before anything else."""
+    """A run's metric by its manifest; in older ones without it, by the summary's best value, or by HEADLINES,
+    evaluations first."""
     match manifest.get("monitor"):
         case [str(tag), "max" | "min" as better]:
             return Monitor(tag, better == "min")
@@ -31,5 +31,5 @@ def monitor_of(manifest: Mapping[str, Any], best: Mapping[Any, Any], final: Mapp
 
 
 def lower_is_better(tag: str) -> bool:
-    """By its name, which is all that is known of a metric that no run is monitored by."""
+    """Derive the direction from the name, for a metric that no run monitors."""
     return tag.endswith(LOWER)

@@ -1,7 +1,5 @@
-"""What the records of a run folder hold (manifest.json, summary.json, a sweep's process): the types of their fields.
-
-A folder may be damaged or come from elsewhere, and its records are JSON that anybody can edit. What does not have its
-declared type is as good as not recorded.
+"""Types of the records in a run folder (manifest.json, summary.json, a sweep's process). A folder may be damaged or
+come from elsewhere, and its records are editable JSON: a field of the wrong type counts as missing.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ class Parent(TypedDict, total=False):
 
 
 class Position(TypedDict):
-    """How far a learner was."""
+    """A learner's progress."""
 
     step: int
     update: int
@@ -77,15 +75,14 @@ class Summary(TypedDict, total=False):
 
 
 def sound(data: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    """A record without the fields that have another type than `kind`, a TypedDict, declares; what it does not declare
-    stays."""
+    """Drop fields whose type differs from the declaration of `kind`, a TypedDict; undeclared fields are kept."""
     hints = get_type_hints(kind)
     return {key: value for key, value in data.items() if key not in hints or fits(value, hints[key])}
 
 
 def expect(data: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    """The record, for what cannot do without its fields: ValueError where one that `kind`, a TypedDict or dataclass,
-    declares has another type, or a TypedDict lacks one that it needs."""
+    """Check a record strictly: ValueError if a field declared by `kind`, a TypedDict or dataclass, has another type, or
+    a required one is missing."""
     for key, hint in get_type_hints(kind).items():
         if key in data and not fits(data[key], hint):
             raise ValueError(f"{key}={data[key]!r:.60}: not what belongs there")
@@ -95,8 +92,8 @@ def expect(data: Mapping[str, Any], kind: type) -> dict[str, Any]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether plain data has a type: None, bool, int, float (whole numbers too), str, unions of these, lists, dicts
-    with text as keys, and TypedDicts, of which further keys may hold anything."""
+    """Whether plain data has a type: None, bool, int, float (including integers), str, unions of these, lists, dicts
+    with string keys, and TypedDicts, whose undeclared keys may have any type."""
     if hint is Any:
         return True
     origin = get_origin(hint)
@@ -119,12 +116,12 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def count(value: Any, most: float = math.inf) -> Any:
-    """`value`, where it is a number from 0 to `most`; else ValueError."""
+    """Return `value` if it is a number from 0 to `most`, else raise ValueError."""
     if not fits(value, float) or not 0 <= value <= most:
         raise ValueError(f"{value!r:.40} stands where a number from 0 to {most} belongs")
     return value
 
 
 def _moderate(value: float) -> bool:
-    """Whether arithmetic takes a number: JSON's whole numbers may have any length."""
+    """Whether a number fits into 64 bits, since JSON's integers may have any length."""
     return isinstance(value, float) or abs(value) < 10**300

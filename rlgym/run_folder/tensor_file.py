@@ -1,4 +1,4 @@
-"""A safetensors file: written and synced, or linked from an earlier checkpoint that holds the same tensors."""
+"""Writes safetensors files, or links them from an earlier checkpoint with the same tensors."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
     try:
         save_file(_packed(tensors), file)
-    except SafetensorError as error:  # how the library reports a full disk
+    except SafetensorError as error:  # the library's error for a full disk
         raise OSError(f"{file.name}: {error}") from error
     fsync_file(file)
 
 
 def link_equal(before: Path, file: Path, tensors: Mapping[str, Tensor]) -> bool:
-    """Link the file of an earlier checkpoint in, where it holds these very tensors: nothing is written twice."""
+    """Hard-link an earlier checkpoint's file if it holds the same tensors."""
     from safetensors import SafetensorError, safe_open
 
     if not before.exists():
@@ -51,7 +51,8 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, contiguous, no two sharing memory: what the format can hold. Equal values, not equal strides."""
+    """Convert to what the format can store: on the CPU, contiguous, without shared memory. Values are equal, strides
+    may differ."""
     packed: dict[str, Tensor] = {}
     storages = set()
     for key, tensor in tensors.items():
