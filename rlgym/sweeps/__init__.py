@@ -1,1 +1,1 @@
-"""Many runs: every combination of values (-m), or a search for better ones (sweep)."""
+"""Multiple runs: all combinations of values (-m), or a hyper-parameter search (sweep)."""

@@ -1,8 +1,7 @@
-"""`-m`: every combination of the words' values, as one run each.
-
-Every job's request is checked before the first starts. `jobs=N` works on N of them at a time. Otherwise Hydra's
-launchers run the jobs, one after the other unless a plugin of its own is installed (`hydra/launcher=submitit_slurm` and
-its like work), but nothing else of its multirun: it would write a folder a job, and end the sweep when one job fails.
+"""`-m`: one run for every combination of values. All jobs are checked before the first one starts. `jobs=N` runs N at a
+time. Otherwise Hydra's launcher runs them, sequentially unless a plugin is installed (`hydra/launcher=submitit_slurm`
+and others work). Nothing else of Hydra's multirun is used: it would write one folder per job, and abort the sweep when
+a job fails.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from rlgym.errors import RequestError, TrainingError
 from rlgym.run_folder.folder import measured
 
 STOPPED = (129, 130, 143)
-"""Exit codes of a run that a person or the system ended; the jobs after it do not start."""
+"""Exit codes of interrupted runs; later jobs do not start."""
 
 QUIET = (
     "hydra.sweep.dir=runs",
@@ -41,10 +40,10 @@ QUIET = (
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
 )
-"""Hydra writes no folder of its own: each job's run folder is the program's."""
+"""Overrides that stop Hydra from writing folders of its own."""
 
 SIDE_BY_SIDE = {"threads": "threads=1", "display": "display=quiet"}
-"""Words of jobs that run beside each other, unless they say otherwise: live lines would overwrite each other."""
+"""Defaults of parallel jobs, whose live displays would overwrite each other."""
 
 
 def sweep(
@@ -54,7 +53,7 @@ def sweep(
     show: bool = False,
     root: str = "train",
 ) -> int:
-    """Run every job; the worst exit code. `show`: print the jobs' configs instead."""
+    """Run every job and return the worst exit code. `show`: print the jobs' configs instead."""
     config_dir = config_folder(config_dir)
     count, words = jobs_at_once(words)
     own = [word for word in words if word.lstrip("+").startswith(("hydra.", "hydra/"))]
@@ -80,7 +79,7 @@ def sweep(
 
 
 def jobs_at_once(words: Sequence[str]) -> tuple[int, list[str]]:
-    """The N of `jobs=N`, 1 without it, and the other words."""
+    """The N of `jobs=N` (default 1), and the other arguments."""
     given = [word for word in words if word.startswith("jobs=")]
     rest = [word for word in words if word not in given]
     if not given:
@@ -100,7 +99,8 @@ def side_by_side(words: Sequence[str]) -> list[str]:
 
 
 class Job:
-    """What a launcher calls for each job, perhaps in another process: trains the job's config, gives a table's row."""
+    """Called by the launcher for each job, possibly in another process: trains the job's config and returns a row of
+    the table."""
 
     def __init__(self, jobs: list[list[str]], configs: list[RootConfig], command: list[str]) -> None:
         self.jobs, self.configs, self.command = jobs, configs, command
@@ -118,7 +118,7 @@ class Job:
 
 
 def train_job(index: int, words: list[str], config: RootConfig, command: list[str]) -> dict[str, Any]:
-    """A row of the table; what went wrong is on stderr."""
+    """A row of the table; errors are on stderr."""
     from rlgym.training.train import run_training
 
     row = _row(index, words)
@@ -127,7 +127,7 @@ def train_job(index: int, words: list[str], config: RootConfig, command: list[st
     except (RequestError, TrainingError) as error:
         print(f"rlgym: job {index + 1}: {' '.join(str(error).split())}", file=sys.stderr)
         return row | {"exit code": error.exit_code}
-    except Exception:  # a fault of one job's code must not take the others with it
+    except Exception:  # an exception in one job must not end the others
         traceback.print_exc()
         return row | {"exit code": 1}
     return row | {"exit code": run.exit_code, "folder": str(run.dir)} | measured(run.manifest, run.summary)
@@ -171,7 +171,7 @@ def _stop_code(signals: Signals) -> int:
 
 
 def work(task: tuple[int, list[str], str, str | None, list[str]]) -> dict[str, Any]:
-    """A job in a process of its own; it composes its config again, so that only words travel."""
+    """Run a job in its own process; it composes its config again, so that only the arguments are sent."""
     index, job, root, config_dir, command = task
     try:
         return train_job(index, job, compose(job, root, config_dir), command)
@@ -205,7 +205,7 @@ def _check(jobs: list[list[str]], configs: list[RootConfig]) -> None:
 def _launch(
     root: str, settings: list[str], lines: list[list[str]], task: Job, config_dir: str | None
 ) -> list[dict[str, Any]]:
-    """`settings` are the words of the sweep, `lines` those of each job, both as Hydra composes them."""
+    """`settings` are the sweep's arguments, `lines` those of each job, as composed by Hydra."""
     try:
         with hydra_at_conf(config_dir):
             instance = GlobalHydra.instance().hydra
@@ -224,7 +224,7 @@ def _launch(
 
 
 def _check_launcher(config: DictConfig) -> None:
-    """Of Hydra's own node only the launcher names code to run, and only a plugin that is installed."""
+    """Check Hydra's own node: only the launcher may name code to run, and only an installed plugin."""
     target = str(OmegaConf.select(config, "hydra.launcher._target_"))
     if not target.startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
         raise RequestError(f"hydra.launcher._target_={target}: must be a Hydra launcher plugin")

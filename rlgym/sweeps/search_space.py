@@ -1,4 +1,4 @@
-"""What a sweep searches: keys whose values are ranges in Hydra's grammar, and the ranges of agents where none is given.
+"""The search space of a sweep: keys with ranges in Hydra's grammar, and default ranges of agents.
 
 agent.gamma=choice(0.98,0.99,0.999) or 0.98,0.99,0.999     one of these
 agent.n_steps=range(32,129,32)                             32, 64, 96, 128: in order
@@ -21,7 +21,7 @@ from rlgym.config.overrides import parse_word
 from rlgym.errors import RequestError
 
 DIGITS = 4
-"""Significant digits of a number that was drawn: more would only look exact."""
+"""Significant digits of drawn numbers."""
 FIXED = {
     "seed": "seeds=N says on how many seeds each trial trains",
     "steps": "trials compare at one budget",
@@ -29,24 +29,24 @@ FIXED = {
     "run.dir": "it is the folder of the whole sweep",
     "run.name": "the sweep names its runs",
 }
-"""Keys that cannot be searched, and why."""
+"""Keys that cannot be searched, with reasons."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One searched key. A point on it is a number between `low` and `high`, or the index of one of `texts`."""
+    """One searched key: a number between `low` and `high`, or an index into `texts`."""
 
     key: str
     texts: tuple[str, ...] = ()
     ordered: bool = False
-    """Whether neighbours in `texts` are alike."""
+    """Whether `texts` are ordered."""
     low: float = 0.0
     high: float = 0.0
     whole: bool = False
     log: bool = False
 
     def distribution(self) -> Any:
-        """For Optuna."""
+        """The distribution for Optuna."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         if self.texts and self.ordered:
@@ -58,7 +58,7 @@ class Axis:
         return FloatDistribution(self.low, self.high, log=self.log)
 
     def word(self, point: Any) -> str:
-        """The word of a training command that sets the key to what Optuna chose."""
+        """The `key=value` argument for Optuna's choice."""
         if self.texts:
             return f"{self.key}={self.texts[point] if self.ordered else point}"
         if self.whole:
@@ -67,13 +67,13 @@ class Axis:
         return f"{self.key}={rounded if self.low <= rounded <= self.high else point!r}"
 
     def ends(self) -> list[str]:
-        """Words that show whether the key takes what may be chosen."""
+        """Arguments that test whether the key accepts the possible values."""
         if self.texts:
             return [f"{self.key}={text}" for text in self.texts]
         return [self.word(int(end) if self.whole else end) for end in (self.low, self.high)]
 
     def point(self, value: Any) -> Any:
-        """Where a config's value lies on the axis; None where it does not."""
+        """Position of a config's value on the axis; None if it is not on it."""
         if self.texts:
             matches = [index for index, text in enumerate(self.texts) if _says(text, value)]
             return None if not matches else matches[0] if self.ordered else self.texts[matches[0]]
@@ -83,7 +83,7 @@ class Axis:
 
 
 def split(words: Sequence[str], root: str = "train") -> tuple[list[str], dict[str, str]]:
-    """The words that hold for every trial, and the searched keys with their ranges as typed."""
+    """Split arguments into those of every trial and the searched keys with their ranges as typed."""
     fixed: list[str] = []
     searched: dict[str, str] = {}
     for word in words:
@@ -101,7 +101,7 @@ def split(words: Sequence[str], root: str = "train") -> tuple[list[str], dict[st
 
 
 def axis(key: str, text: str, hint: Any) -> Axis:
-    """The axis that `key=text` asks for; `hint`: the type of the key's values."""
+    """Parse the axis of `key=text`; `hint`: the type of the key's values."""
     word = f"{key}={text}"
     override = parse_word(word)
     if override.is_interval_sweep():
@@ -137,7 +137,7 @@ def _interval(word: str, override: Override, hint: Any) -> Axis:
 
 
 def hint_of(config: Any, key: str) -> Any:
-    """The declared type of a dotted key; object where the config does not say."""
+    """The declared type of a dotted key; object if unknown."""
     node, *rest = key.split(".", 1)
     if not is_dataclass(config) or node not in {f.name for f in fields(config)}:
         return object
@@ -147,7 +147,7 @@ def hint_of(config: Any, key: str) -> Any:
 
 
 def default_space(agent: str, config_dir: str | None) -> dict[str, str]:
-    """The ranges of conf/search/<agent>.yaml, one's own folder first."""
+    """The ranges of conf/search/<agent>.yaml, the user's folder first."""
     for tree in roots(config_dir):
         file = tree
         for part in ("search", *f"{agent}.yaml".split("/")):
@@ -164,7 +164,7 @@ def default_space(agent: str, config_dir: str | None) -> dict[str, str]:
 
 
 def value_at(config: Mapping[str, Any], key: str) -> Any:
-    """The value of a dotted key in nested plain data; None where there is none."""
+    """The value of a dotted key in nested plain data; None if missing."""
     node: Any = config
     for part in key.split("."):
         node = node.get(part) if isinstance(node, Mapping) else None
@@ -172,7 +172,7 @@ def value_at(config: Mapping[str, Any], key: str) -> Any:
 
 
 def _says(text: str, value: Any) -> bool:
-    """Whether a text on the command line says this value."""
+    """Whether a string on the command line denotes this value."""
     if isinstance(value, bool) or value is None:
         return text.lower() in (("null", "none") if value is None else (str(value).lower(),))
     if isinstance(value, int | float):

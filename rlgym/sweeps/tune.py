@@ -1,8 +1,8 @@
 """`sweep`: a search for better hyper-parameters by Optuna, each trial an ordinary run over several seeds.
 
-A sweep's folder holds sweep.json (what was asked for), study.journal (Optuna's record, JSON lines), trials.json (what
-came out) and a run folder for each trial and seed. A trial's score is the mean over seeds of the metric
-that the agent is monitored by, as its evaluations found it.
+A sweep's folder holds sweep.json (the request), study.journal (Optuna's journal, JSON lines), trials.json (the results)
+and a run folder for each trial and seed. A trial's score is the mean over seeds of the agent's monitored evaluation
+metric.
 """
 
 from __future__ import annotations
@@ -40,33 +40,33 @@ if TYPE_CHECKING:
     import optuna
 
 JOURNAL = "study.journal"
-"""Optuna's record in a sweep's folder."""
+"""Optuna's journal in a sweep's folder."""
 STARTUP = 8
-"""Trials drawn at random before Optuna's TPE has enough to model; fewer in a short sweep."""
+"""Random trials before Optuna's TPE starts; fewer in a short sweep."""
 COMPARED = 5
-"""Trials that must have ended before any is pruned."""
+"""Finished trials required before pruning."""
 EVALUATIONS = 10
-"""Of one run, so that pruning has something to look at; unless evaluate.every is given."""
+"""Evaluations per run, for pruning, unless evaluate.every is given."""
 LEAN = {"log.histograms": "false", "checkpoint.every": "0", "checkpoint.keep": "1", "display": "quiet"}
-"""Keys of every trial, unless given: many runs, of which few will be looked at."""
+"""Defaults of every trial: there are many runs, and few will be inspected."""
 WARM = 2
-"""Evaluations before a trial may be pruned."""
+"""Evaluations required before a trial may be pruned."""
 MANY = 100_000
-"""More than the evaluations of any run: keeps those of one seed apart from those of the next."""
+"""Offset between seeds in Optuna's step numbers; more than the evaluations of any run."""
 JOURNAL_BYTES = 1 << 28
 SHOWN = 10
-"""Trials in the table at the end."""
+"""Rows of the final table."""
 
 
 @dataclass
 class Request:
-    """What a sweep was asked for: sweep.json."""
+    """A sweep's request: sweep.json."""
 
     command: list[str]
     words: list[str]
-    """Of every trial, as given."""
+    """Arguments of every trial, as given."""
     lean: list[str]
-    """More words of every trial, which no tuned file should have."""
+    """Further arguments of every trial, not written to a tuned file."""
     space: dict[str, str]
     """Key -> its range, as typed."""
     agent: str
@@ -80,13 +80,13 @@ class Request:
     jobs: int
     config_dir: str | None
     better: str = "max"
-    """Which way the metric that the agent is monitored by, and trials are scored by, is better: max or min."""
+    """Direction of the agent's monitored metric, which scores trials: max or min."""
     process: Process = field(default_factory=process)
     start: str = field(default_factory=now)
 
 
 def search(words: Sequence[str], options: dict[str, Any], command: list[str], config_dir: str | None) -> int:
-    """Begin a sweep of what `words` say; its exit code."""
+    """Start a sweep from `words`; returns its exit code."""
     require_optuna()
     fixed, searched = split(words)
     base = compose(fixed, "train", config_dir)
@@ -136,7 +136,7 @@ def search(words: Sequence[str], options: dict[str, Any], command: list[str], co
 
 
 def resume(folder: Path, words: Mapping[str, Any], options: dict[str, Any]) -> int:
-    """Go on with the sweep in `folder`; `words`: the options that were given, of which some may change."""
+    """Continue the sweep in `folder`; `words`: given options, some of which may change."""
     require_optuna()
     request = read_request(folder)
     for key in words:
@@ -169,10 +169,10 @@ def _resume(folder: Path, request: Request, words: Mapping[str, Any], options: d
 
 
 def go_on(folder: Path, request: Request, overwrite: bool, trust: bool, runs: bool) -> int:
-    """Work until the trials or minutes are spent, or a signal comes; say what came out. `trust`: whether a person gave
-    the request and the record of its trials, or vouches for the folder. `runs`: whether also for the runs that the
-    request names, such as an opponent."""
-    own_study.cache_clear()  # of a sweep in the same folder, before this one
+    """Run trials until the budget is spent or a signal comes, and report the results. `trust`: whether request and
+    journal come from the user or from a trusted folder. `runs`: whether runs named by the request, such as an opponent,
+    are trusted, too."""
+    own_study.cache_clear()  # from an earlier sweep in the same folder
     signals = Signals()
     until = math.inf if request.minutes is None else time.monotonic() + 60 * request.minutes
     code = 0
@@ -228,8 +228,8 @@ def go_on(folder: Path, request: Request, overwrite: bool, trust: bool, runs: bo
 
 
 def work(task: tuple[str, int, bool, bool]) -> dict[str, Any]:
-    """Run one trial of the sweep in a folder, given with the trial's number and what is trusted (`go_on`): `line`
-    for the person, `code` as a run's exit code."""
+    """Run one trial, given the sweep's folder, the trial's number and trust (see `go_on`). Returns a `line` for the
+    user and an exit `code`."""
     import optuna
 
     folder, number, trust, runs = Path(task[0]), *task[1:]
@@ -247,13 +247,13 @@ def work(task: tuple[str, int, bool, bool]) -> dict[str, Any]:
     title, given = f"trial {trial.number + 1}: ", f"  {' '.join(words)}"
     values: list[float] = []
     if (twin := same_words(study, words)) is not None:
-        study.tell(trial, twin.value, state=twin.state)  # the same values on the same seeds give the same
+        study.tell(trial, twin.value, state=twin.state)  # equal values on equal seeds give equal scores
         return {"line": f"{title}as trial {twin.number + 1}{given}", "code": 0}
     try:
         for k in range(request.seeds):
             run = train_seed(folder, request, trial, words, k, values, trust)
             if run.exit_code in STOPPED:
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)  # without an error: it comes again
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)  # not an error: it will be repeated
                 return {"line": f"{title}interrupted{given}", "code": run.exit_code}
             if run.summary.get("status") == "stopped":
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
@@ -276,7 +276,7 @@ def work(task: tuple[str, int, bool, bool]) -> dict[str, Any]:
 def train_seed(
     folder: Path, request: Request, trial: Any, words: list[str], k: int, values: list[float], trust: bool
 ) -> Any:
-    """Train the k-th seed of a trial and append its score to `values`; a pruned run ends as stopped."""
+    """Train the k-th seed of a trial and append its score to `values`; a pruned run has status stopped."""
     from rlgym.training.train import run_training
 
     seed = request.seed + k
@@ -285,11 +285,11 @@ def train_seed(
     seen: list[float] = []
 
     def watch(step: int, value: float) -> str | None:
-        """Called after every evaluation; the reason to stop."""
+        """Called after every evaluation; returns a reason to stop, or None."""
         seen.append(value)
         if not math.isfinite(value):
             return None
-        trial.report(value, k * MANY + len(seen))  # the same seed's evaluation of the same number, in every trial
+        trial.report(value, k * MANY + len(seen))  # the same evaluation of the same seed in every trial
         behind = request.pruning and trial.should_prune()
         return f"pruned at step {step:,}, worse than the median of the trials before" if behind else None
 
@@ -309,12 +309,12 @@ def _raise(error: TrainingError) -> None:
 
 @cache
 def own_study(folder: Path) -> list[optuna.Study]:
-    """Where a process keeps its study, to read the journal once."""
+    """Per-process cache of the study, so that the journal is read once."""
     return []
 
 
 def open_study(folder: Path, offset: int = 0) -> optuna.Study:
-    """The sweep's study; processes with different `offset`, and a resumed sweep, draw different points."""
+    """The sweep's study; the `offset` makes processes and resumed sweeps draw different points."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -331,7 +331,7 @@ def open_study(folder: Path, offset: int = 0) -> optuna.Study:
         storage = JournalStorage(JournalFileBackend(str(journal)))
         study = optuna.create_study(storage=storage, study_name="sweep", direction=direction, load_if_exists=True)
         study.get_trials(deepcopy=False)
-    except Exception as error:  # of a line that is not its own Optuna may make anything
+    except Exception as error:  # Optuna may raise anything for foreign lines
         said = " ".join(str(error).split())[:200]
         raise RequestError(
             f"{journal} cannot be read ({type(error).__name__}: {said}): it says what was tried"
@@ -347,7 +347,7 @@ def open_study(folder: Path, offset: int = 0) -> optuna.Study:
 
 
 def ended(study: optuna.Study) -> list[Any]:
-    """The trials that count: complete, pruned, or failed for a reason of their own."""
+    """Trials that count: complete, pruned, or failed by their own error."""
     counted = []
     for trial in study.get_trials(deepcopy=False):
         if trial.state.name in ("COMPLETE", "PRUNED") or (trial.state.name == "FAIL" and "error" in trial.user_attrs):
@@ -356,7 +356,7 @@ def ended(study: optuna.Study) -> list[Any]:
 
 
 def interrupted(study: optuna.Study) -> list[Any]:
-    """The trials that a signal or a crash cut short and that have not been put into the queue again."""
+    """Trials interrupted by a signal or crash that are not queued again yet."""
     trials = study.get_trials(deepcopy=False)
     again = {trial.user_attrs.get("again") for trial in trials}
     return [
@@ -368,19 +368,19 @@ def interrupted(study: optuna.Study) -> list[Any]:
 
 
 def same_words(study: optuna.Study, words: list[str]) -> Any:
-    """An earlier trial of these very words that came to its end or was pruned; None without."""
+    """An earlier finished or pruned trial with the same arguments, or None."""
     trials = (trial for trial in ended(study) if trial.state.name != "FAIL")
     return next((trial for trial in trials if words_of(trial) == words), None)
 
 
 def words_of(trial: Any) -> list[str]:
-    """The words that its values came to, as it recorded them."""
+    """The trial's arguments, as recorded."""
     words = trial.user_attrs.get("words")
     return list(words) if fits(words, list[str]) else []
 
 
 def table(study: optuna.Study, request: Request) -> list[dict[str, Any]]:
-    """A row a trial, the best first."""
+    """One row per trial, best first."""
     rows = []
     for trial in study.get_trials(deepcopy=False):
         state = trial.state.name.lower()
@@ -414,7 +414,7 @@ def _state(name: str) -> Any:
 
 @cache
 def base_of(folder: Path, trust: bool = False) -> Any:
-    """The config of every trial but for what is searched; Hydra takes half a second to compose one."""
+    """The config of every trial without the searched keys; cached, as Hydra takes half a second."""
     request = read_request(folder)
     words = [*request.words, *request.lean]
     return compose(side_by_side(words) if request.jobs > 1 else words, "train", request.config_dir, trust)
@@ -426,22 +426,22 @@ def axes_of(folder: Path, trust: bool = False) -> list[Axis]:
 
 
 def check_request_of(folder: Path, request: Request, trust: bool) -> None:
-    """RequestError where what the folder asks for cannot be done, or would run code that nobody vouches for: a sweep
-    may come from elsewhere, with configs that lie beside it."""
-    base_of.cache_clear()  # the folder may have changed since this process last read it
+    """RequestError if the folder's request cannot be fulfilled or would run untrusted code: a sweep and its configs may
+    come from elsewhere."""
+    base_of.cache_clear()  # the folder may have changed since it was last read
     axes_of.cache_clear()
     try:
         base_of(folder.resolve(), trust)
         axes_of(folder.resolve(), trust)
     except RequestError as error:
         raise RequestError(f"{folder}: {error}") from error
-    for key, name in {"agent": request.agent, "env": request.env}.items():  # they name the tuned file
+    for key, name in {"agent": request.agent, "env": request.env}.items():  # they determine the tuned file
         if ".." in name or Path(name).is_absolute() or not name:
             raise RequestError(f"{folder}/sweep.json: {key}={name}: must be one name")
 
 
 def read_request(folder: Path) -> Request:
-    """What the sweep in `folder` was asked for. RequestError where sweep.json is not such a request."""
+    """Read the request of the sweep in `folder`. RequestError if sweep.json is malformed."""
     try:
         request = Request(**expect(read_json(folder / "sweep.json"), Request))
         build(SweepOptions, {key: getattr(request, key) for key in ("trials", "minutes", "seeds", "jobs", "score")})
@@ -451,7 +451,7 @@ def read_request(folder: Path) -> Request:
 
 
 def check_space(space: Mapping[str, str], base: Any) -> list[Axis]:
-    """The axes; both ends of each, and every choice, must be values that its key takes."""
+    """The axes; checks that the key accepts both ends and every choice."""
     axes = [axis(key, text, hint_of(base, key)) for key, text in space.items()]
     for one in axes:
         for word in one.ends():
@@ -472,7 +472,7 @@ def new_folder(wanted: str, label: str) -> Path:
 
 
 def find_sweep(word: str, root: Path = Path("runs")) -> Path:
-    """A sweep's folder, `last`, or a part of the name of one under `root`."""
+    """Find a sweep by its folder, `last`, or part of a name under `root`."""
     direct = Path(word).expanduser()
     if (direct / "sweep.json").is_file():
         return direct

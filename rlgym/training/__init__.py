@@ -1,1 +1,1 @@
-"""One loop trains every learner: budgets, schedules, resume, progress, metrics."""
+"""The training loop of all learners: budgets, schedules, resume, progress, metrics."""

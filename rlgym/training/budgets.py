@@ -1,4 +1,4 @@
-"""The budgets of a run (steps or tokens, updates, minutes): how far each is spent, and what a resume needs to go on."""
+"""The budgets of a run (steps or tokens, updates, minutes): how much is spent, and how a resume can continue."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 class Budget(NamedTuple):
     key: str
-    """As on the command line."""
+    """The key on the command line."""
     unit: str
-    """What it counts, in words: self-play counts its steps in moves."""
+    """Name of the unit: self-play counts its steps in moves."""
     done: float
     total: float
 
@@ -34,7 +34,7 @@ class Budget(NamedTuple):
 
 
 def budgets(config: RootConfig, unit: str, step: int, update: int, seconds: float) -> list[Budget]:
-    """Every budget that the run has, the one in `unit` (steps, moves or tokens) first. The first one spent ends it."""
+    """All budgets of the run, the one in `unit` (steps, moves or tokens) first. The first one spent ends the run."""
     found = [Budget(config.budget_key, unit, step, config.budget)]
     if config.updates is not None:
         found.append(Budget("updates", "updates", update, config.updates))
@@ -44,13 +44,13 @@ def budgets(config: RootConfig, unit: str, step: int, update: int, seconds: floa
 
 
 def leading(found: Iterable[Budget]) -> Budget:
-    """The budget of which the largest share is spent: how far the run is."""
+    """The budget with the largest spent share, which measures progress."""
     return max(found, key=lambda budget: budget.share)
 
 
 def more(found: Iterable[Budget]) -> str:
-    """Words of `resume` with which a run goes on: twice each budget that is spent, or twice what is done where that is
-    further; empty where none is spent."""
+    """Arguments of `resume` that let a run continue: twice each spent budget, or twice what is done if that is more;
+    empty if none is spent."""
     words = []
     for key, _, done, total in (budget for budget in found if budget.spent):
         twice = 2 * (total if 2 * total > done else done)

@@ -1,4 +1,4 @@
-"""A finished run's curves as PNG files, from metrics.jsonl."""
+"""Plots a finished run's curves as PNG files, from metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Curve = tuple[list[int], list[float]]
 
 
 def curves(run_dir: Path) -> list[Path]:
-    """plots/learning.png, losses.png and speed.png, as far as the run has numbers for them."""
+    """Write plots/learning.png, losses.png and speed.png, where the run has data for them."""
     series = _series(read_rows(run_dir / "metrics.jsonl"))
     unit = "tokens" if "time/tokens_per_second" in series else "environment steps"
     learning: list[str] = [
@@ -42,7 +42,7 @@ def curves(run_dir: Path) -> list[Path]:
 
 
 def _series(rows: list[dict[str, Any]]) -> dict[str, Curve]:
-    """Tag -> (steps, values), without what was not finite."""
+    """Tag -> (steps, values), without non-finite values."""
     series: dict[str, Curve] = {}
     for row in rows:
         for tag, value in row.items():
@@ -54,8 +54,8 @@ def _series(rows: list[dict[str, Any]]) -> dict[str, Curve]:
 
 
 def _figure(path: Path, panels: list[list[str]], series: dict[str, Curve], unit: str) -> Path:
-    """One panel above the other, each with its own scale."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # without pyplot: no global state, half the import
+    """Stack the panels vertically, each with its own scale."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # without pyplot: no global state, half the import time
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1.5 + 2.7 * len(panels)), layout="constrained")

@@ -1,4 +1,4 @@
-"""Putting a checkpoint's section back into a module, or saying which parts of the two differ."""
+"""Loads a checkpoint's section into a module, with errors that name differing parts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rlgym.learner import Section
 
 
 def load_module(module: nn.Module, section: Section) -> None:
-    """Copy the tensors of `section` into `module`, name by name; a RequestError names what does not fit."""
+    """Copy the tensors of `section` into `module` by name; RequestError names those that do not fit."""
     own = module.state_dict()
     differing = [f"{name} (only in the checkpoint)" for name in section if name not in own]
     for name, tensor in own.items():
@@ -29,7 +29,7 @@ def load_module(module: nn.Module, section: Section) -> None:
 
 
 def load_finite(module: nn.Module, section: Section) -> None:
-    """`load_module` of a finished model's weights; RequestError where they hold NaN or infinite values."""
+    """`load_module` for a finished model's weights; RequestError for NaN or infinite values."""
     load_module(module, section)
     for name, parameter in module.named_parameters():
         if not bool(parameter.isfinite().all()):

@@ -1,6 +1,5 @@
-"""The one loop that trains everything: budget, cadences, best model, early stopping, signals, and what ends a run.
-
-It asks nothing of a learner but what `rlgym.learner.Learner` says, and never which kind it has.
+"""The training loop of all learners: budgets, cadences, best model, early stopping, signals, and the end of a run. It
+uses a learner only through `rlgym.learner.Learner`.
 """
 
 from __future__ import annotations
@@ -37,39 +36,39 @@ if TYPE_CHECKING:
 
 RATE_TAG = {"steps": "time/fps", "moves": "time/fps", "tokens": "time/tokens_per_second"}
 UNREAD = 1_000
-"""Updates whose metrics may wait on the device: a bound for runs that log rarely or never."""
+"""Maximum number of updates whose metrics stay on the device, for runs that log rarely or never."""
 FORESEEN = 0.1
-"""Share of a budget after which the pace tells where the run will end."""
+"""Share of a budget after which the pace is used to predict the end of the run."""
 
 
 Watch = Callable[[int, float], "str | None"]
-"""Told the step and the monitored metric of every evaluation; gives a reason to stop the run, or None."""
+"""Called with step and monitored metric of every evaluation; returns a reason to stop the run, or None."""
 
 
 @dataclass
 class LoopState:
-    """What the loop itself must remember to continue exactly; JSON in every checkpoint."""
+    """The loop's own state for exact continuation, stored as JSON in every checkpoint."""
 
     next_log: int = 0
     next_evaluation: int = 0
     next_checkpoint: int = 0
     reported: int = 0
-    """Step of the latest row of metrics.jsonl: what a resume finds recorded after it comes again."""
+    """Step of the latest row of metrics.jsonl; later rows are discarded on resume."""
     evaluated: int = -1
     """Step of the latest evaluation."""
     best: float | None = None
     best_step: int = 0
     since_best: int = 0
-    """Evaluations since the best one."""
+    """Number of evaluations since the best one."""
     seconds: float = 0.0
-    """Wall-clock time spent so far, over all sittings."""
+    """Wall-clock time so far, over all sessions."""
     pending: list[dict[str, float]] = field(default_factory=list)
     """Metrics of the updates since the last log point."""
 
 
 @dataclass
 class Outcome:
-    """How a loop ended. `status` is finished or stopped; `reason` says why in words."""
+    """The end of a run: `status` is finished or stopped, `reason` a description."""
 
     status: str
     reason: str
@@ -95,25 +94,25 @@ class Loop:
         self.learner, self.config, self.run, self.tracker, self.display = learner, config, run, tracker, display
         self.watch = watch
         self.unpromising: str | None = None
-        """Why `watch` wants this run to end."""
+        """The reason given by `watch` for stopping."""
         self.state = LoopState(config.log.every, config.evaluate.every, config.checkpoint.every)
         self.signal: int | None = None
         self.saved = -1
         """Step of the latest checkpoint."""
         self.latest: dict[str, float] = {}
         self.lines: list[str] = []
-        """What the latest evaluation said in words."""
+        """Summary lines of the latest evaluation."""
         self._reported: set[str] = set()
-        """The failures beside training that were reported."""
+        """Failures outside of training that were already reported."""
         self._updates: list[tuple[int, int, Metrics]] = []
         self._began = time.perf_counter()
         self._training_seconds = 0.0
         self._rate_from = learner.progress.step
         self.foreseen = False
-        """Whether it was looked at whether schedules will come to their ends."""
+        """Whether the check for unfinished schedules was made."""
         self._pace_from: tuple[dict[str, float], float] | None = None
-        """What of each budget was done at this sitting's first row, and its seconds: what came before was a start, and
-        tells no pace."""
+        """Progress of each budget at this session's first log row, and its time; the start before it does not count for
+        the pace."""
 
     def resume(self, state: dict[str, Any]) -> None:
         """Continue from the `loop` part of a checkpoint."""
@@ -127,7 +126,7 @@ class Loop:
         for key in ("step", "time"):
             self.latest.pop(key, None)
         if self.state.best is not None and self.state.best_step in checkpoint.steps(self.run.dir):
-            checkpoint.mark_best(self.run.dir, self.state.best_step)  # it may have died between the two
+            checkpoint.mark_best(self.run.dir, self.state.best_step)  # the process may have died in between
 
     @property
     def seconds(self) -> float:
@@ -143,7 +142,7 @@ class Loop:
         learner, progress = self.learner, self.learner.progress
         with self._signals():
             self._show_notices()
-            self._report_and_save()  # what a run that died in an evaluation still owes
+            self._report_and_save()  # the evaluation in which a run died
             verdict = self._verdict()
             while verdict is None:
                 begin = time.perf_counter()
@@ -169,11 +168,9 @@ class Loop:
         return Outcome(status, reason, exit_code, self.latest, self.state)
 
     def _report_and_save(self, last: bool = False) -> None:
-        """The log row, evaluation and checkpoint that are due at this step; all of them at the `last` of a run that
-        ended by itself.
-
-        A checkpoint comes before an evaluation of the same step, and is brought up to date after it: whatever the
-        evaluation meets, what was trained is safe, and a resume begins with that evaluation.
+        """Do the logging, evaluation and checkpoint due at this step; all of them at the `last` step of a run that
+        ended by itself. A checkpoint precedes the evaluation of the same step and is updated after it, so that a
+        failing evaluation loses nothing, and a resume starts with that evaluation.
         """
         config, state, step = self.config, self.state, self.learner.progress.step
         logs = due(config.log.every, step, state.next_log)
@@ -194,7 +191,9 @@ class Loop:
             state.next_log = following(config.log.every, step)
             row = self._flush()
             state.pending.clear()
-        elif last and (self._updates or state.pending):  # a larger budget logs on as if the run had never ended
+        elif last and (
+            self._updates or state.pending
+        ):  # with a larger budget, logging continues as if the run had never ended
             row = self._flush()
         row |= evaluation
         self._report(row)
@@ -202,14 +201,14 @@ class Loop:
             self._save(improved)
 
     def _verdict(self) -> tuple[str, str, int] | None:
-        """Whether to end, and how: (status, reason, exit code). The one place that several processes must agree in:
+        """Whether to end, and how: (status, reason, exit code). Several processes would have to agree here, since
         signals, clocks and losses differ between them."""
         config, state = self.config, self.state
         if self.signal is not None:
             name = signal.Signals(self.signal).name
             return "stopped", f"stopped by {name}", 128 + self.signal
         spent = next((budget for budget in self.budgets(self.seconds) if budget.spent), None)
-        if spent is not None and self.learner.progress.update > 0:  # something to resume from, however short
+        if spent is not None and self.learner.progress.update > 0:  # something to resume from, even after a short run
             return "finished", f"spent its budget of {spent.words}", 0
         if self.unpromising is not None:
             return "stopped", self.unpromising, 0
@@ -225,7 +224,7 @@ class Loop:
     # ---- metrics
 
     def _check_updates(self) -> None:
-        """Bring the metrics of the latest updates to the host in one copy, and stop at the first non-finite one."""
+        """Copy the metrics of the latest updates to the host at once, and stop at the first non-finite one."""
         if not self._updates:
             return
         tensors = [
@@ -241,11 +240,11 @@ class Loop:
                 )
             self.state.pending.append(row)
         self._updates.clear()
-        if self.config.log.every == 0:  # nobody will ask for the mean
+        if self.config.log.every == 0:  # the mean will not be needed
             del self.state.pending[:-1]
 
     def _flush(self) -> dict[str, float]:
-        """One row from all that is `pending`: `train/` tags averaged, of others the latest, and the rate."""
+        """One row from all `pending` metrics: `train/` tags averaged, the latest of others, and the rate."""
         self._check_updates()
         progress, pending = self.learner.progress, self.state.pending
         row: dict[str, float] = {}
@@ -277,7 +276,8 @@ class Loop:
             self._foresee(step, seconds, eta)
 
     def _eta(self, found: list[Budget], seconds: float) -> float | None:
-        """Seconds left by the budget that ends first, at the pace since this sitting's first row, evaluations too."""
+        """Estimated seconds left until the first budget ends, by the pace since this session's first row, including
+        evaluations."""
         done = {budget.key: budget.done for budget in found}
         self._pace_from = self._pace_from or (done, seconds)
         began, then = self._pace_from
@@ -290,7 +290,7 @@ class Loop:
         return max(0.0, min(left)) if left else None
 
     def _foresee(self, step: int, seconds: float, eta: float) -> None:
-        """Say, once, what schedules will come to where updates or minutes end the run long before its steps do."""
+        """Warn once about schedules that will not finish because updates or minutes end the run before its steps."""
         assert self._pace_from is not None
         began, then = self._pace_from
         if seconds > then:
@@ -309,8 +309,8 @@ class Loop:
     # ---- evaluation and checkpoints
 
     def _evaluate(self) -> dict[str, float]:
-        """The metrics of the model as it is. A failure ends the run, with a checkpoint of this step."""
-        self._check_updates()  # a model with a bad update in it must not be called best
+        """Evaluate the current model. A failure ends the run, with a checkpoint of this step."""
+        self._check_updates()  # a model with a non-finite update must not become the best
         step = self.learner.progress.step
         try:
             evaluation = self.learner.evaluate()
@@ -325,13 +325,13 @@ class Loop:
         return evaluation.metrics
 
     def _compare(self, evaluation: dict[str, float]) -> bool:
-        """Whether the model is the best so far, by its evaluation of this step."""
+        """Whether the model is the best so far, by this step's evaluation."""
         step, state = self.learner.progress.step, self.state
         tag, direction = self.learner.monitor
         value = evaluation.get(tag, math.nan)
         state.evaluated = step
         state.since_best += 1
-        self.latest.pop(tag, None)  # an evaluation that does not find it leaves none of an earlier one
+        self.latest.pop(tag, None)  # an evaluation without the metric does not keep an earlier value
         if self.watch is not None:
             self.unpromising = self.watch(step, value)
         if math.isnan(value):
@@ -339,7 +339,7 @@ class Loop:
         if state.best is None or (value > state.best if direction == "max" else value < state.best):
             state.best, state.best_step, state.since_best = value, step, 0
             return True
-        if value == state.best:  # as good and trained for longer
+        if value == state.best:  # equally good, and trained for longer
             state.best_step = step
             return True
         return False
@@ -374,20 +374,20 @@ class Loop:
 
     @contextmanager
     def beside(self, what: str) -> Iterator[None]:
-        """Training goes on without what fails in here: the failure is a notice, its traceback is in log.txt."""
+        """Context in which failures do not end training: they become a notice, with the traceback in log.txt."""
         try:
             yield
         except Exception as error:
             self.run.require()
             line = f"{what} failed and training goes on: {type(error).__name__}: {' '.join(str(error).split())}"
-            if line not in self._reported:  # a disk that is full is full at every row
+            if line not in self._reported:  # a full disk would be reported at every row
                 self._reported.add(line)
                 self.run.log_line(line)
                 self.run.log_traceback(error)
                 self.display.message(line)
 
     def _save(self, best: bool = False) -> None:
-        """Write a checkpoint of this step, then drop what need not be kept. A failed save costs nothing older."""
+        """Write a checkpoint of this step, then delete old ones. A failed save deletes nothing."""
         self._check_updates()
         self.run.require()
         step = self.learner.progress.step
@@ -413,7 +413,7 @@ class Loop:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """A signal lets the update finish and a checkpoint be saved; a second Ctrl-C stops at once."""
+        """Handle signals: finish the update and save a checkpoint; a second Ctrl-C stops at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -433,7 +433,7 @@ class Loop:
 
 
 def due(every: int, step: int, threshold: int) -> bool:
-    """Whether something with cadence `every` (0: never) has its turn at `step`."""
+    """Whether something with cadence `every` (0: never) is due at `step`."""
     return every > 0 and step >= threshold
 
 

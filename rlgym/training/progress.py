@@ -1,7 +1,7 @@
 """Progress on the terminal: a live line, plain lines where there is no terminal, or nothing.
 
-Progress goes to stderr, the final summary to stdout. Nothing runs in the background: a display draws when the loop
-tells it something, at most every so often, so it costs the training next to nothing.
+Progress goes to stderr, the final summary to stdout. There is no background thread: a display draws when the loop
+updates it, with a minimum interval, so that it costs next to nothing.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from rlgym.training.budgets import Budget
 
 MOVING = {"rollout/ep_rew_mean": "return", "rollout/reward_mean": "reward", "train/loss": "loss"}
-"""How training goes: the first of these that a run has, and its word on the terminal. Beside it stands what evaluations
-found, the metric that the run is monitored by."""
+"""Training metric to show, the first that exists, and its label. Shown next to the monitored evaluation metric."""
 
 DRAW_EVERY = 0.25  # seconds, on a terminal
 LINE_EVERY = 2.0  # seconds, elsewhere
@@ -40,8 +39,8 @@ class Display(Protocol):
 
 
 def make_display(mode: str, title: str, unit: str, monitor: str) -> Display:
-    """`mode`: rich, plain, quiet, or auto: rich on a terminal that is wide enough. `unit`: what a step is; `monitor`:
-    the tag of the metric by which the run is evaluated."""
+    """Choose a display. `mode`: rich, plain, quiet, or auto: rich on a wide enough terminal. `unit`: name of a step;
+    `monitor`: tag of the monitored metric."""
     if mode == "quiet":
         return Quiet()
     terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
@@ -51,7 +50,7 @@ def make_display(mode: str, title: str, unit: str, monitor: str) -> Display:
 
 
 class Quiet:
-    """Nothing at all; log.txt and the exit code tell."""
+    """No output; see log.txt and the exit code."""
 
     def start(self) -> None: ...
     def update(
@@ -63,13 +62,13 @@ class Quiet:
 
 
 class Status:
-    """The latest of what the loop told, in words."""
+    """The latest state of the loop, as text."""
 
     def __init__(self, unit: str, monitor: str) -> None:
         self.unit, self.monitor = unit, monitor
         self.step = 0
         self.lead: Budget | None = None
-        """The budget of which the largest share is spent."""
+        """The budget with the largest spent share."""
         self._metrics: dict[str, float] = {}
         self._eta: float | None = None
         self._began: tuple[int, float] | None = None
@@ -84,7 +83,7 @@ class Status:
             self._speed = (step - self._began[0]) / (seconds - self._began[1])
 
     def line(self, width: int | None) -> str:
-        """Progress, scores, time left, speed; what does not fit into `width` columns is left out, the last first."""
+        """Progress, scores, time left, speed; parts that exceed `width` columns are dropped from the end."""
         line = f"{self.step:,} {self.unit}"
         if self.lead is not None:
             of = str(self.lead) if self.lead.unit == self.unit else f"{line}  {self.lead}"
@@ -95,7 +94,7 @@ class Status:
         return line
 
     def scores(self) -> list[str]:
-        """How training goes, and what the latest evaluation found."""
+        """The training score and the latest evaluation."""
         moving = next((tag for tag in MOVING if tag in self._metrics), None)
         found = {} if moving is None else {moving: MOVING[moving]}
         if self.monitor in self._metrics:
@@ -118,7 +117,7 @@ def duration(seconds: float) -> str:
 
 
 class Plain:
-    """A line now and then, without control characters: for logs, pipes and narrow terminals."""
+    """A plain line at intervals, without control characters: for logs, pipes and narrow terminals."""
 
     def __init__(self, title: str, status: Status, width: int | None) -> None:
         self._title, self._status = title, status
@@ -145,7 +144,7 @@ class Plain:
         _print(lines, sys.stdout)
 
     def close(self) -> None:
-        """The last state is always told."""
+        """Always prints the last state."""
         if self._pending:
             self._line()
 
@@ -175,7 +174,7 @@ class Rich:
             TextColumn("{task.description}", markup=False),
             console=console,
             auto_refresh=False,
-            redirect_stdout=sys.stdout.isatty(),  # prints of an environment go above the line, unless into a file
+            redirect_stdout=sys.stdout.isatty(),  # an environment's prints appear above the line
         )
         self._progress.add_task("", total=1.0)
         with suppress(OSError, ValueError):
@@ -201,7 +200,7 @@ class Rich:
         _print(lines, sys.stdout)
 
     def close(self) -> None:
-        """Leaves the last state on the terminal, and the cursor visible."""
+        """Leave the last state on the terminal, and the cursor visible."""
         if self._progress is None:
             return
         with suppress(OSError, ValueError):
@@ -220,12 +219,12 @@ class Rich:
 
 
 def _print(lines: list[str], stream: TextIO) -> None:
-    with suppress(OSError, ValueError):  # a terminal that has gone away must not end the training
+    with suppress(OSError, ValueError):  # a closed terminal must not end training
         print("\n".join(lines), file=stream, flush=True)
 
 
 def _width() -> int:
-    """Columns of the terminal that stderr is; COLUMNS wins, as everywhere."""
+    """Columns of stderr's terminal; COLUMNS takes precedence."""
     if os.environ.get("COLUMNS", "").isdigit():
         return shutil.get_terminal_size().columns
     try:

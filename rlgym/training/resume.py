@@ -1,4 +1,4 @@
-"""`resume RUN`: continue a run in its own folder from its newest sound checkpoint."""
+"""`resume RUN`: continue a run in its folder from its newest valid checkpoint."""
 
 from __future__ import annotations
 
@@ -24,11 +24,9 @@ from rlgym.training.train import build_learner, close, drive
 
 
 def resume(folder: Path, words: dict[str, Any]) -> Run:
-    """Continue the run in `folder`. `words`: new budgets (`steps` or `tokens`, `updates`, `minutes`),
-    `schedule_steps` or `schedule_tokens`, `device`, `display`, `replay`, `force`, `trust`; what is None stays as the
-    run began.
-
-    Schedules stay functions of the first budget unless `schedule_...` says otherwise.
+    """Continue the run in `folder`. `words`: new budgets (`steps` or `tokens`, `updates`, `minutes`), `schedule_steps`
+    or `schedule_tokens`, `device`, `display`, `replay`, `force`, `trust`; None keeps the run's value. Schedules refer
+    to the first budget unless `schedule_...` is given.
     """
     run = Run(folder)
     if trained_elsewhere(run.manifest):
@@ -59,12 +57,12 @@ def _resume(run: Run, words: dict[str, Any]) -> Run:
     except CheckpointError as error:
         raise _cannot_resume(run, error, without) from error
     asked = began != (config.budget, config.updates, config.minutes)
-    concluded = run.manifest.get("status") == "finished"  # or was killed in its last evaluation, which it still owes
+    concluded = run.manifest.get("status") == "finished"  # or was killed in its last evaluation, which is repeated
     now = budgets(config, key, step, update, loop_state["seconds"])
     if (asked or concluded) and any(budget.spent for budget in now):
         done = " and ".join(f"{budget} are done" for budget in now if budget.spent)
         raise RequestError(f"{folder}: nothing to go on with, {done}; {more(now)} would do")
-    if asked or concluded:  # the goal that ended it counts anew
+    if asked or concluded:  # reset the goal that ended it
         loop_state |= {"evaluated": -1, "since_best": 0}
     learner = build_learner(config, run)
     try:
@@ -81,7 +79,7 @@ def _resume(run: Run, words: dict[str, Any]) -> Run:
         if REPLAY in learner.exactness and REPLAY not in state:
             without_replay = [*without_replay, step]
         kept = {"without_replay": without_replay} if without_replay else {}
-        try:  # the manifest first: config.yaml was read and is a file, which nothing has shown of the manifest
+        try:  # the manifest first: config.yaml is known to be a file, the manifest may not be
             exactness = promises(run.manifest.get("resume"), learner.exactness)
             run.update_manifest(**process(), end=None, resume=exactness, resumed_from=again, **kept)
             save_config(config, run.config_path)
@@ -93,7 +91,7 @@ def _resume(run: Run, words: dict[str, Any]) -> Run:
 
 
 def _cannot_resume(run: Run, error: CheckpointError, without: tuple[str, ...]) -> RequestError:
-    """What is wrong, and, where only past experience is damaged, how to go on without it."""
+    """The error, and if only past experience is damaged, how to continue without it."""
     remedy = ""
     if not without and REPLAY in (run.manifest.get("resume") or {}):
         with suppress(CheckpointError):
@@ -103,7 +101,7 @@ def _cannot_resume(run: Run, error: CheckpointError, without: tuple[str, ...]) -
 
 
 def _loop_state(path: Path, saved: dict[str, Any]) -> dict[str, Any]:
-    """The loop's own part of a checkpoint; CheckpointError where it is not a `LoopState`."""
+    """The loop's part of a checkpoint; CheckpointError if it is malformed."""
     try:
         return asdict(LoopState(**expect(saved, LoopState)))
     except (TypeError, ValueError) as error:
@@ -111,7 +109,7 @@ def _loop_state(path: Path, saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_corpus(run: Run, data: dict[str, Any] | None, force: bool) -> None:
-    """A run goes on with the corpus it began with: other text behind the same name would pass for the same training."""
+    """Check that the corpus is the one the run started with; other text under the same name would go unnoticed."""
     recorded = run.manifest.get("data")
     if data is None or not recorded:
         if force:
@@ -129,7 +127,7 @@ def _check_corpus(run: Run, data: dict[str, Any] | None, force: bool) -> None:
 
 
 def trained_elsewhere(recorded: dict[str, Any]) -> bool:
-    """Whether another process of this machine is at work in the run; those of other machines cannot be seen."""
+    """Whether another process of this machine is training the run; other machines are not visible."""
     pid = recorded.get("pid")
     here = recorded.get("host") == socket.gethostname() and isinstance(pid, int) and pid != os.getpid()
     return here and recorded.get("status") == "running" and alive(recorded["pid"], recorded.get("pid_start"))

@@ -1,4 +1,4 @@
-"""Schedules: a hyper-parameter as a function of the share of the budget that is done."""
+"""Schedules: hyper-parameters as functions of the spent share of the budget."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def factor(
     - linear: down to `minimum` along a line;
     - constant: 1.
 
-    Past `total` it stays where it ended. Ask for the step that an update ends at, and the first one moves too.
+    Constant after `total`. Called with the step at an update's end, so that the first update has a non-zero rate.
     """
     rise = warmup * total
     if step < rise:
@@ -38,8 +38,8 @@ def factor(
 
 
 def scheduled(config: RootConfig) -> Iterator[tuple[str, float, bool]]:
-    """Of each key that moves something over the budget in steps or tokens: the key, the step at which that comes to its
-    end, and whether it leaves a learning rate of 0 behind."""
+    """For each scheduled key: the key, the step at which its schedule ends, and whether that leaves a learning rate of
+    0."""
     total = config.schedule_budget
     agent, optimizer = getattr(config, "agent", None), getattr(config, "optimizer", None)
     for name in () if agent is None else (field.name for field in fields(agent)):
@@ -52,8 +52,8 @@ def scheduled(config: RootConfig) -> Iterator[tuple[str, float, bool]]:
 
 
 def cut_short(config: RootConfig, step: float) -> str:
-    """What a person should hear of a run that another budget ends at about this step; empty where no schedule is far
-    from its end by then."""
+    """Warning for a run that another budget ends at about this step; empty if its schedules are nearly finished by
+    then."""
     keys = [key for key, end, _ in scheduled(config) if step < 0.9 * end]
     if not keys:
         return ""
@@ -65,7 +65,7 @@ def cut_short(config: RootConfig, step: float) -> str:
 
 
 def ended(config: RootConfig, step: int) -> str:
-    """What a person should hear of a resume from this step; empty while a learning rate is left to learn with."""
+    """Warning for a resume from this step; empty if the learning rate is not 0 by then."""
     unit, total = config.budget_key, config.schedule_budget
     for key, end, to_zero in scheduled(config):
         if to_zero and end <= step:

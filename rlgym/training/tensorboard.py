@@ -1,8 +1,7 @@
-"""TensorBoard's event file, written record by record in the calling thread.
-
-TensorBoard's own `EventFileWriter` costs 0.3 s of imports and a thread, and its `RecordWriter` computes checksums in
-Python, which takes seconds for a picture; its protocol buffers alone cost 0.07 s. The file is a sequence of
-length-prefixed, checksummed records (TFRecord), each a serialised `Event`.
+"""Writes TensorBoard's event file, record by record in the calling thread. TensorBoard's own `EventFileWriter` costs
+0.3 s of imports and a thread, and its `RecordWriter` computes checksums in Python, which takes seconds for a picture;
+its protocol buffers alone cost 0.07 s. The file is a sequence of length-prefixed, checksummed records (TFRecord), each
+a serialised `Event`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 
 from rlgym.common.atomic_io import Appended
 
-HPARAMS = "hparams"  # the plugin's name in TensorBoard
+HPARAMS = "hparams"  # TensorBoard's name of the plugin
 
 
 # ---- records
@@ -42,7 +41,7 @@ def record(data: bytes) -> bytes:
 
 
 def read_records(content: bytes) -> Iterator[bytes]:
-    """The data of each record, up to the first that is cut short or altered."""
+    """The data of each record, up to the first torn or altered one."""
     at = 0
     while at + 12 <= len(content):
         header = content[at : at + 8]
@@ -61,7 +60,7 @@ def read_records(content: bytes) -> Iterator[bytes]:
 
 
 class EventFile:
-    """A new event file of a folder, sorted after those already there. Each event reaches the file as it is written."""
+    """A new event file in a folder, sorted after existing ones; unbuffered."""
 
     def __init__(self, folder: Path, resume_step: int | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +69,7 @@ class EventFile:
         self.path = folder / f"events.out.tfevents.{stamp:010d}.{socket.gethostname()}.{os.getpid()}.0"
         self._file = Appended(self.path, "xb")
         self.write(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        if resume_step is not None:  # tells a TensorBoard that is open to forget the steps that come again
+        if resume_step is not None:  # makes a running TensorBoard drop the steps that are repeated
             start = SessionLog(status=SessionLog.START)
             self.write(Event(wall_time=time.time(), step=resume_step + 1, session_log=start))
 
@@ -85,7 +84,7 @@ class EventFile:
         self.write(event)
 
     def value(self, step: int, value: Any) -> None:
-        """Any other kind of summary, made by the functions below."""
+        """Any other summary, built by the functions below."""
         self.write(Event(wall_time=time.time(), step=step, summary=Summary(value=[value])))
 
     def sync(self) -> None:
@@ -101,7 +100,7 @@ def event_files(folder: Path) -> list[Path]:
 
 
 def keep_until(content: bytes, step: int) -> bytes:
-    """An event file's records up to `step`, without a torn tail and without the hparams, which a resume writes anew."""
+    """An event file's records up to `step`, without a torn tail and without hparams, which a resume rewrites."""
     kept = []
     for data in read_records(content):
         event = Event.FromString(data)
@@ -115,13 +114,13 @@ def keep_until(content: bytes, step: int) -> bytes:
 
 
 def text(tag: str, content: str) -> Any:
-    """Markdown; a tensor without dimensions, which TensorBoard does not draw as a table."""
+    """Markdown text, as a 0-d tensor, which TensorBoard does not render as a table."""
     tensor = TensorProto(dtype="DT_STRING", string_val=[content.encode()])
     return Summary.Value(tag=tag, tensor=tensor, metadata=_plugin("text", b""))
 
 
 def histogram(tag: str, values: NDArray[Any], bins: int = 64) -> Any | None:
-    """Counts between the smallest and the largest value, laid out as by torch's writer; None without finite values."""
+    """A histogram in the layout of torch's writer; None without finite values."""
     finite = np.asarray(values, np.float64).ravel()
     finite = finite[np.isfinite(finite)]
     if not finite.size:
@@ -133,20 +132,21 @@ def histogram(tag: str, values: NDArray[Any], bins: int = 64) -> Any | None:
         num=finite.size,
         sum=finite.sum(),
         sum_squares=finite @ finite,
-        bucket_limit=edges.tolist(),  # upper ends: an empty bucket up to the first edge
+        bucket_limit=edges.tolist(),  # upper edges: the first bucket is empty
         bucket=[0.0, *counts.tolist()],
     )
     return Summary.Value(tag=tag, histo=proto)
 
 
 def image(tag: str, encoded: bytes, height: int, width: int) -> Any:
-    """A PNG, or a GIF, which TensorBoard plays."""
+    """A PNG, or a GIF, which TensorBoard animates."""
     proto = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
     return Summary.Value(tag=tag, image=proto)
 
 
 def hparams_start(hparams: Mapping[str, Any], metrics: list[str]) -> list[Any]:
-    """What opens a session of the hparams table: the columns (experiment), and this run's values (session start)."""
+    """Summaries that open a session of the hparams table: its columns (experiment) and this run's values (session
+    start)."""
     from tensorboard.plugins.hparams.api_pb2 import Experiment, HParamInfo, MetricInfo, MetricName
     from tensorboard.plugins.hparams.plugin_data_pb2 import SessionStartInfo
 
@@ -171,7 +171,7 @@ def hparams_start(hparams: Mapping[str, Any], metrics: list[str]) -> list[Any]:
 
 
 def hparams_end(success: bool) -> Any:
-    """What closes the session: when, and whether the run went well."""
+    """The summary that closes the session: end time and status."""
     from tensorboard.plugins.hparams.plugin_data_pb2 import SessionEndInfo
 
     status = "STATUS_SUCCESS" if success else "STATUS_FAILURE"

@@ -1,4 +1,4 @@
-"""The metrics of a run: metrics.jsonl and TensorBoard, the latter with texts, histograms and images."""
+"""Writes a run's metrics to metrics.jsonl and TensorBoard, the latter with texts, histograms and images."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 
 
 class Tracker:
-    """Writes a run's metrics. Every call reaches the operating system before it returns: a killed run loses none.
-
-    `resume_step`: what was recorded after that step is removed first, since those steps come again. `hparams` is
-    called again after a resume; texts and everything else up to that step are kept.
+    """Writes a run's metrics. Every call reaches the operating system before it returns, so that a killed run loses
+    nothing. `resume_step`: records after that step are removed first, since those steps are repeated. `hparams` is
+    called again after a resume; everything else up to that step is kept.
     """
 
     def __init__(self, run_dir: Path, resume_step: int | None = None) -> None:
@@ -41,7 +40,7 @@ class Tracker:
         self._in_session = False
 
     def log(self, step: int, seconds: float, metrics: Mapping[str, float]) -> None:
-        """One row of metrics.jsonl and one point of each curve; a number that is not finite is null in the row."""
+        """Write one row of metrics.jsonl and one point of each curve; non-finite numbers are null in the row."""
         row: dict[str, Any] = {"step": step, "time": round(seconds, 3)}
         values: dict[str, float] = {}
         for tag, value in metrics.items():
@@ -65,14 +64,16 @@ class Tracker:
         self._events.value(step, tensorboard.image(tag, png, height, width))
 
     def video(self, tag: str, frames: NDArray[np.uint8], fps: float, step: int) -> None:
-        """frames [time, height, width, 3]. A run of its own, videos/: TensorBoard loads every log whole."""
+        """Write frames [time, height, width, 3] to a separate log, videos/, since TensorBoard loads every log as a
+        whole."""
         if self._videos is None:
             self._videos = tensorboard.EventFile(self._videos_dir, self._resume_step)
         _, height, width, _ = frames.shape
         self._videos.value(step, tensorboard.image(tag, _gif(frames, fps), height, width))
 
     def embedding(self, tag: str, vectors: NDArray[np.float32], labels: list[str]) -> None:
-        """Vectors [rows, width] and a label a row for TensorBoard's projector; the latest of a tag is shown."""
+        """Write vectors [rows, width] with a label per row for TensorBoard's projector, which shows the latest of a
+        tag."""
         name = tag.replace("/", "_")
         folder = self._run_dir / "projector"
         folder.mkdir(exist_ok=True)
@@ -86,18 +87,18 @@ class Tracker:
         write_atomic(self._run_dir / "projector_config.pbtxt", "".join(self._embeddings.values()))
 
     def hparams(self, hparams: Mapping[str, Any], metrics: Iterable[str]) -> None:
-        """This run's line in TensorBoard's hparams table; `metrics` names tags that `log` writes. Once a Tracker."""
+        """This run's row in TensorBoard's hparams table; `metrics` names tags written by `log`. Once per Tracker."""
         for summary in tensorboard.hparams_start(_flat(hparams), list(metrics)):
             self._events.value(0, summary)
         self._in_session = True
 
     def flush(self) -> None:
-        """To the disk itself: what was logged survives a power cut."""
+        """Fsync, so that logs survive a power cut."""
         self._rows.sync()
         self._events.sync()
 
     def close(self, success: bool = True) -> None:
-        """Never raises: the last points of a full disk's curves are not what a run ends by."""
+        """Close. Never raises: a full disk must not change how a run ends."""
         if self._in_session:
             self._in_session = False
             with suppress(OSError):
@@ -109,7 +110,7 @@ class Tracker:
 
 
 def _cell(label: str) -> str:
-    """A label as one cell of a table: tabs and line ends spelled out, a blank one made visible."""
+    """A label as one cell of a table: tabs and newlines escaped, a blank one made visible."""
     return label.encode("unicode_escape").decode("ascii") if not label.isprintable() or not label.strip() else label
 
 
@@ -119,10 +120,10 @@ def _keep_rows(path: Path, step: int) -> None:
 
 
 def _keep_events(folder: Path, step: int) -> None:
-    """Each file under its own name, replaced in one step: a crash in between leaves no event twice."""
+    """Replace each file atomically, so that a crash leaves no event twice."""
     for path in tensorboard.event_files(folder):
         kept = tensorboard.keep_until(path.read_bytes(), step)
-        write_atomic(path, kept, ".events.tmp")  # TensorBoard reads whatever has "tfevents" in its name
+        write_atomic(path, kept, ".events.tmp")  # TensorBoard reads every file with "tfevents" in its name
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -140,6 +141,6 @@ def _gif(frames: NDArray[np.uint8], fps: float) -> bytes:
 
     first, *rest = (Image.fromarray(frame) for frame in frames)
     buffer = io.BytesIO()
-    # A GIF counts hundredths of a second, and browsers slow down anything below two of them.
+    # GIF delays are in hundredths of a second, and browsers slow down anything below two.
     first.save(buffer, "GIF", save_all=True, append_images=rest, duration=max(20, round(1000 / fps)), loop=0)
     return buffer.getvalue()

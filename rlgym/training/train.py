@@ -1,4 +1,4 @@
-"""From a config to a finished run folder: what `train`, `rerun` and `resume` have in common."""
+"""From a config to a finished run folder: the common part of `train`, `rerun` and `resume`."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 
 def build_learner(config: RootConfig, run: Run | None = None) -> Learner:
-    """The learner that the config names, its environments started, its corpus prepared. RequestErrors only; writes
-    nothing into a run. `run`: one to resume; a learner with a `resumed` takes from its folder what cannot be made anew.
+    """Build the config's learner, with environments started and corpus prepared. Raises RequestErrors only; writes
+    nothing. `run`: the run to resume, from whose folder a learner with `resumed` takes what cannot be rebuilt.
     """
     cls = registry.learner_class(config)
     build = cls.resumed if run is not None and hasattr(cls, "resumed") else cls
@@ -42,7 +42,7 @@ def build_learner(config: RootConfig, run: Run | None = None) -> Learner:
 
 
 def check_request(config: RootConfig) -> None:
-    """Whether a run of this config could start; a RequestError says why not. Leaves `config` as it was."""
+    """Check that a run of this config could start, else RequestError. Leaves `config` unchanged."""
     from copy import deepcopy
 
     build_learner(deepcopy(config)).close()
@@ -54,8 +54,8 @@ def run_training(
     fail: Callable[[TrainingError], None] | None = None,
     watch: Watch | None = None,
 ) -> Run:
-    """Train a new run by `config`. A TrainingError goes to `fail`; by default it is one line on stderr, exit code 3.
-    `watch` sees every evaluation and may end the run."""
+    """Train a new run by `config`. A TrainingError goes to `fail`; by default it prints one line on stderr, with exit
+    code 3. `watch` is called at every evaluation and may end the run."""
     learner = build_learner(config)
     try:
         run = create_run(config, command, resume=learner.exactness, **learner.facts, **_hardware(config))
@@ -66,7 +66,7 @@ def run_training(
 
 
 def close(learner: Learner) -> None:
-    """End a learner. What fails then, as in an environment's own close, costs nothing that was trained."""
+    """Close a learner; failures, such as in an environment's `close`, are ignored."""
     try:
         learner.close()
     except Exception as error:
@@ -82,7 +82,7 @@ def drive(
     fail: Callable[[TrainingError], None] | None = None,
     watch: Watch | None = None,
 ) -> Run:
-    """Run the loop over `learner` in `run`'s folder, from `loop_state` on if it is a resume, and write how it ended."""
+    """Run the loop over `learner` in `run`'s folder, from `loop_state` on when resuming, and record how it ended."""
     failure: TrainingError | None = None
     with _recorded(run):
         run.update_manifest(status="running", monitor=list(learner.monitor))
@@ -106,7 +106,7 @@ def drive(
         run.exit_code = outcome.exit_code
         try:
             _conclude(learner, config, run, loop, outcome, tracker, display)
-        except Exception as error:  # the summary or the manifest: of a run that failed, its failure is what counts
+        except Exception as error:  # the summary or the manifest: the run's own failure takes precedence
             run.log_traceback(error)
             if failure is None:
                 raise _unwritten(run, error) from error
@@ -131,14 +131,14 @@ def _loop(
     try:
         return loop()
     except KeyboardInterrupt as error:
-        if loop.signal is None:  # the first Ctrl-C raises nothing: this is an environment's own
+        if loop.signal is None:  # the first Ctrl-C does not raise: this is an environment's own
             raise TrainingError(f"{config.label}: KeyboardInterrupt was raised, and not by Ctrl-C") from error
         raise
 
 
 @contextmanager
 def _recorded(run: Run) -> Iterator[None]:
-    """However it ends, a run's manifest does not go on to say that it is running."""
+    """Update the manifest's status, however the run ends."""
     try:
         yield
     except BaseException as error:
@@ -162,8 +162,8 @@ def _unwritten(run: Run, error: Exception) -> TrainingError:
 def _conclude(
     learner: Learner, config: RootConfig, run: Run, loop: Loop, outcome: Outcome, tracker: Tracker, display: Display
 ) -> None:
-    """Summary, curves, hparams, manifest, and the last lines on the terminal. The manifest comes after what a run that
-    ended should have: a resume of one that was killed before concludes it."""
+    """Write summary, curves, hparams and manifest, and print the closing lines. The manifest is last, so that a run
+    killed before is concluded by a resume."""
     state, seconds = outcome.state, loop.seconds
     tag, _ = learner.monitor
     best = None if state.best is None else {tag: state.best, "step": state.best_step}
@@ -199,7 +199,7 @@ def _conclude(
 
 
 def closing_words(config: RootConfig, run: Run, loop: Loop, outcome: Outcome, best: dict[str, Any] | None) -> list[str]:
-    """The final summary: what came out, where it is, and the commands to try next."""
+    """The final summary: results, folder, and commands to try next."""
     folder = shlex.quote(str(run.dir))
     trust = " trust=true" if any(names_of_code(to_dict(config))) else ""
     lines = [f"{outcome.status}: {outcome.reason}, after {loop.seconds:,.1f} s"]
