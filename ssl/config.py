@@ -1,6 +1,5 @@
-"""The knobs of learning from text, named as in transformers and nanoGPT. Free of torch: help reads it.
-
-A knob that is empty (None) is derived from others; the value found is written into the run's config.yaml.
+"""Hyper-parameters of learning from text, named as in transformers and nanoGPT. Imports no torch, since `--help` reads
+it. Empty ones (None) are derived from others; the derived value is written into the run's config.yaml.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from rlgym.config.schema import knob
 
 CORPUS = "/root=pretrain: fine-tuning takes each row as an example, by the keys of its method"
-"""What knobs of a corpus need that a table of examples has not."""
+"""Why corpus settings have no effect on a table of examples."""
 BAD = "what cannot be read as text or as a row: stop, or skip and count it"
 
 # ---- objectives
@@ -28,13 +27,13 @@ class MaskedConfig:
     """Predict hidden tokens from all others (Devlin et al. 2019, arXiv:1810.04805)."""
 
     name: str = knob("masked", "the objective's name in the registry, or module:Class")
-    rate: float = knob(0.3, "share of the tokens that are hidden (BERT 0.15; ModernBERT 0.3)", gt=0, lt=1)
+    rate: float = knob(0.3, "share of tokens to mask (BERT 0.15; ModernBERT 0.3)", gt=0, lt=1)
     corruption: str = knob(
         "bert",
-        "what stands at a hidden token: [MASK] 80 %, a random token 10 %, itself 10 % (bert), or [MASK] always (mask)",
+        "replacement of masked tokens: 80 % [MASK], 10 % random, 10 % unchanged (bert), or always [MASK] (mask)",
         choices=("bert", "mask"),
     )
-    unit: str = knob("token", "what is hidden as a whole", choices=("token", "word", "span"))
+    unit: str = knob("token", "unit of masking", choices=("token", "word", "span"))
     span_length: float | None = knob(None, "mean length of a span, with unit=span; empty: 3 (SpanBERT: 3.8)", ge=1)
 
     def __post_init__(self) -> None:
@@ -55,18 +54,18 @@ class MaskedConfig:
 
 @dataclass
 class DataConfig:
-    """What every corpus can be asked for."""
+    """Settings of every corpus."""
 
     packing: str = knob(
         "documents",
-        "blocks hold several documents, attention kept inside each (documents), or one plain stream (stream)",
+        "blocks of several documents with attention inside each (documents), or one plain stream (stream)",
         choices=("documents", "stream"),
         needs=CORPUS,
     )
-    validation_fraction: float = knob(0.05, "share of the bytes held out, by whole documents", gt=0, lt=1, needs=CORPUS)
-    deduplicate: bool = knob(True, "keep one of documents that are exactly equal", needs=CORPUS)
-    min_length: int = knob(1, "drop documents of fewer characters", ge=0, needs=CORPUS)
-    normalize: str = knob("none", "unicode normalisation", choices=("none", "NFC", "NFKC"), needs=CORPUS)
+    validation_fraction: float = knob(0.05, "share of bytes held out, in whole documents", gt=0, lt=1, needs=CORPUS)
+    deduplicate: bool = knob(True, "drop exact duplicates", needs=CORPUS)
+    min_length: int = knob(1, "drop documents with fewer characters", ge=0, needs=CORPUS)
+    normalize: str = knob("none", "Unicode normalisation", choices=("none", "NFC", "NFKC"), needs=CORPUS)
     bad: str = knob("stop", BAD, choices=("stop", "skip"))
     licence: str = knob("", "the corpus's licence, for the data card and the model card", needs=CORPUS)
     cache: str = knob("", "folder of prepared data; empty: $RLGYM_CACHE, else ~/.cache/rlgym", needs=CORPUS)
@@ -91,49 +90,51 @@ class StdlibData(DataConfig):
 
 @dataclass
 class AdditionsData(DataConfig):
-    """Additions of two numbers, `12+34=46`: something to teach a small model, for reward=arithmetic to go on from."""
+    """Additions of two numbers, `12+34=46`, learnable by a small model, as a start for reward=arithmetic."""
 
     name: str = knob("additions", "the corpus's name in the registry")
-    digits: int = knob(2, "of both numbers", ge=1, le=3)
+    digits: int = knob(2, "digits of both numbers", ge=1, le=3)
     bad: str = knob("stop", BAD, choices=("stop", "skip"), needs="additions can all be read")
     licence: str = knob("CC0-1.0", "the corpus's licence, for the data card and the model card", needs=CORPUS)
 
 
 @dataclass
 class FileData(DataConfig):
-    path: list[str] = knob([], "files, folders (the files of this kind below) or globs; .gz and .zst are unpacked")
+    path: list[str] = knob(
+        [], "files, folders (all files of this kind in them) or globs; .gz and .zst are decompressed"
+    )
 
 
 @dataclass
 class TextData(FileData):
-    """Plain text files, one document each unless `separator` cuts them."""
+    """Plain text files, one document each unless split by `separator`."""
 
     name: str = knob("text", "the corpus's name in the registry")
-    separator: str = knob("", "text between documents, as in <|endoftext|>; empty: a file is one document")
+    separator: str = knob("", "separator of documents, such as <|endoftext|>; empty: one document per file")
 
 
 @dataclass
 class JsonlData(FileData):
-    """One JSON object a line."""
+    """JSON lines, one object per line."""
 
     name: str = knob("jsonl", "the corpus's name in the registry")
-    column: str = knob("text", "field that holds the text", needs=CORPUS)
+    column: str = knob("text", "field with the text", needs=CORPUS)
 
 
 @dataclass
 class CsvData(FileData):
-    """Comma- or otherwise separated values, one document a row."""
+    """Comma- or otherwise separated values, one document per row."""
 
     name: str = knob("csv", "the corpus's name in the registry")
     column: str = knob("text", "column that holds the text", needs=CORPUS)
-    columns: list[str] = knob([], "names of the columns of files without a header")
-    delimiter: str = knob("", "between values; empty: tab in .tsv files, comma elsewhere")
-    quoting: bool = knob(True, 'whether "..." may hold delimiters and line ends; false takes quotes as they are')
+    columns: list[str] = knob([], "column names, for files without a header")
+    delimiter: str = knob("", "delimiter; empty: tab in .tsv files, comma elsewhere")
+    quoting: bool = knob(True, 'whether "..." quotes delimiters and newlines; false: quotes are plain characters')
 
 
 @dataclass
 class ParquetData(FileData):
-    """Parquet files, one document a row."""
+    """Parquet files, one document per row."""
 
     name: str = knob("parquet", "the corpus's name in the registry")
     column: str = knob("text", "column that holds the text", needs=CORPUS)
@@ -141,21 +142,21 @@ class ParquetData(FileData):
 
 @dataclass
 class HubData(DataConfig):
-    """Any data set that `datasets` loads by name, or a local folder in the hub's layout. Runs no code from it."""
+    """Any data set that `datasets` loads by name, or a local folder in the hub's layout. Runs none of its code."""
 
     name: str = knob("hub", "the corpus's name in the registry")
-    path: str = knob("", "name on the hub, as in roneneldan/TinyStories, or a local folder")
+    path: str = knob("", "name on the hub, such as roneneldan/TinyStories, or a local folder")
     config: str = knob("", "the data set's configuration; empty: its default")
-    split: str = knob("train", "split to read; the held-out part is taken from it by document")
+    split: str = knob("train", "split to read; held-out documents are taken from it")
     column: str = knob("text", "column that holds the text", needs=CORPUS)
-    revision: str = knob("", "commit, tag or branch; empty: the newest, whose commit is recorded")
-    streaming: bool = knob(False, "read it without downloading it whole")
-    max_documents: int | None = knob(None, "take at most this many, from the start", gt=0)
+    revision: str = knob("", "commit, tag or branch; empty: the latest commit, which is recorded")
+    streaming: bool = knob(False, "stream it instead of downloading it completely")
+    max_documents: int | None = knob(None, "maximum number of documents, from the start", gt=0)
 
 
 @dataclass
 class DefaultData(DataConfig):
-    """Of fine-tuning: what the method brings itself, on every machine."""
+    """Fine-tuning: the method's built-in examples."""
 
     name: str = knob("default", "the examples' name in the registry")
     bad: str = knob("stop", BAD, choices=("stop", "skip"), needs="the method's own examples can all be read")
@@ -169,33 +170,35 @@ class BpeTokenizer:
     """Byte-level byte-pair encoding, trained on the corpus (Sennrich et al. 2016; Radford et al. 2019)."""
 
     name: str = knob("bpe", "the tokenizer's name in the registry")
-    vocab_size: int = knob(2_048, "tokens, special ones included", ge=270)
-    min_frequency: int = knob(2, "pairs seen less often are not merged", gt=0)
-    training_bytes: int = knob(100_000_000, "text it is trained on at most, evenly spread: bounds memory", gt=0)
+    vocab_size: int = knob(2_048, "vocabulary size, including special tokens", ge=270)
+    min_frequency: int = knob(2, "minimum frequency of a merge", gt=0)
+    training_bytes: int = knob(100_000_000, "maximum bytes of training text, evenly spread; bounds memory", gt=0)
 
 
 @dataclass
 class CharTokenizer:
-    """One token a character of the corpus."""
+    """One token per character of the corpus."""
 
     name: str = knob("char", "the tokenizer's name in the registry")
-    byte_fallback: bool = knob(True, "256 more tokens that spell characters the corpus lacks; without them: refused")
+    byte_fallback: bool = knob(
+        True, "256 byte tokens for characters that the corpus lacks; false: such characters are refused"
+    )
 
 
 @dataclass
 class ByteTokenizer:
-    """One token a byte of UTF-8."""
+    """One token per byte of UTF-8."""
 
     name: str = knob("byte", "the tokenizer's name in the registry")
 
 
 @dataclass
 class ExistingTokenizer:
-    """A tokenizer that is there: a folder or run with a tokenizer.json, or a name on the hub."""
+    """An existing tokenizer: a folder or run with a tokenizer.json, or a name on the hub."""
 
     name: str = knob("existing", "the tokenizer's name in the registry")
     path: str = knob("", "folder with a tokenizer.json, a run folder, or a name on the hub")
-    revision: str = knob("", "commit, tag or branch on the hub; empty: the newest")
+    revision: str = knob("", "commit, tag or branch on the hub; empty: the latest")
 
 
 # ---- models
@@ -203,23 +206,23 @@ class ExistingTokenizer:
 
 @dataclass
 class ModelConfig:
-    """A transformer's shape. `depth` alone gives a whole model; what is set by itself wins over what it derives."""
+    """A transformer's shape. `depth` alone determines a model; explicit values override derived ones."""
 
-    name: str = knob("", "what the run's folder and its cards call it; set by model=NAME")
+    name: str = knob("", "model's name in folders and cards; set by model=NAME")
     block_size: int = knob(256, "tokens of a training sequence: the context length", gt=1)
     depth: int | None = knob(
         None,
-        "the one dial: layers; width, heads, learning rate and batch follow, where empty",
+        "number of layers, from which width, heads, learning rate and batch size follow where empty",
         gt=0,
         needs="num_hidden_layers= or hidden_size=: layers and width are set, by model=NAME or by their own keys; "
         "model=gpt2, llama, qwen3, bert or modernbert are made by model.depth",
     )
     num_hidden_layers: int | None = knob(None, "layers; empty: depth", gt=0)
     hidden_size: int | None = knob(None, "width; empty: 64 x depth", gt=0)
-    num_attention_heads: int | None = knob(None, "attention heads; empty: one for each 64 of the width", gt=0)
-    intermediate_size: int | None = knob(None, "width inside the MLP; empty: the architecture's multiple", gt=0)
-    vocab_multiple: int = knob(64, "the embedding's rows are padded to a multiple of this", gt=0)
-    dropout: float = knob(0.0, "dropout everywhere the architecture has it", ge=0, lt=1)
+    num_attention_heads: int | None = knob(None, "attention heads; empty: width / 64", gt=0)
+    intermediate_size: int | None = knob(None, "width of the MLP; empty: the architecture's multiple", gt=0)
+    vocab_multiple: int = knob(64, "pad the embedding's rows to a multiple of this", gt=0)
+    dropout: float = knob(0.0, "dropout, wherever the architecture has it", ge=0, lt=1)
 
 
 @dataclass
@@ -236,7 +239,7 @@ class LlamaModel(ModelConfig):
     architecture: str = knob("llama", "the model's architecture in the registry")
     num_key_value_heads: int | None = knob(None, "key / value heads; empty: as many as attention heads", gt=0)
     rope_theta: float = knob(10_000.0, "base of the rotary frequencies", gt=0)
-    tie_word_embeddings: bool = knob(True, "one matrix for embedding and head")
+    tie_word_embeddings: bool = knob(True, "share one matrix between embedding and head")
 
 
 @dataclass
@@ -259,20 +262,20 @@ class ModernBertModel(ModelConfig):
 
     architecture: str = knob("modernbert", "the model's architecture in the registry")
     local_attention: int = knob(
-        128, "tokens a local layer sees around each token", gt=1, needs="global_attn_every_n_layers!=1"
+        128, "window of local attention layers, in tokens", gt=1, needs="global_attn_every_n_layers!=1"
     )
-    global_attn_every_n_layers: int = knob(3, "interval of the layers that attend to the whole block", gt=0)
+    global_attn_every_n_layers: int = knob(3, "interval of global attention layers", gt=0)
 
 
 @dataclass
 class TransformersModel:
-    """An architecture of `transformers` by name, its modules as they are."""
+    """An architecture of `transformers` by name, using its modules."""
 
     architecture: str = knob("transformers", "the model's architecture in the registry")
-    name: str = knob("transformers", "what the run's folder and its cards call it")
-    model_type: str = knob("", "transformers' name of the architecture, as in gpt_neox, mistral, roberta")
+    name: str = knob("transformers", "model's name in folders and cards")
+    model_type: str = knob("", "transformers' name of the architecture, such as gpt_neox, mistral, roberta")
     block_size: int = knob(256, "tokens of a training sequence: the context length", gt=1)
-    vocab_multiple: int = knob(64, "the embedding's rows are padded to a multiple of this", gt=0)
+    vocab_multiple: int = knob(64, "pad the embedding's rows to a multiple of this", gt=0)
     config: dict[str, object] = knob({}, "values of its configuration: +model.config.num_hidden_layers=4")
 
 
@@ -281,20 +284,20 @@ class TransformersModel:
 
 @dataclass
 class OptimizerConfig:
-    """What every optimiser can be asked for."""
+    """Settings of every optimiser."""
 
     learning_rate: float | None = knob(None, "AdamW's peak step size; empty: from the model's width", gt=0)
     schedule: str = knob(
         "cosine",
-        "after the warmup: down along a cosine, constant and then down (wsd), down along a line, or constant",
+        "schedule after the warmup: cosine, constant followed by a decay (wsd), linear, or constant",
         choices=("cosine", "wsd", "linear", "constant"),
     )
-    warmup: float = knob(0.02, "share of the budget over which the step size rises", ge=0, lt=1)
-    decay: float = knob(0.3, "share of the budget over which schedule=wsd comes down", gt=0, le=1, needs="schedule=wsd")
+    warmup: float = knob(0.02, "share of the budget for the linear warmup", ge=0, lt=1)
+    decay: float = knob(0.3, "share of the budget for the decay of schedule=wsd", gt=0, le=1, needs="schedule=wsd")
     min_learning_rate: float = knob(
-        0.1, "where the schedule ends, as a share of the peak", ge=0, le=1, needs="schedule!=constant"
+        0.1, "final step size as a share of the peak", ge=0, le=1, needs="schedule!=constant"
     )
-    weight_decay: float = knob(0.1, "decoupled decay of matrices; vectors have none", ge=0)
+    weight_decay: float = knob(0.1, "decoupled weight decay of matrices; vectors have none", ge=0)
     beta1: float = knob(0.9, "AdamW's first moment", ge=0, lt=1)
     beta2: float = knob(0.95, "AdamW's second moment", ge=0, lt=1)
     eps: float = knob(1e-8, "AdamW's epsilon", gt=0)

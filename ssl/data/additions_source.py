@@ -1,4 +1,4 @@
-"""A corpus without a file: additions of two numbers, each a document like `12+34=46`."""
+"""A generated corpus: additions of two numbers, each a document like `12+34=46`."""
 
 from __future__ import annotations
 

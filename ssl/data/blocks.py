@@ -1,4 +1,4 @@
-"""Blocks of tokens, in an order that is a pure function of seed and step, fetched one update ahead."""
+"""Blocks of tokens in an order that is a pure function of seed and step, prefetched one update ahead."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from rlgym.errors import RequestError
 from rlgym.ssl.data.tokens import Tokens
 
 Make = Callable[[np.ndarray, np.ndarray | None, int], dict[str, Tensor]]
-"""(ids `[batch, block + extra]`, documents alike or None, step): an update's tensors on the CPU."""
+"""(ids `[batch, block + extra]`, documents of the same shape or None, step) -> an update's tensors on the CPU."""
 
 
 class Blocks:
-    """Token streams cut into sequences of `block_size` tokens and `extra` that the next one begins with.
-
-    With extra=1 (labels are the tokens shifted by one) neighbouring blocks share a token, so that each is a label once.
-    The stream is a circle: a block that an offset pushes over the end goes on at the beginning. In the causal layout
-    the end of text that closes the stream is then the one that begins it.
+    """A token stream cut into sequences of `block_size` tokens, plus `extra` tokens of the next one. With extra=1
+    (labels are the tokens shifted by one) neighbouring blocks share a token, so that each token is a label once. The
+    stream is circular: a block shifted past the end continues at the beginning. In the causal layout the end of text at
+    the stream's end is also the one at its beginning.
     """
 
     def __init__(self, tokens: Tokens, block_size: int, extra: int, documents: bool = True) -> None:
-        """`documents`: tell them apart in `gather`; without, blocks are one plain stream."""
+        """`documents`: whether `gather` returns document numbers; otherwise blocks are one plain stream."""
         self.tokens, self.block_size, self.extra, self.documents = tokens, block_size, extra, documents
         self.circle = len(tokens.ids) - extra
         if self.circle < block_size:
@@ -35,14 +34,14 @@ class Blocks:
                 f"model.block_size={block_size}: the {tokens.split} part of the corpus has {len(tokens.ids):,} tokens "
                 f"and one block takes {block_size + extra:,}; {more}, or lower model.block_size"
             )
-        # Of two rounds, so that a block over the end finds the documents of the beginning behind those of the end.
+        # Two rounds, so that a block past the end finds the beginning's documents after those of the end.
         self._starts = np.concatenate([tokens.starts[tokens.starts < self.circle], tokens.starts + self.circle])
 
     def __len__(self) -> int:
         return self.circle // self.block_size
 
     def gather(self, indices: np.ndarray, offset: int | np.ndarray = 0) -> tuple[np.ndarray, np.ndarray | None]:
-        """Blocks `indices [n]`, each beginning `offset` tokens later (a number, or one for each: `[n]`).
+        """Gather blocks `indices [n]`, each shifted by `offset` tokens (a number, or one for each: `[n]`).
 
         Returns the ids, int64 `[n, block + extra]`, and each token's document, int32 `[n, block + extra]`, numbered
         from 0 in each row; None when every row lies within one document.
@@ -53,13 +52,13 @@ class Blocks:
         for row, begin in zip(ids, begins.tolist(), strict=True):
             part = self.tokens.ids[begin : begin + length]
             row[: len(part)] = part
-            if begin + length > self.circle + self.extra:  # over the end
+            if begin + length > self.circle + self.extra:  # past the end
                 left = self.circle - begin
                 row[left:] = self.tokens.ids[: length - left]
         return ids, self._documents(begins, length) if self.documents else None
 
     def _documents(self, begins: np.ndarray, length: int) -> np.ndarray | None:
-        # A row's first token belongs to its document whether it begins one or not: starts count from the second on.
+        # A row's first token always belongs to document 0, so starts count from the second token on.
         low = np.searchsorted(self._starts, begins, side="right")
         counts = np.searchsorted(self._starts, begins + length, side="left") - low
         found = int(counts.sum())
@@ -78,8 +77,8 @@ class Blocks:
 def order(blocks: int, seed: int, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> np.ndarray:
     """Indices of the blocks of update `step` (from 0), int64 `[batch_size / world_size]`.
 
-    Each epoch is a permutation of all blocks, seeded by (seed, epoch); batches run across the ends of epochs. What the
-    ranks get, one behind the other, is the whole batch.
+    Each epoch is a permutation of all blocks, seeded by (seed, epoch); batches run across the ends of epochs. The
+    ranks' indices, concatenated, are the whole batch.
     """
     epochs, places = _places(blocks, step, batch_size, rank, world_size)
     found = np.empty(len(places), dtype=np.int64)
@@ -92,9 +91,8 @@ def order(blocks: int, seed: int, step: int, batch_size: int, rank: int = 0, wor
 def offsets(
     blocks: int, block_size: int, seed: int, step: int, batch_size: int, rank: int = 0, world_size: int = 1
 ) -> np.ndarray:
-    """By how many tokens the blocks of `order` are shifted, int64 `[batch_size / world_size]`.
-
-    Drawn for each epoch: no token is always the first of its block, with nothing before it.
+    """Shifts of the blocks of `order` in tokens, int64 `[batch_size / world_size]`. Drawn per epoch, so that no token
+    is always the first of its block, without context.
     """
     epochs, _ = _places(blocks, step, batch_size, rank, world_size)
     shifts = {epoch: _shift(block_size, seed, epoch) for epoch in np.unique(epochs).tolist()}
@@ -102,7 +100,7 @@ def offsets(
 
 
 def _places(blocks: int, step: int, batch_size: int, rank: int, world_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The epoch of each row of a batch and its place in it, both `[batch_size / world_size]`."""
+    """Epoch and position in it for each row of a batch, both `[batch_size / world_size]`."""
     assert batch_size % world_size == 0 and 0 <= rank < world_size, f"{batch_size=} over {world_size=}, {rank=}"
     share = batch_size // world_size
     first = step * batch_size + rank * share
@@ -110,10 +108,10 @@ def _places(blocks: int, step: int, batch_size: int, rank: int, world_size: int)
     return epochs, places
 
 
-@lru_cache(maxsize=2)  # a batch that runs across an end reads two
+@lru_cache(maxsize=2)  # a batch across an epoch's end needs two
 def _permutation(blocks: int, seed: int, epoch: int) -> np.ndarray:
     found = np.random.default_rng([seed, epoch]).permutation(blocks)
-    found.flags.writeable = False  # shared by all who ask
+    found.flags.writeable = False  # shared by all callers
     return found
 
 
@@ -125,7 +123,7 @@ def _shift(block_size: int, seed: int, epoch: int) -> int:
 
 
 class Batches:
-    """Update -> its tensors on the device. While one is computed with, a thread makes the next."""
+    """Update number -> its tensors on the device. A thread prepares the next update meanwhile."""
 
     def __init__(
         self,
@@ -143,7 +141,7 @@ class Batches:
         self._next: tuple[int, Future[dict[str, Tensor]]] | None = None
 
     def get(self, step: int) -> dict[str, Tensor]:
-        """The tensors of update `step`; any order will do, one after the other is fast."""
+        """The tensors of update `step`; any order works, consecutive steps are fast."""
         ready, self._next = self._next, None
         if ready is None or ready[0] != step:
             ready = step, self._thread.submit(self._fetch, step)
@@ -151,7 +149,7 @@ class Batches:
         self._next = step + 1, self._thread.submit(self._fetch, step + 1)
         if self.device.type == "cpu":
             return batch
-        # From pinned memory the copy runs by itself; the allocator keeps that memory until the copy is over.
+        # The copy from pinned memory is asynchronous; the allocator keeps that memory until it is done.
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The tokenizer that a config names: trained on the corpus and kept, or one that exists."""
+"""Builds the tokenizer of a config: trained on the corpus and cached, or an existing one."""
 
 from __future__ import annotations
 
@@ -22,13 +22,12 @@ if TYPE_CHECKING:
     from rlgym.ssl.data.corpus import Corpus
     from rlgym.ssl.data.progress import Report
 
-WINDOW = 1 << 16  # bytes of text that a training sample takes at a time
+WINDOW = 1 << 16  # bytes of a window of training text
 
 
 def build_tokenizer(config: Any, corpus: Corpus, causal: bool, report: Report) -> Tokenizer:
-    """The tokenizer that `config` (a *Tokenizer of ssl/config.py) names; one that learns sees the training documents.
-
-    What was learnt is kept beside the corpora and reused for the same text and knobs.
+    """The tokenizer of `config` (a *Tokenizer of ssl/config.py), trained on the training documents if it learns.
+    Trained ones are cached beside the corpora and reused for the same text and settings.
     """
     if config.name == "existing":
         return existing(config, causal)
@@ -55,7 +54,7 @@ def _key(config: Any, corpus: Corpus, roles: Mapping[str, str]) -> str:
 
 
 def _finish(backend: tokenizers.Tokenizer, roles: Mapping[str, str]) -> tokenizers.Tokenizer:
-    """Declare the special tokens; a masked model's texts stand between [CLS] and [SEP] when transformers encodes."""
+    """Declare the special tokens; for masked models transformers adds [CLS] and [SEP] around texts."""
     from tokenizers import AddedToken
     from tokenizers.processors import TemplateProcessing
 
@@ -124,9 +123,8 @@ def _bpe_backend(
 
 
 def training_text(corpus: Corpus, at_most: int | None, what: str, report: Report) -> Iterator[str]:
-    """The training documents' text in pieces of at most 64 KB, no piece of two documents.
-
-    Beyond `at_most` bytes, windows of 64 KB evenly spread over the text stand for the whole.
+    """The training documents' text in pieces of at most 64 KB, each from one document. Texts larger than `at_most`
+    bytes are sampled by evenly spread windows of 64 KB.
     """
     begins, ends = corpus.starts[:-1][~corpus.held_out], corpus.starts[1:][~corpus.held_out]
     before = np.concatenate([[0], np.cumsum(ends - begins)])  # bytes of training text before each document
@@ -153,7 +151,7 @@ def training_text(corpus: Corpus, at_most: int | None, what: str, report: Report
 
 
 def _whole_characters(text: np.ndarray, low: int, high: int) -> tuple[int, int]:
-    """low and high, each moved on to the next first byte of a character (or the end): windows cut where they like."""
+    """Move low and high forward to the start of a character (or the end)."""
     low, high = (
         next((at for at in range(edge, min(edge + 4, len(text))) if text[at] & 0xC0 != 0x80), edge)
         for edge in (low, high)

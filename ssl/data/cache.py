@@ -1,7 +1,6 @@
-"""Prepared data on the disk: folders that exist only complete, so that nothing half-written is ever reused.
-
-A folder is built under a temporary name beside its place and renamed there. Names with a leading dot belong to a
-process at work, or to one that died; the next one at work in the same place removes what the dead left.
+"""Prepared data on disk in folders that are always complete, so that nothing half-written is reused. A folder is built
+under a temporary name and renamed into place. Names with a leading dot belong to a running process, or to one that
+died, whose leftovers the next process removes.
 """
 
 from __future__ import annotations
@@ -26,29 +25,30 @@ from rlgym.errors import RequestError
 from rlgym.run_folder.manifest import alive
 
 FOREIGN_LEFTOVERS = 7 * 24 * 3600
-"""Seconds after which what another machine left unfinished counts as dead: its processes cannot be asked."""
+"""Age in seconds at which another machine's unfinished folder counts as abandoned, since its processes cannot be
+checked."""
 
 _WORK = re.compile(r"\.staging-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{32}")
 _WRITING_FAILED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 
-_ours: set[Path] = set()  # what this process builds right now
+_ours: set[Path] = set()  # folders this process is building
 
 
 class Cached(Protocol):
-    """What has the knob `cache`."""
+    """A config with the field `cache`."""
 
     cache: str
 
 
 def cache_folder(config: Cached) -> Path:
-    """Where prepared data lies: `data.cache`, else $RLGYM_CACHE, else ~/.cache/rlgym."""
+    """The folder of prepared data: `data.cache`, else $RLGYM_CACHE, else ~/.cache/rlgym."""
     chosen = config.cache or os.environ.get("RLGYM_CACHE") or "~/.cache/rlgym"
     return Path(chosen).expanduser().absolute()
 
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which becomes `folder` when the block ends well and vanishes when it does not."""
+    """A new folder that becomes `folder` if the block succeeds, and is removed otherwise."""
     with working(folder.parent) as work:
         yield work
         move_in(work, folder)
@@ -56,9 +56,8 @@ def staged(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def working(parent: Path) -> Iterator[Path]:
-    """A new folder in `parent` to work in, for `move_in`. It vanishes with the block.
-
-    A disk that is full or cannot be written to is a RequestError that names the place.
+    """A temporary folder in `parent`, for `move_in`, removed at the block's end. RequestError naming the place if the
+    disk is full or read-only.
     """
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -75,21 +74,20 @@ def working(parent: Path) -> Iterator[Path]:
             raise _unwritable(parent, error) from error
         raise
     finally:
-        shutil.rmtree(work, ignore_errors=True)  # gone already when it was moved into place
+        shutil.rmtree(work, ignore_errors=True)  # already gone if it was moved into place
         _ours.discard(work)
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """np.save by Python's own writing: NumPy's does not say why it failed."""
+    """np.save through a Python file, since NumPy's own writing does not report why it failed."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     path.write_bytes(buffer.getbuffer())
 
 
 def move_in(work: Path, folder: Path) -> None:
-    """Make a finished folder durable and rename it into place.
-
-    When another process was faster, its folder stays and this one's goes: both hold the same, the name says what.
+    """Fsync a finished folder and rename it into place. If another process was faster, its folder stays: the name
+    identifies the content.
     """
     for path in work.rglob("*"):
         if path.is_file():
@@ -112,7 +110,7 @@ def _fsync(path: Path) -> None:
 
 
 def _tidy(parent: Path) -> None:
-    """Remove what dead processes left behind."""
+    """Remove leftovers of dead processes."""
     for path in parent.glob(".staging-*"):
         name = _WORK.fullmatch(path.name)
         if name is None or path in _ours:

@@ -1,4 +1,4 @@
-"""A data card: what a corpus is, where it comes from and what was left out, for people who read the run."""
+"""Writes a data card: a corpus's contents and source, and what was left out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rlgym.ssl.data.corpus import Corpus
 
 EXAMPLES = 3
 LENGTH = 300
-"""Characters shown of an example."""
+"""Characters of an example to show."""
 
 
 def card(corpus: Corpus, tokens: Mapping[str, int], overlap: Mapping[str, Any]) -> str:
-    """Markdown. `tokens`: {"train": n, "validation": m}; `overlap`: what `rlgym.ssl.data.overlap` found."""
+    """The card as Markdown. `tokens`: {"train": n, "validation": m}; `overlap`: result of `rlgym.ssl.data.overlap`."""
     facts = corpus.facts
     sizes = np.diff(corpus.starts)
     held = corpus.held_out
@@ -67,20 +67,20 @@ def _split(facts: Mapping[str, Any], overlap: Mapping[str, Any]) -> list[str]:
 
 
 def _evenly(corpus: Corpus) -> list[int]:
-    """Training documents, evenly spread."""
+    """Evenly spread training documents."""
     train = np.flatnonzero(~corpus.held_out)
     picked = np.linspace(0, len(train) - 1, min(EXAMPLES, len(train))).round().astype(int)
     return [int(index) for index in train[picked]]
 
 
 def _begin(corpus: Corpus, index: int) -> str:
-    """A document's first characters, without reading the rest of it."""
+    """The first characters of a document, without reading the rest."""
     begin, end = int(corpus.starts[index]), int(corpus.starts[index + 1])
     text = corpus.text[begin : min(end, begin + 4 * LENGTH)].tobytes().decode(errors="ignore")
     return text[:LENGTH] + (" ..." if len(text) > LENGTH or end > begin + 4 * LENGTH else "")
 
 
 def _fenced(text: str) -> list[str]:
-    """A code block whose fence is longer than any row of backticks inside."""
+    """A code block whose fence is longer than any run of backticks inside."""
     fence = "`" * max(3, 1 + max((len(row) for row in re.findall("`+", text)), default=0))
     return [f"{fence}text", text.rstrip("\n"), fence]

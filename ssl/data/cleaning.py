@@ -1,4 +1,4 @@
-"""Cleaning of documents: unicode normalisation, minimum length, removal of exact duplicates."""
+"""Cleaning of documents: Unicode normalisation, minimum length, removal of exact duplicates."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Literal, cast
 
 from rlgym.ssl.data.documents import Bad, Item
 
-# Characters that never join the one before them, neither composed nor reordered, in NFC or NFKC: Latin and ASCII,
-# Chinese characters, Korean syllables. Between two of them a text can be cut and its parts normalised by themselves.
+# Characters that never combine or reorder with the one before them in NFC or NFKC: Latin and ASCII, Chinese characters,
+# Korean syllables. Between two of them a text can be cut and its parts normalised separately.
 _SAFE = re.compile("[\x00-\u02ff\u3400-\u9fff\uac00-\ud7a3]")
 
 
 def normalized(items: Iterable[Item], form: str) -> Iterator[Item]:
-    """The same documents in a unicode normal form (NFC, NFKC), equal to that of each document as a whole."""
+    """Normalise documents (NFC, NFKC) piece by piece, with the same result as for whole documents."""
     chosen = cast(Literal["NFC", "NFKC"], form)
     held = ""
     for item in items:
@@ -30,7 +30,7 @@ def normalized(items: Iterable[Item], form: str) -> Iterator[Item]:
 
 
 def _last_safe(text: str) -> int:
-    """Where the last character stands before which a text can be cut; 0 when there is none."""
+    """Index of the last character before which the text can be cut; 0 if there is none."""
     for start in range(max(0, len(text) - 64), -64, -64):
         found = [match.start() for match in _SAFE.finditer(text, max(0, start), start + 64)]
         if found:
@@ -39,7 +39,7 @@ def _last_safe(text: str) -> int:
 
 
 class Filter:
-    """Which documents stay. Counts those that do not."""
+    """Decides which documents to keep, and counts the others."""
 
     def __init__(self, min_length: int, deduplicate: bool) -> None:
         self.min_length, self.deduplicate = max(1, min_length), deduplicate
@@ -51,7 +51,7 @@ class Filter:
             self.too_short += 1
             return False
         if self.deduplicate:
-            key = digest[:16]  # half of a SHA-256 is as good and takes less memory, about 100 bytes a document
+            key = digest[:16]  # half of a SHA-256 suffices and takes less memory, about 100 bytes per document
             if key in self._seen:
                 self.duplicates += 1
                 return False

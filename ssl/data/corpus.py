@@ -3,9 +3,8 @@
     CACHE/corpora/<fingerprint>/   documents.bin, starts.npy, held_out.npy
     CACHE/sources/<key>.json       what was found where: the knobs and files (path, size, time) -> facts, fingerprint
 
-Documents are written as they are read, so memory does not grow with the text, only with the number of documents (about
-150 bytes each). A source that has not changed is not read again; one that has is, and the fingerprint tells whether its
-text differs.
+Documents are written as they are read, so that memory grows only with the number of documents (about 150 bytes each).
+An unchanged source is not read again; a changed one is, and the fingerprint shows whether its text differs.
 """
 
 from __future__ import annotations
@@ -38,37 +37,37 @@ from rlgym.ssl.data.split import cut_at, held_out
 __all__ = ["Corpus", "build_corpus", "cache_folder"]
 
 LAYOUT = 4
-"""Of the files in the cache, and of what a source makes of its files; another number makes all of them anew."""
+"""Version of the cache's format and of the sources; a new number rebuilds everything."""
 
 SETTLED = 2.0
-"""Seconds: a file changed more recently may change again within the same tick of its clock, so it is read anew."""
+"""Seconds: a file modified more recently is re-read, as it may change again within the clock's resolution."""
 
 _NOT_CONTENT = ("packing", "licence", "cache", "path")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents of UTF-8 text, back to back."""
+    """Concatenated documents of UTF-8 text."""
 
     folder: Path
     """Its folder in the cache."""
     text: NDArray[np.uint8]
     """Memory-mapped [bytes]."""
     starts: NDArray[np.int64]
-    """[documents + 1]: where each document begins, and where the last one ends."""
+    """[documents + 1]: the start of each document, and the end of the last one."""
     held_out: NDArray[np.bool_]
-    """[documents]: which are for validation."""
+    """[documents]: whether each is held out for validation."""
     fingerprint: str
-    """SHA-256 over the documents in order and what is held out; independent of the files' names and times."""
+    """SHA-256 of the documents in order and the held-out flags; independent of file names and times."""
     facts: dict[str, Any]
-    """What is known about it, as JSON: documents, bytes, what was dropped, source, licence, ..."""
+    """Facts as JSON: documents, bytes, dropped documents, source, licence, ..."""
 
     def document(self, index: int) -> str:
         return self.text[self.starts[index] : self.starts[index + 1]].tobytes().decode()
 
 
 def build_corpus(config: DataConfig, report: Report) -> Corpus:
-    """The corpus that the knobs name: from the cache when nothing has changed, else read and cleaned."""
+    """Open the corpus of a config: from the cache if nothing has changed, else read and clean it."""
     source = open_source(config)
     cache = cache_folder(config)
     began = time.time()
@@ -84,7 +83,7 @@ def build_corpus(config: DataConfig, report: Report) -> Corpus:
 
 
 def check_separator(corpus: Corpus, config: DataConfig) -> None:
-    """RequestError where `data.separator` stands nowhere in the text."""
+    """RequestError if `data.separator` never occurs in the text."""
     if isinstance(config, TextData) and config.separator and not corpus.facts["separators"]:
         raise RequestError(
             f"data.separator={config.separator}: stands nowhere in {corpus.facts['source']}; without it a file is one "
@@ -94,7 +93,7 @@ def check_separator(corpus: Corpus, config: DataConfig) -> None:
 
 def _key(config: DataConfig, source: Source, before: list[list[Any]]) -> str:
     knobs = {name: value for name, value in asdict(config).items() if name not in _NOT_CONTENT}
-    # A local folder or file is known by its files' absolute paths; a name on the hub has no files.
+    # A local folder or file is identified by absolute paths; a name on the hub has no files.
     content = [LAYOUT, type(config).__name__, knobs, source.name if not before else "", source.revision, before]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
@@ -113,12 +112,12 @@ def _remembered(cache: Path, known: Path) -> Corpus | None:
     try:
         facts = read_json(known)
         return _open(cache, facts)
-    except (OSError, KeyError, TypeError, ValueError):  # not there, or damaged: it is made anew
+    except (OSError, KeyError, TypeError, ValueError):  # missing or damaged: rebuild it
         return None
 
 
 def _remember(known: Path, corpus: Corpus) -> None:
-    with suppress(OSError):  # the corpus stands; the next run reads its source again
+    with suppress(OSError):  # the corpus is complete; the next run reads its source again
         known.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(known, to_json(corpus.facts), f".{known.name}-{os.getpid()}.tmp")
 
@@ -128,7 +127,7 @@ def _folder(cache: Path, fingerprint: str) -> Path:
 
 
 def _open(cache: Path, facts: dict[str, Any]) -> Corpus:
-    """A corpus in the cache; ValueError or OSError when it is not whole."""
+    """Open a cached corpus; ValueError or OSError if it is incomplete."""
     fingerprint = str(facts["fingerprint"])
     folder = _folder(cache, fingerprint)
     text: NDArray[np.uint8] = np.memmap(folder / "documents.bin", np.uint8, "r")
@@ -140,7 +139,7 @@ def _open(cache: Path, facts: dict[str, Any]) -> Corpus:
 
 
 def _described(corpus: Corpus, config: DataConfig, source: Source) -> Corpus:
-    """With the facts that do not depend on the text."""
+    """The corpus with current facts that do not depend on the text."""
     facts = {**corpus.facts, "source": source.name, "revision": source.revision, "licence": config.licence}
     return Corpus(corpus.folder, corpus.text, corpus.starts, corpus.held_out, corpus.fingerprint, facts)
 
@@ -161,7 +160,7 @@ def _read(config: DataConfig, source: Source, cache: Path, report: Report) -> Co
             raise RequestError(f"data: the corpus is empty: {_dropped(writer, source)}")
         text: NDArray[np.uint8] = np.memmap(work / "documents.bin", np.uint8, "r")
         starts, held = _split(text, writer, config.validation_fraction)
-        del text  # a mapped file cannot be renamed everywhere
+        del text  # a mapped file cannot be renamed on every system
         digest = hashlib.sha256(bytes(writer.digests) + starts.astype("<i8").tobytes() + held.tobytes())
         fingerprint = digest.hexdigest()
         save_array(work / "starts.npy", starts)
@@ -187,7 +186,7 @@ def _read(config: DataConfig, source: Source, cache: Path, report: Report) -> Co
         folder = _folder(cache, fingerprint)
         if folder.is_dir():
             with suppress(OSError, KeyError, TypeError, ValueError):
-                return _open(cache, facts)  # the same text was there already
+                return _open(cache, facts)  # the same text exists already
             shutil.rmtree(folder, ignore_errors=True)  # damaged
         move_in(work, folder)
     return _open(cache, facts)
@@ -198,7 +197,7 @@ def _write(items: Iterable[Item], writer: _Writer, stops: bool, source: Source, 
     for item in items:
         if isinstance(item, Bad):
             writer.void(item)
-        elif not (stops and writer.bad):  # what follows is only counted
+        elif not (stops and writer.bad):  # the rest is only counted
             writer.add(*item)
         if source.meter.done != shown:
             shown = source.meter.done
@@ -206,7 +205,7 @@ def _write(items: Iterable[Item], writer: _Writer, stops: bool, source: Source, 
 
 
 class _Writer:
-    """Documents into one file, hashed as they go; one that is to be dropped is taken out again."""
+    """Writes documents to one file, hashing them; a dropped document is truncated away."""
 
     def __init__(self, file: IO[bytes], filter: Filter) -> None:
         self.file, self.filter = file, filter
@@ -214,7 +213,7 @@ class _Writer:
         self.digests = bytearray()
         self.bad = 0
         self.first_bad = ""
-        self._end = 0  # of the documents that stay
+        self._end = 0  # of the kept documents
         self._begin()
 
     def _begin(self) -> None:
@@ -247,7 +246,7 @@ class _Writer:
         self._begin()
 
     def read(self) -> int:
-        """Documents that came to an end, those that were dropped among them."""
+        """Number of complete documents, including dropped ones."""
         return len(self.sizes) + self.filter.too_short + self.filter.duplicates + self.bad
 
     def _take_out(self) -> None:
@@ -257,7 +256,7 @@ class _Writer:
 
 
 def _split(text: NDArray[np.uint8], writer: _Writer, fraction: float) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(starts [documents + 1], held_out [documents]); a single document becomes two."""
+    """(starts [documents + 1], held_out [documents]); a single document is split in two."""
     sizes = np.array(writer.sizes, np.int64)
     if len(sizes) > 1:
         digests = np.frombuffer(bytes(writer.digests), np.uint8).reshape(-1, 32)
@@ -269,7 +268,7 @@ def _split(text: NDArray[np.uint8], writer: _Writer, fraction: float) -> tuple[N
 
 
 def _dropped(writer: _Writer, source: Source) -> str:
-    """Why nothing is left."""
+    """The reason why no document is left."""
     parts = []
     short, least = writer.filter.too_short, writer.filter.min_length
     if short:

@@ -1,4 +1,4 @@
-"""Rows of tables of separated values."""
+"""Reads rows of CSV and similar tables."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rlgym.ssl.data.paths import find_files
 from rlgym.ssl.data.reading import lines, unescaped
 
 LONGEST_FIELD = 1 << 24
-"""Characters; a longer one is rather a quote that nothing closes."""
+"""Longest row in characters; a longer one is probably an unclosed quote."""
 
 
 DELIMITERS = ",;\t|"
-"""The usual ones."""
+"""Common delimiters."""
 
 
 def open_csv(config: CsvData, wanted: Sequence[str]) -> Table:
@@ -60,7 +60,7 @@ def _rows(path: Path, config: CsvData, wanted: Sequence[str], meter: Meter) -> I
 
 
 def first_row(path: Path, config: CsvData) -> list[str]:
-    """The first row of a file, be it a header or not; empty where there is none that can be read."""
+    """The first row of a file, header or not; empty if unreadable."""
     with _field_limit(), suppress(Unreadable):
         for _, row, _ in _records(path, delimiter_of(path, config), config.quoting, Meter()):
             return row
@@ -68,7 +68,7 @@ def first_row(path: Path, config: CsvData) -> list[str]:
 
 
 def _records(path: Path, delimiter: str, quoting: bool, meter: Meter) -> Iterator[tuple[str, list[str], str]]:
-    """(where, values, why it is no row or empty) of every row that is not an empty line."""
+    """(position, values, error or empty) of every row that is not blank."""
     feed = _Feed(lines(path, meter))
     way: Literal[0, 3] = csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
     reader = csv.reader(feed, delimiter=delimiter, quoting=way, strict=True)
@@ -81,8 +81,8 @@ def _records(path: Path, delimiter: str, quoting: bool, meter: Meter) -> Iterato
             return
         except csv.Error as error:
             feed.go_back()
-            why = str(error).replace("\t", r"\t")  # the delimiter, as people see it
-            if why.startswith("new-line character"):  # and this is about opening files in Python
+            why = str(error).replace("\t", r"\t")  # the delimiter in readable form
+            if why.startswith("new-line character"):  # csv's hint is about opening files in Python
                 why = r"a carriage return outside of quotes; where lines end in these alone, tr '\r' '\n' makes others"
             elif quoting:
                 why += "; data.quoting=false takes quotes as they are"
@@ -95,12 +95,12 @@ def _records(path: Path, delimiter: str, quoting: bool, meter: Meter) -> Iterato
 
 
 class _Feed:
-    """Lines for the csv module, which takes one or more for a row."""
+    """Feeds lines to the csv module, which consumes one or more per row."""
 
     def __init__(self, lines: Iterator[tuple[str, str]]) -> None:
         self.lines = lines
         self.taken: list[tuple[str, str]] = []
-        """Those of the row at hand."""
+        """Lines of the current row."""
         self.again: deque[tuple[str, str]] = deque()
 
     def __iter__(self) -> _Feed:
@@ -112,13 +112,13 @@ class _Feed:
         return line[0] + "\n"
 
     def go_back(self) -> None:
-        """To the second line of a row that is none: a quote that nothing closes takes the rows below it for text."""
+        """Go back to the second line of a malformed row: an unclosed quote swallows the rows below it."""
         self.again.extendleft(reversed(self.taken[1:]))
         del self.taken[1:]
 
 
 def _header(row: list[str], wanted: Sequence[str], where: str, delimiter: str) -> list[str]:
-    """The columns' names. Several without one are called as pandas calls them."""
+    """Column names; unnamed ones are named as in pandas."""
     columns = [name or f"Unnamed: {i}" for i, name in enumerate(row)] if row.count("") > 1 else row
     likely = [other for other in DELIMITERS if other != delimiter and other in columns[0]]
     if len(columns) == 1 and likely and columns[0] not in wanted:
@@ -138,7 +138,7 @@ def delimiter_of(path: Path, config: CsvData) -> str:
 
 @contextmanager
 def _field_limit() -> Iterator[None]:
-    """The module's limit is the whole process's: raised while a file is read."""
+    """Raise the csv module's field size limit, which is global, while a file is read."""
     before = csv.field_size_limit(LONGEST_FIELD)
     try:
         yield

@@ -1,4 +1,4 @@
-"""A stream of documents in pieces, with an error in the place of what could not be read."""
+"""Streams of documents in pieces, with errors in place of unreadable ones."""
 
 from __future__ import annotations
 
@@ -13,55 +13,55 @@ from rlgym.errors import RequestError
 
 @dataclass(frozen=True)
 class Bad:
-    """Something that is no text or no row: where it stands and what is wrong with it."""
+    """A malformed text or row: position and error."""
 
     where: str
     why: str
 
 
 Item = tuple[str, bool] | Bad
-"""(text, ends): the next piece of the current document, and whether it is its last. Bad: the current document, if one
-has begun, is void."""
+"""(text, ends): the next piece of the current document, and whether it is the last. Bad: the current document, if any,
+is discarded."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: where it stands, and its values by column."""
+    """A row of a table: position, and values by column."""
 
     where: str
     values: dict[str, object]
 
 
 class Unreadable(Exception):
-    """The rest of a file cannot be read; says why."""
+    """Raised when the rest of a file cannot be read."""
 
 
 @dataclass
 class Meter:
-    """How much a source has read so far."""
+    """Reading progress of a source."""
 
     done: int = 0
 
 
 @dataclass
 class Table:
-    """Rows, read when they are asked for; `wanted` columns are there in all of them, or the first without is Bad."""
+    """A lazily read table; every row has the `wanted` columns, or the first without them is Bad."""
 
     rows: Iterator[Row | Bad]
     meter: Meter
     size: int
-    """What the meter will say at the end; 0: unknown."""
+    """The meter's final value; 0: unknown."""
     unit: str
-    """What a Bad is: line, row."""
+    """Unit of a Bad: line, row."""
     files: list[Path] = field(default_factory=list)
     name: str = ""
-    """Where the rows come from, for the data card."""
+    """Source of the rows, for the data card."""
     revision: str = ""
     recognisable: bool = True
-    """Whether knobs, files and revision tell all; without it the source is read anew each time."""
+    """Whether settings, files and revision identify the content; otherwise it is read again each time."""
 
     def documents(self, column: str) -> Source:
-        """The texts of one column, each a document."""
+        """The documents in one column of a table."""
         items = (row if isinstance(row, Bad) else text_of(row.values[column], row.where) for row in self.rows)
         about = (self.meter, self.size, self.unit, self.files, self.name, self.revision, self.recognisable)
         return Source(items, *about)
@@ -69,27 +69,27 @@ class Table:
 
 @dataclass
 class Source:
-    """Documents, read when they are asked for, and what tells whether they are still the same ones."""
+    """A lazily read source of documents, and what identifies its content."""
 
     items: Iterator[Item]
     meter: Meter
     size: int
-    """What the meter will say at the end; 0: unknown."""
+    """The meter's final value; 0: unknown."""
     unit: str
-    """What a Bad is: file, line, row."""
+    """Unit of a Bad: file, line, row."""
     files: list[Path] = field(default_factory=list)
-    """The files it reads: the same ones, unchanged, give the same documents."""
+    """The files it reads; unchanged files give the same documents."""
     name: str = ""
-    """Where the text comes from, for the data card."""
+    """Source of the text, for the data card."""
     revision: str = ""
     recognisable: bool = True
-    """Whether knobs, files and revision tell all; without it the source is read anew each time."""
+    """Whether settings, files and revision identify the content; otherwise it is read again each time."""
     tolerant: bool = False
-    """What is bad is counted and never stops, whatever `data.bad` says."""
+    """Whether bad documents are only counted, regardless of `data.bad`."""
 
 
 def text_of(value: object, where: str) -> Item:
-    """A row's text as a whole document."""
+    """A row's text as one complete document."""
     if not isinstance(value, str):
         return Bad(where, f"{_KINDS.get(type(value), type(value).__name__)} where text should be")
     why = no_text(value)
@@ -97,8 +97,8 @@ def text_of(value: object, where: str) -> Item:
 
 
 def no_text(value: str) -> str:
-    """Why a string is no text, empty where it is: JSON's escapes can say half of a surrogate pair, which no file in
-    UTF-8 and no tokenizer takes."""
+    """The reason why a string is invalid text, or empty: JSON escapes can encode lone surrogates, which neither UTF-8
+    nor tokenizers accept."""
     if not value.isascii():
         try:
             value.encode()
@@ -108,7 +108,7 @@ def no_text(value: str) -> str:
 
 
 def cannot_be_used(bad: int, unit: str, first: str) -> RequestError:
-    """Of `data.bad=stop`: how much is bad, the first of it, and what would do."""
+    """The error of `data.bad=stop`: number of bad documents, the first one, and what would do."""
     return RequestError(
         f"data: {counted(bad, unit)} cannot be used, the first is {first}; data.bad=skip leaves such out and counts "
         "them"
@@ -116,7 +116,7 @@ def cannot_be_used(bad: int, unit: str, first: str) -> RequestError:
 
 
 def left_out(bad: int, first: str, unit: str = "row") -> str:
-    """What `data.bad=skip` left out, to be said behind something else; empty where that is nothing."""
+    """Suffix about documents skipped by `data.bad=skip`; empty if none."""
     return f"; left out: {counted(bad, unit)}, the first {first}" if bad else ""
 
 
@@ -135,7 +135,7 @@ _KINDS: dict[type, str] = {
 
 
 def check_columns(wanted: Iterable[str], columns: Iterable[str], place: str, remedy: str = "") -> None:
-    """RequestError unless a table has all the `wanted` columns, and no two of one name."""
+    """RequestError unless a table has all `wanted` columns, without duplicate names."""
     known = list(columns)
     twice = next((name for name in known if known.count(name) > 1), None)
     if twice is not None:
@@ -155,12 +155,12 @@ def unknown_column(
 
 
 def files_size(files: Iterable[Path]) -> int:
-    """Bytes on the disk."""
+    """Size on disk in bytes."""
     return sum(path.stat().st_size for path in files)
 
 
 def stamps(files: Iterable[Path]) -> list[list[Any]]:
-    """(path, bytes, time of the last change in ns) of each file."""
+    """(path, bytes, modification time in ns) of each file."""
     found = []
     for path in files:
         status = path.stat()

@@ -1,4 +1,4 @@
-"""A tokenizer that exists: a folder, a run's folder, or a name on the hub."""
+"""Opens an existing tokenizer: a folder, a run's folder, or a name on the hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def existing(config: ExistingTokenizer, causal: bool) -> Tokenizer:
-    """A folder with a tokenizer.json, a run's, or one from the hub; refused without the special tokens it needs."""
+    """Open a folder with a tokenizer.json, a run's, or one from the hub; RequestError if needed special tokens are
+    missing."""
     if not config.path:
         raise RequestError(
             "tokenizer.path is empty: name a folder with a tokenizer.json, a run folder or a tokenizer on the hub"
@@ -34,7 +35,7 @@ def existing(config: ExistingTokenizer, causal: bool) -> Tokenizer:
 
 
 def _needed(config: ExistingTokenizer, found: Found, causal: bool) -> dict[str, str]:
-    """The roles as the objective uses them: bos_token and eos_token are what a document begins and ends with."""
+    """The roles for the objective: documents begin with bos_token and end with eos_token."""
     place, roles = f"tokenizer.path={config.path}", dict(found.roles)
     if causal:
         if "eos_token" not in roles:
@@ -51,15 +52,15 @@ def _needed(config: ExistingTokenizer, found: Found, causal: bool) -> dict[str, 
                 raise RequestError(f"{place}: has no {role.removesuffix('_token')} token, which objective=masked needs")
         roles["bos_token"], roles["eos_token"] = roles["cls_token"], roles["sep_token"]
     if roles.get("pad_token") in (None, roles["eos_token"]):
-        # Padding that is the end of a text would take that end out of every loss.
+        # If padding were the end of text, the loss would ignore the end of text.
         roles["pad_token"] = CAUSAL["pad_token"]
         found.backend.add_special_tokens([CAUSAL["pad_token"]])
     return roles
 
 
 def _first_token(place: str, found: Found) -> str:
-    """What a decoder's documents begin with: the token that its tokenizer puts before a text, or its bos_token where
-    its chats begin with that; of one that puts nothing there the end of text, behind which documents stand."""
+    """The first token of a decoder's documents: the one its tokenizer prepends, or bos_token if its chats begin with
+    it, else the end of text of the previous document."""
     backend, roles = found.backend, found.roles
     backend.no_truncation()
     backend.no_padding()
@@ -82,7 +83,7 @@ def _from_hub(config: ExistingTokenizer) -> Found:
     try:
         found = AutoTokenizer.from_pretrained(config.path, revision=config.revision or None, trust_remote_code=False)
         backend = found.backend_tokenizer
-    except Exception as error:  # whatever the hub, the network and many kinds of file raise
+    except Exception as error:  # the hub, the network and file formats raise many kinds of errors
         reason = " ".join(str(error).split())[:200]
         raise RequestError(
             f"tokenizer.path={config.path}: no such folder, and the hub does not give it ({reason})"

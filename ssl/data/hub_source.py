@@ -1,4 +1,4 @@
-"""Rows of a data set that the `datasets` library loads: by its name on the hub, or from a local folder."""
+"""Reads rows of a data set by the `datasets` library: by name on the hub, or from a local folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rlgym.ssl.data.documents import Bad, Meter, Row, Table, check_columns
 from rlgym.ssl.data.paths import files_below
 
 ROWS = 1_000
-"""Rows read at once."""
+"""Rows per batch."""
 
 
 def open_hub(config: HubData, wanted: Sequence[str]) -> Table:
@@ -33,14 +33,14 @@ def open_hub(config: HubData, wanted: Sequence[str]) -> Table:
 
 
 def _commit(config: HubData) -> str:
-    """The commit that the revision stands for now; empty when the hub cannot be asked."""
+    """The revision's current commit; empty if the hub is unreachable."""
     if re.fullmatch(r"[0-9a-f]{40}", config.revision):
         return config.revision
     from huggingface_hub import HfApi
 
     try:
         return HfApi().dataset_info(config.path, revision=config.revision or None, timeout=10).sha or ""
-    except Exception:  # no network, or no such data set: loading it will tell, or take what was downloaded before
+    except Exception:  # no network, or no such data set: loading will report it, or use earlier downloads
         return ""
 
 
@@ -52,7 +52,7 @@ def _numbered(config: HubData, path: str, revision: str, wanted: Sequence[str], 
             row = next(rows, None)
         except RequestError:
             raise
-        except Exception as error:  # a network, a decoder, a file of the data set: theirs, and of any kind
+        except Exception as error:  # network, decoder or file errors of any kind
             raise _one_line(config, error) from error
         if row is None:
             return
@@ -68,7 +68,7 @@ def _numbered(config: HubData, path: str, revision: str, wanted: Sequence[str], 
 def _rows(config: HubData, path: str, revision: str, wanted: Sequence[str]) -> Iterator[dict[str, Any]]:
     import datasets
 
-    # A local folder is streamed, else the library would keep a copy of it; only slices of a split need that copy.
+    # A local folder is streamed, as the library would copy it otherwise; only slices of a split need the copy.
     streaming = config.streaming or (Path(path).is_dir() and "[" not in config.split)
     data = datasets.load_dataset(
         path, config.config or None, split=config.split, revision=revision or None, streaming=streaming
@@ -88,6 +88,6 @@ def _one_line(config: HubData, error: Exception) -> RequestError:
     chosen = f"data.path={config.path}" + (f" data.config={config.config}" if config.config else "")
     chosen += f" data.split={config.split}" + (f" data.revision={config.revision}" if config.revision else "")
     remedy = ""
-    if Path(config.path).is_dir():  # the library gives up at the first row that it cannot read
+    if Path(config.path).is_dir():  # the library stops at the first unreadable row
         remedy = "; data=jsonl, csv or parquet with data.path=FILE reads such a file itself and names what is bad in it"
     return RequestError(f"{chosen}: cannot be loaded ({type(error).__name__}: {said}){remedy}")

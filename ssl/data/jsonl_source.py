@@ -1,4 +1,4 @@
-"""Rows of files with one JSON object a line."""
+"""Reads rows of JSON lines files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def open_jsonl(config: JsonlData, wanted: Sequence[str]) -> Table:
 
 
 def _files(files: list[Path], config: JsonlData, wanted: Sequence[str], meter: Meter) -> Iterator[Row | Bad]:
-    found = config.bad == "skip"  # whether a row without a column is one bad row, rather than the wrong column
+    found = config.bad == "skip"  # whether a row without the column is a bad row, rather than the column being wrong
     for path in files:
         begun = False
         try:
@@ -65,11 +65,11 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=_object)
-"""Made once: it takes as long as a line."""
+"""Built once, as it takes as long as a line."""
 
 
 def _check_no_array(path: Path, first: str) -> None:
-    """RequestError where a file's first line begins an array of objects."""
+    """RequestError if a file starts with an array of objects."""
     first = first.strip()
     if first == "[" or first.startswith("[") and first[1:].lstrip().startswith("{"):
         raise RequestError(f"{path}: a JSON array, not an object a line; jq -c '.[]' makes lines of it for data=jsonl")

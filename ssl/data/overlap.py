@@ -1,8 +1,6 @@
-"""How much of the validation text stands in the training text as well, counted in runs of 13 words.
-
-The measure of Brown et al. 2020 (arXiv:2005.14165, appendix C): exact duplicates are one thing, a licence header or a
-copied function in half of the files another. Words are what ASCII whitespace separates, ASCII letters in lower case;
-runs do not cross documents. Runs are compared by 64-bit hashes.
+"""Measures the overlap of validation text with training text in 13-grams of words (Brown et al. 2020, arXiv:2005.14165,
+appendix C), which also finds shared licence headers and copied functions. Words are separated by ASCII whitespace, with
+ASCII letters lower-cased; n-grams do not cross documents, and are compared by 64-bit hashes.
 """
 
 from __future__ import annotations
@@ -17,13 +15,13 @@ from rlgym.ssl.data.corpus import Corpus
 
 WORDS = 13
 LIMIT = 2_000_000
-"""Validation runs that are compared at most; of more, those whose hashes end in zeros are: a sample of runs."""
+"""Maximum number of validation n-grams; beyond it, those whose hashes end in zeros are sampled."""
 
 CHUNK = 1 << 18
-"""Bytes worked on at once: the arrays stay in the cache of a core."""
+"""Bytes processed at once, so that arrays stay in a core's cache."""
 
 GAP = 1 << 13
-"""Bytes of unwanted text that are cheaper to go through than to begin anew behind them."""
+"""Gaps of at most this many bytes are processed instead of skipped."""
 
 _BASE = 0x9E3779B97F4A7C15  # odd, hence invertible modulo 2**64
 _RUN_BASE = 0xD6E8FEB86659FD93
@@ -32,15 +30,15 @@ UInts = NDArray[np.uint64]
 
 
 def overlap(corpus: Corpus) -> dict[str, Any]:
-    """{"ngrams": runs of 13 words in the validation documents, "shared": those that training documents hold too,
-    "share": shared / ngrams, "documents": validation documents with any, "sampled": share of all runs looked at}."""
+    """{"ngrams": 13-grams of the validation documents, "shared": those also in training documents, "share": shared /
+    ngrams, "documents": validation documents with shared ones, "sampled": share of n-grams compared}."""
     return between(corpus, ~corpus.held_out, corpus, corpus.held_out)
 
 
 def between(
     training: Corpus, trained: NDArray[np.bool_], evaluated: Corpus, chosen: NDArray[np.bool_]
 ) -> dict[str, Any]:
-    """The same of the `chosen` [documents] of one corpus, against the `trained` ones of another."""
+    """The same for the `chosen` [documents] of one corpus, against the `trained` ones of another."""
     runs, places, bits = _validation_runs(evaluated, chosen)
     wanted, which = np.unique(runs, return_inverse=True)
     found = np.zeros(len(wanted), bool)
@@ -59,10 +57,8 @@ def between(
 
 
 def _lookup(wanted: UInts) -> Callable[[UInts], NDArray[np.int64]]:
-    """For hashes: the places in `wanted`, which is sorted, of those that it holds.
-
-    A binary search for every run would take longer than all the rest: most are told by one look into a small table,
-    the others by a look at the few wanted ones that begin with the same bits.
+    """Positions of hashes in the sorted `wanted`, for those it contains. Faster than a binary search per n-gram: most
+    are rejected by a small table, the others compared with the few entries that share leading bits.
     """
     bits = min(22, len(wanted).bit_length() + 2)
     rest = np.uint64(64 - bits)
@@ -70,7 +66,7 @@ def _lookup(wanted: UInts) -> Callable[[UInts], NDArray[np.int64]]:
     any_begins = np.zeros(1 << bits, bool)
     any_begins[begins] = True
     first = np.searchsorted(begins, np.arange(1 << bits, dtype=np.uint64))
-    padded = np.append(wanted, np.uint64(2**64 - 1))  # no hash is looked for behind it
+    padded = np.append(wanted, np.uint64(2**64 - 1))  # sentinel: no hash is searched beyond it
 
     def places(hashes: UInts) -> NDArray[np.int64]:
         hashes = hashes[any_begins[hashes >> rest]]
@@ -87,7 +83,7 @@ def _lookup(wanted: UInts) -> Callable[[UInts], NDArray[np.int64]]:
 
 
 def _validation_runs(corpus: Corpus, chosen: NDArray[np.bool_]) -> tuple[UInts, NDArray[np.int64], int]:
-    """(hashes, documents, bits): all runs, or those whose hashes end in `bits` zeros."""
+    """(hashes, documents, bits): all n-grams, or those whose hashes end in `bits` zeros."""
     parts: list[tuple[UInts, NDArray[np.int64]]] = []
     bits = count = 0
     for part in _runs(corpus, chosen, 0):
@@ -110,7 +106,7 @@ def _sampled(hashes: UInts, documents: NDArray[np.int64], bits: int) -> tuple[UI
 
 
 def _mixed(hashes: UInts) -> UInts:
-    """Bits of a polynomial's hash stirred, so that any of them can be taken for random."""
+    """Mix the bits of a polynomial hash, so that any of them can be used as random."""
     mixed = (hashes ^ (hashes >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
     return mixed ^ (mixed >> np.uint64(32))
 
@@ -119,7 +115,7 @@ def _mixed(hashes: UInts) -> UInts:
 
 
 def _runs(corpus: Corpus, wanted: NDArray[np.bool_], bits: int) -> Iterator[tuple[UInts, NDArray[np.int64]]]:
-    """(hashes, documents) of the runs in the wanted documents, part by part; sampled by `bits`."""
+    """(hashes, documents) of the n-grams of the wanted documents, part by part; sampled by `bits`."""
     held_words = np.zeros(0, np.uint64)
     held_documents = np.zeros(0, np.int64)
     powers = _powers(_RUN_BASE, WORDS)
@@ -139,16 +135,16 @@ def _runs(corpus: Corpus, wanted: NDArray[np.bool_], bits: int) -> Iterator[tupl
 
 
 def _chunks(corpus: Corpus, wanted: NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """(begin, end) of ranges of bytes, in order, that hold the wanted documents and cut no word in two."""
+    """(begin, end) of byte ranges, in order, that cover the wanted documents and split no word."""
     edges = corpus.starts[np.flatnonzero(np.diff(wanted, prepend=False, append=False))]
-    far = np.flatnonzero(edges[2::2] - edges[1:-1:2] > GAP)  # gaps that are jumped over
+    far = np.flatnonzero(edges[2::2] - edges[1:-1:2] > GAP)  # gaps to skip
     begins, stops = edges[np.append(0, 2 * far + 2)].tolist(), edges[np.append(2 * far + 1, -1)].tolist()
     for begin, stop in zip(begins, stops, strict=True):
         while begin < stop:
             end = min(begin + CHUNK, stop)
             if end < stop:
                 spaces = np.flatnonzero(_space(corpus.text[begin:end]))
-                end = begin + int(spaces[-1]) + 1 if len(spaces) else end  # text without spaces is cut anywhere
+                end = begin + int(spaces[-1]) + 1 if len(spaces) else end  # text without spaces may be cut anywhere
             yield begin, end
             begin = end
 
@@ -158,7 +154,7 @@ def _words(corpus: Corpus, begin: int, end: int) -> tuple[UInts, NDArray[np.int6
     text = corpus.text[begin:end]
     inside = ~_space(text)
     first, last = (int(np.searchsorted(corpus.starts, at, "right")) for at in (begin, end - 1))
-    borders = corpus.starts[first:last] - begin  # where documents begin, within the range
+    borders = corpus.starts[first:last] - begin  # starts of documents in the range
     before = np.empty_like(inside)  # whether the byte before belongs to the same word
     before[0] = False
     before[1:] = inside[:-1]
@@ -170,7 +166,7 @@ def _words(corpus: Corpus, begin: int, end: int) -> tuple[UInts, NDArray[np.int6
     after[borders[borders > 0] - 1] = False
     ends = np.flatnonzero(inside & ~after) + 1
     letters = np.frombuffer(text.tobytes().lower(), np.uint8)
-    # sum(byte * BASE**place) of a word, from sums since the begin of the range, moved to the place of its first byte.
+    # sum(byte * BASE**place) of a word, from cumulative sums, shifted to the position of its first byte.
     sums = np.zeros(len(text) + 1, np.uint64)
     np.cumsum(letters.astype(np.uint64) * _PLACES[: len(text)], out=sums[1:])
     words = _mixed((sums[ends] - sums[starts]) * _INVERSES[starts])
@@ -179,7 +175,7 @@ def _words(corpus: Corpus, begin: int, end: int) -> tuple[UInts, NDArray[np.int6
 
 
 def _space(text: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Where ASCII whitespace stands: blank, tab, the four kinds of line end."""
+    """Mask of ASCII whitespace: space, tab, the four kinds of line ends."""
     space: NDArray[np.bool_] = (text == ord(" ")) | ((text >= ord("\t")) & (text <= ord("\r")))
     return space
 

@@ -1,4 +1,4 @@
-"""Rows of Parquet files."""
+"""Reads rows of Parquet files."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rlgym.ssl.data.documents import Bad, Meter, Row, Table, check_columns, file
 from rlgym.ssl.data.paths import find_files
 
 ROWS = 1_024
-"""Rows read at once."""
+"""Rows per batch."""
 
 
 def open_parquet(config: ParquetData, wanted: Sequence[str], texts: bool = False) -> Table:
-    """`texts`: the wanted columns must be of text."""
+    """`texts`: the wanted columns must be strings."""
     files = find_files(config.path, (".parquet",))
     meter = Meter()
     return Table(_files(files, wanted, texts, meter), meter, files_size(files), "row", files, ", ".join(config.path))
@@ -30,7 +30,7 @@ def _files(files: list[Path], wanted: Sequence[str], texts: bool, meter: Meter) 
     for path in files:
         before, size, number = meter.done, path.stat().st_size, 0
         try:
-            # Read in small parts instead of whole row groups, which may be as large as the file.
+            # Read in small batches, as row groups may be as large as the file.
             with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
                 check_columns(wanted, file.schema_arrow.names, str(path))
                 if texts:
@@ -43,7 +43,7 @@ def _files(files: list[Path], wanted: Sequence[str], texts: bool, meter: Meter) 
                                 number += 1
                                 yield _row(batch.schema.names, values, f"{path}:{number}")
                             meter.done = before + size * number // sum(groups)
-                    except (pyarrow.ArrowException, OSError) as error:  # what else is in the group is lost
+                    except (pyarrow.ArrowException, OSError) as error:  # the rest of the row group is lost
                         why = " ".join(str(error).split())
                         yield from (Bad(f"{path}:{lost}", why) for lost in range(number + 1, end + 1))
                         number = end

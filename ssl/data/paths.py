@@ -1,4 +1,4 @@
-"""The files that `data.path` names: files, folders and globs."""
+"""Resolves `data.path` to files: files, folders and globs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ PACKED = (".gz", ".zst")
 
 
 def find_files(names: list[str], suffixes: tuple[str, ...] = ()) -> list[Path]:
-    """Absolute paths, each once, in the order of `names`; within a folder or glob sorted.
-
-    Of a folder all files below count that end in one of `suffixes` (none given: all), packed or not. Hidden files and
-    folders are left out, unless they are named.
+    """Absolute paths, each once, in the order of `names`; sorted within a folder or glob. A folder stands for all files
+    below it that end in one of `suffixes` (none given: all), compressed or not. Hidden files and folders are skipped
+    unless named.
     """
     if not names:
         raise RequestError("data.path is empty: name files, folders or globs, as in data.path=corpus.txt")
@@ -24,7 +23,7 @@ def find_files(names: list[str], suffixes: tuple[str, ...] = ()) -> list[Path]:
     for name in names:
         found.update(dict.fromkeys(_named(name, suffixes)))
     for path in found:
-        if why := no_text(str(path)):  # what a run writes down of its data is text
+        if why := no_text(str(path)):  # paths are recorded as text
             raise RequestError(f"data.path={name}: the name of {str(path)!r} {why}; rename the file")
     return list(found)
 
@@ -53,7 +52,7 @@ def _named(name: str, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files below a folder that are not hidden, sorted by their path."""
+    """All non-hidden files below a folder, sorted by path."""
     found: list[Path] = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]

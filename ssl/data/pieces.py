@@ -1,4 +1,5 @@
-"""A long document in pieces that are tokenised by themselves, cut where the tokens come out as if it were whole."""
+"""Cuts a long document into pieces that are tokenised separately, at places where the tokens are the same as for the
+whole."""
 
 from __future__ import annotations
 
@@ -8,15 +9,13 @@ from contextlib import contextmanager
 import numpy as np
 
 Read = Callable[[int, int], bytes]
-"""(from, to): a text's bytes between the two."""
+"""(from, to) -> a text's bytes in between."""
 
 
 @contextmanager
 def reading(text: np.ndarray) -> Iterator[Read]:
-    """Reads of `text`, uint8 `[bytes]`.
-
-    A memory-mapped one is read as a file: the pages of a map count as this process's memory until the system wants them
-    back, and a gigabyte read from end to end would look like one held.
+    """A reader of `text`, uint8 `[bytes]`. A memory-mapped one is read as a file, since pages of a map count as this
+    process's memory until they are reclaimed.
     """
     if not isinstance(text, np.memmap) or text.filename is None:
         yield lambda low, high: text[low:high].tobytes()
@@ -32,8 +31,7 @@ def reading(text: np.ndarray) -> Iterator[Read]:
 
 
 def pieces(read: Read, begin: int, end: int, size: int) -> Iterator[str]:
-    """The text between two bytes, each the first of a character (or the end), in pieces of at most `size` bytes.
-
+    """The text between two positions, each at the start of a character (or the end), in pieces of at most `size` bytes.
     An empty text is one empty piece.
     """
     at = begin
@@ -53,21 +51,19 @@ def pieces(read: Read, begin: int, end: int, size: int) -> Iterator[str]:
 
 
 def whole_characters(content: bytes) -> int:
-    """How many of the bytes remain when a character cut off at their end is left out."""
+    """Number of bytes without an incomplete character at the end."""
     for back in range(1, min(4, len(content)) + 1):
         byte = content[-back]
-        if byte & 0xC0 != 0x80:  # a character's first byte
+        if byte & 0xC0 != 0x80:  # the first byte of a character
             length = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
             return len(content) if length == back else len(content) - back
     return len(content)
 
 
 def cut(text: str) -> int:
-    """Where to cut a text that goes on: as late as may be, in its second half.
-
-    After a line end with something on both its sides: there the patterns of GPT-2, Llama 3, Qwen and BERT all cut, and
-    so does a tokenizer of bytes or characters. Else before a lone space, for the same reason. A text with neither is
-    cut where it ends, which may cost one merge.
+    """Where to cut a text that continues: as late as possible, in its second half. After a line end between non-blank
+    characters, where the patterns of GPT-2, Llama 3, Qwen and BERT all split, as do byte and character tokenizers. Else
+    before a single space, for the same reason. A text with neither is cut at its end, which may cost one merge.
     """
     half = len(text) // 2
     for mark, after in (("\n", 1), (" ", 0)):

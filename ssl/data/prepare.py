@@ -1,4 +1,4 @@
-"""From the knobs of data and tokenizer to tokens on the disk, and what is to be said about them."""
+"""From the configs of data and tokenizer to tokens on disk, with the data card."""
 
 from __future__ import annotations
 
@@ -23,22 +23,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that learning from a corpus needs."""
+    """The data for learning from a corpus."""
 
     corpus: Corpus
     tokenizer: Tokenizer
     train: Tokens
     validation: Tokens
     facts: dict[str, Any]
-    """For the run's manifest, as JSON: the fingerprints say whether data and tokenizer are the same ones."""
+    """Facts for the run's manifest, as JSON; the fingerprints identify data and tokenizer."""
     card: str
     """The data card, Markdown."""
 
 
 def prepare(config: PretrainConfig, causal: bool, report: Report, run: Path | None = None) -> Prepared:
-    """Corpus, tokenizer and tokens, each taken from the cache when it was prepared before.
-
-    `run`: the folder of one that goes on, whose own tokenizer is used instead of what the config says.
+    """Prepare corpus, tokenizer and tokens, each cached. `run`: the folder of a resumed run, whose tokenizer is used
+    instead of the config's.
     """
     corpus = build_corpus(config.data, report)
     if run is None:
@@ -64,12 +63,12 @@ def prepare(config: PretrainConfig, causal: bool, report: Report, run: Path | No
 
 
 def _overlap(corpus: Corpus, report: Report) -> dict[str, Any]:
-    """Counted once a corpus, as it reads all of it."""
+    """Computed once per corpus, as it reads all of it."""
     known = corpus.folder / "overlap.json"
     with suppress(OSError, ValueError):
         return read_json(known)
     report("comparing validation with training text", 0, 0)
     found = overlap(corpus)
-    with suppress(OSError):  # the next run counts again
+    with suppress(OSError):  # the next run computes it again
         write_atomic(known, to_json(found), f".{known.name}-{os.getpid()}.tmp")
     return found

@@ -10,19 +10,19 @@ from contextlib import contextmanager
 from typing import Any
 
 Report = Callable[[str, int, int], None]
-"""(what, done, total): what is being done, and how much of it; a total of 0 is unknown."""
+"""(what, done, total): the current task and its progress; a total of 0 is unknown."""
 
 DRAW_EVERY = 0.1  # seconds, on a terminal
 LINE_EVERY = 5.0  # seconds, elsewhere
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """A Report that nobody sees."""
+    """A Report that shows nothing."""
 
 
 @contextmanager
 def bar() -> Iterator[Report]:
-    """A Report on stderr: a bar on a terminal, a line now and then elsewhere. What is over at once shows nothing."""
+    """A Report on stderr: a bar on a terminal, plain lines elsewhere. Short tasks show nothing."""
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         with _drawn() as report:
             yield report

@@ -1,4 +1,4 @@
-"""Text from files, packed or not, a piece at a time: what is no UTF-8 text is found and never guessed at."""
+"""Reads text files piece by piece, compressed or not; invalid UTF-8 is reported, never guessed."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from typing import IO, Any
 from rlgym.ssl.data.documents import Bad, Item, Meter, Unreadable
 
 PIECE = 1 << 20
-"""Bytes read at once."""
+"""Bytes per read."""
 
 LONGEST_LINE = 1 << 28
-"""Bytes; a longer line is left out, rather than taken into memory."""
+"""Longest line in bytes; longer ones are skipped to bound memory."""
 
 ESCAPES = {r"\n": "\n", r"\r": "\r", r"\t": "\t"}
-"""What a command line has no other plain way to say."""
+"""Escapes for characters that are hard to type on a command line."""
 
 MARK = "\ufeff"
-"""A byte-order mark, which some programs write at a file's beginning."""
+"""A byte order mark at a file's beginning."""
 
 
 def documents(path: Path, meter: Meter, separator: str = "") -> Iterator[Item]:
-    """The documents of a UTF-8 file in pieces: the parts between the separators, or all of it without one.
-
-    A document that is no text is Bad, and the others stay; so is what cannot be read or unpacked any more.
+    """The documents of a UTF-8 file in pieces: the parts between separators, or the whole file. An invalid document is
+    Bad without affecting the others; so is the rest of an unreadable file.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    at, why = 0, ""  # byte of the file; what is wrong with the document
+    at, why = 0, ""  # position in the file; error of the document
     try:
         for data, ends in cut(chunks(path, meter), separator.encode()):
             if not why:
@@ -52,7 +51,7 @@ def documents(path: Path, meter: Meter, separator: str = "") -> Iterator[Item]:
 
 
 def pieces(path: Path, meter: Meter) -> Iterator[str]:
-    """The text of a UTF-8 file as one document; Unreadable where it is no text or cannot be unpacked."""
+    """The text of a UTF-8 file as one document; Unreadable if it is invalid or cannot be decompressed."""
     for item in documents(path, meter):
         if isinstance(item, Bad):
             raise Unreadable(item.why)
@@ -63,7 +62,7 @@ def lines(path: Path, meter: Meter) -> Iterator[tuple[str, str]]:
     """(line without its "\\n", why it is no text or empty) of a UTF-8 file. Bytes that are no text are escaped as
     Python escapes them (`surrogateescape`), so that the text around them can be parsed. Unreadable where the file
     cannot be read or unpacked any more."""
-    at, begun, dropped = 0, bytearray(), 0  # byte of the file; of a line that has begun: what is kept, what is not
+    at, begun, dropped = 0, bytearray(), 0  # position in the file; kept and skipped parts of the current line
 
     def line(end: bytes) -> tuple[str, str]:
         nonlocal at, dropped
@@ -91,7 +90,7 @@ def lines(path: Path, meter: Meter) -> Iterator[tuple[str, str]]:
 
 
 def chunks(path: Path, meter: Meter) -> Iterator[bytes]:
-    """The bytes of a file, unpacked; Unreadable where they cannot be read or unpacked any more."""
+    """The decompressed bytes of a file; Unreadable if reading or decompressing fails."""
     before = meter.done
     try:
         with path.open("rb") as raw:
@@ -116,13 +115,13 @@ def _unpacked(raw: IO[bytes], path: Path) -> Any:
 
 
 def cut(data: Iterable[bytes], separator: bytes) -> Iterator[tuple[bytes, bool]]:
-    """(piece, ends): pieces of the parts between separators, which may lie across two pieces of `data`."""
+    """(piece, ends): pieces of the parts between separators, which may span two pieces of `data`."""
     rest = b""
     for piece in data:
         *whole, rest = (rest + piece).split(separator) if separator else [rest + piece]
         for part in whole:
             yield part, True
-        open_from = max(0, len(rest) - max(0, len(separator) - 1))  # from here on a separator may have begun
+        open_from = max(0, len(rest) - max(0, len(separator) - 1))  # a separator may start from here on
         if open_from:
             yield rest[:open_from], False
             rest = rest[open_from:]
@@ -130,24 +129,24 @@ def cut(data: Iterable[bytes], separator: bytes) -> Iterator[tuple[bytes, bool]]
 
 
 def unescaped(text: str) -> str:
-    """A separator or delimiter as it was typed, with line ends and tabs in the place of their escapes."""
+    """A typed separator or delimiter, with escapes for newlines and tabs resolved."""
     for escape, character in ESCAPES.items():
         text = text.replace(escape, character)
     return text
 
 
 def _nul(data: bytes, at: int) -> str:
-    """Of bytes that begin at byte `at` of a file: where they hold a NUL; empty where they do not."""
+    """The position of a NUL in bytes that start at byte `at` of a file; empty if there is none."""
     found = data.find(b"\0")
     return f"byte {at + found} is NUL, as in binary files and UTF-16" if found >= 0 else ""
 
 
 def _no_text(at: int, error: UnicodeDecodeError) -> str:
-    """Why bytes that begin at byte `at` of a file are no text: the first fault in them."""
+    """The first encoding error in bytes that start at byte `at` of a file."""
     if why := _nul(error.object[: error.start], at):
         return why
     place = at + error.start
-    likely = "UTF-16" if place == 0 and error.object[0] in (0xFE, 0xFF) else "LATIN1"  # a byte-order mark, or a letter
+    likely = "UTF-16" if place == 0 and error.object[0] in (0xFE, 0xFF) else "LATIN1"  # a byte order mark, or a letter
     return (
         f"byte {place} is not UTF-8, as in binary files or another encoding; iconv -f {likely} -t UTF-8 converts text"
     )

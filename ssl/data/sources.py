@@ -1,4 +1,4 @@
-"""Which source reads which corpus."""
+"""Opens the source of a corpus or table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlgym.ssl.data.paths import PACKED
 
 
 def open_source(config: knobs.DataConfig) -> Source:
-    """Nothing is read yet, but what the request names is there. Each kind is imported when it is asked for."""
+    """Open a source, checking that its files exist; nothing is read yet. Kinds are imported on demand."""
     if isinstance(config, knobs.StdlibData):
         from rlgym.ssl.data.stdlib_source import open_stdlib
 
@@ -37,7 +37,7 @@ ENDINGS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", 
 
 
 def kind_of(path: Path) -> str:
-    """The kind of table that a file's name says it is, packed or not; empty where it says none."""
+    """The kind of table by a file's extension, compressed or not; empty if unknown."""
     name = path.name.lower()
     for packed in PACKED:
         name = name.removesuffix(packed)
@@ -45,7 +45,7 @@ def kind_of(path: Path) -> str:
 
 
 def open_table(config: knobs.DataConfig, wanted: Sequence[str] = (), texts: bool = False) -> Table:
-    """The rows of a corpus that is a table, with its `wanted` columns, or with all; `texts`: these hold text."""
+    """Open a corpus as a table with its `wanted` columns, or all of them; `texts`: these must be strings."""
     if isinstance(config, knobs.JsonlData):
         from rlgym.ssl.data.jsonl_source import open_jsonl
 

@@ -1,4 +1,4 @@
-"""The corpus that is on every machine: the Python standard library's own source and reference text."""
+"""The default corpus: source and reference text of the Python standard library."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from rlgym.ssl.data.documents import Bad, Item, Meter, Source, Unreadable, files
 from rlgym.ssl.data.reading import pieces
 
 OTHERS = {"site-packages", "dist-packages", "__pycache__"}
-"""Folders of what is installed beside the library, or made from it."""
+"""Folders of installed packages and generated files, which are skipped."""
 SHORT = 600
-"""Characters of the functions that documents=mixed takes out: what a block of 256 tokens sees to the end."""
+"""Length limits, in characters, of functions that documents=mixed extracts: they fit into a block of 256 tokens."""
 
 
 def open_stdlib(config: StdlibData) -> Source:
@@ -29,12 +29,12 @@ def open_stdlib(config: StdlibData) -> Source:
         raise RequestError(f"data=stdlib: no Python source in {folder}; data=text data.path=... reads text of your own")
     meter = Meter()
     items = _items(folder, files, config.documents, meter)
-    # The library's tests hold files that are broken on purpose: counted, never an error.
+    # The library's tests contain deliberately broken files: counted, never an error.
     return Source(items, meter, files_size(files), "file", files, "the Python standard library", tolerant=True)
 
 
 def library_files(folder: Path) -> list[Path]:
-    """Every .py file below, sorted by its path within the folder."""
+    """All .py files below a folder, sorted by relative path."""
     found: list[tuple[str, Path]] = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in OTHERS]
@@ -61,14 +61,13 @@ def _items(folder: Path, files: list[Path], documents: str, meter: Meter) -> Ite
 
 
 def is_test(path: Path) -> bool:
-    """Whether a file is of the library's tests: half of its text, and full of data in brackets."""
+    """Whether a file is one of the library's tests, which are half of its text, with much bracketed data."""
     return any(part in ("test", "tests", "idle_test") or part.startswith("test_") for part in path.parts)
 
 
 def functions(source: str) -> Iterator[str]:
-    """The source of each function at the top level or in a class there, decorators included, moved to the left margin.
-
-    Nothing when the source does not parse.
+    """The dedented source of each function at the top level or in a top-level class, with decorators; none if the
+    source does not parse.
     """
     numbered = _lines(source)
     for node in _parsed(source):
@@ -77,12 +76,12 @@ def functions(source: str) -> Iterator[str]:
 
 
 def plain_functions(source: str) -> Iterator[str]:
-    """The same functions as `ast` writes them: without comments and docstring, a statement a line."""
+    """The same functions as unparsed by `ast`: without comments and docstring, one statement per line."""
     yield from filter(None, map(_plain, _parsed(source)))
 
 
 def parted(source: str) -> tuple[str, list[str]]:
-    """(what is left of a file, the short ones of its plain functions): a text is in one of them, never in both."""
+    """(rest of a file, its short plain functions); each text is in one of the two only."""
     rest, found = _lines(source), []
     for node in reversed(list(_parsed(source))):
         text = _plain(node)
@@ -93,7 +92,7 @@ def parted(source: str) -> tuple[str, list[str]]:
 
 
 def _plain(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    """Empty where only a docstring is left out, or an expression is nested too deep to be written."""
+    """The unparsed function; empty if only a docstring would be dropped, or an expression is nested too deeply."""
     bare = copy(node)
     bare.body = node.body[ast.get_docstring(node, clean=False) is not None :]
     with suppress(RecursionError):
@@ -102,12 +101,12 @@ def _plain(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
 
 
 def _lines(source: str) -> list[str]:
-    """As the parser counts them."""
+    """Lines, as counted by the parser."""
     return source.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def _place(node: ast.FunctionDef | ast.AsyncFunctionDef) -> slice:
-    """Of its lines, decorators included."""
+    """Line range of a function, including decorators."""
     return slice(min(part.lineno for part in (node, *node.decorator_list)) - 1, node.end_lineno)
 
 
@@ -116,7 +115,7 @@ def _parsed(source: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
         with warnings.catch_warnings():  # invalid escapes in old code
             warnings.simplefilter("ignore")
             module = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the parser's ways of giving up
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the parser's exceptions
         return
     yield from _functions(module)
 

@@ -1,4 +1,4 @@
-"""Documents from plain text files."""
+"""Reads documents from plain text files."""
 
 from __future__ import annotations
 

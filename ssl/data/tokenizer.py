@@ -1,10 +1,9 @@
-"""Text to tokens and back: byte-level BPE, characters, bytes, or a tokenizer that exists; all in `tokenizers`' format.
+"""Converts text to tokens and back: byte-level BPE, characters, bytes, or an existing tokenizer, all in the format of
+`tokenizers`. Tokenizers trained here round-trip any text exactly. `<|endoftext|>` in a corpus is plain text; only a
+prompt can contain the special token of that name.
 
-What is trained here takes any text and gives it back exactly. What a corpus says is text: `<|endoftext|>` typed in a
-document is a few characters like any others, and only a prompt can ask for the special token of that name.
-
-A document begins with `bos_token` and ends with `eos_token`, for every objective and method, in training as in use and
-in an export: `[CLS] t t t [SEP]`, `<s> t t t </s>`. Where the two are one, it stands between documents once.
+A document begins with `bos_token` and ends with `eos_token`, for every objective and method, in training, use and
+export: `[CLS] t t t [SEP]`, `<s> t t t </s>`. If the two are the same token, it separates documents once.
 """
 
 from __future__ import annotations
@@ -39,15 +38,15 @@ MASKED = {
     "bos_token": "[CLS]",
     "eos_token": "[SEP]",
 }
-"""Special tokens by their role; the roles bear transformers' names."""
+"""Special tokens by role, under transformers' names."""
 
 
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-IDEOGRAPH = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # each a word, as in BERT
+IDEOGRAPH = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # each one a word, as in BERT
 
 
 class Tokenizer:
-    """A backend of `tokenizers`, which of its tokens play a role, and how a model's chats are written."""
+    """A backend of `tokenizers` with the roles of its special tokens and a chat template."""
 
     def __init__(
         self,
@@ -56,11 +55,11 @@ class Tokenizer:
         stops: Iterable[int] = (),
         chat_template: str | None = None,
     ) -> None:
-        """`roles`: transformers' name of a role -> the token; pad_token and eos_token at least. `stops`: tokens that
-        end what a model writes, other than eos_token. `chat_template`: in Jinja, as transformers takes it."""
-        backend.no_truncation()  # an existing one may cut every text at some length
+        """`roles`: transformers' name of a role -> the token; pad_token and eos_token at least. `stops`: stop tokens
+        besides eos_token. `chat_template`: in Jinja, as in transformers."""
+        backend.no_truncation()  # an existing one may truncate texts
         backend.no_padding()
-        backend.encode_special_tokens = True  # special tokens typed in a text are text
+        backend.encode_special_tokens = True  # special tokens in a text are plain text
         self.backend = backend
         self.roles = dict(roles)
         self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
@@ -74,24 +73,24 @@ class Tokenizer:
         self.pad_id: int = pad
         self.mask_id, self.cls_id, self.sep_id = ids.get("mask_token"), ids.get("cls_token"), ids.get("sep_token")
         self.closes = self.cls_id == self.bos_id
-        """Whether a text that is read alone has its end behind it, as encoders see it."""
+        """Whether a single text is followed by its end token, as for encoders."""
         added = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
         self.special_ids: list[int] = sorted(added | {i for i in ids.values() if i is not None})
         self.stop_ids = [eos, *sorted({i for i in stops if i in self.special_ids} - {eos})]
-        """Tokens that end what a model writes, the end of text first. Ordinary tokens never do."""
+        """Stop tokens of generation, the end of text first; never ordinary tokens."""
         self.chat_template = chat_template
 
     # ---- text to tokens and back
 
     def encode(self, text: str) -> list[int]:
-        """Plain text: no special token comes out, whatever the text says."""
+        """Encode plain text; never produces special tokens."""
         ids = _ids(self.backend, text)
         if self.characters is not None:
             self.check(text)
         return ids
 
     def encode_prompt(self, text: str) -> list[int]:
-        """Text in which `[MASK]`, `<|endoftext|>` and other special tokens mean themselves."""
+        """Encode text in which `[MASK]`, `<|endoftext|>` and other special tokens are recognised."""
         ids = _ids(self._prompting, text)
         if self.characters is not None:
             specials = "|".join(re.escape(token) for token in self._special_tokens())
@@ -99,11 +98,11 @@ class Tokenizer:
         return ids
 
     def begin(self, text: str) -> list[int]:
-        """The tokens of a document that begins with this text."""
+        """Encode the beginning of a document."""
         return [self.bos_id, *self.encode(text)]
 
     def alone(self, text: str, longest: int | None = None) -> list[int]:
-        """The tokens of a text that is read alone, at most `longest`: for an encoder, the end of text behind it."""
+        """Encode a single text, at most `longest` tokens; for an encoder, followed by the end of text."""
         end = [self.eos_id] * self.closes
         return self.begin(text)[: None if longest is None else longest - len(end)] + end
 
@@ -114,16 +113,15 @@ class Tokenizer:
     def _prompting(self) -> tokenizers.Tokenizer:
         from tokenizers import Tokenizer as Backend
 
-        return Backend.from_str(self.backend.to_str())  # a copy of its own: the setting is no part of what is saved
+        return Backend.from_str(self.backend.to_str())  # a separate copy, as this setting is not saved
 
     def _special_tokens(self) -> list[str]:
         return [token for token in map(self.backend.id_to_token, self.special_ids) if token is not None]
 
     @cached_property
     def characters(self) -> frozenset[str] | None:
-        """All it can spell, for a character tokenizer without bytes to fall back on; None for one that takes any text.
-
-        The backend leaves out unknown characters without a word, so that who encodes has to ask.
+        """The known characters of a character tokenizer without byte fallback; None if any text can be encoded. The
+        backend silently drops unknown characters, so callers must check.
         """
         model = self._description["model"]
         if model["type"] != "BPE" or model["merges"] or model["byte_fallback"] or model["unk_token"] is not None:
@@ -133,7 +131,7 @@ class Tokenizer:
         return frozenset(token for token in model["vocab"] if len(token) == 1)
 
     def check(self, text: str) -> None:
-        """RequestError that names the first character it cannot spell."""
+        """RequestError naming the first unknown character."""
         if self.characters is None or not (unknown := set(text) - self.characters):
             return
         character = next(c for c in text if c in unknown)
@@ -146,19 +144,16 @@ class Tokenizer:
 
     @cached_property
     def token_bytes(self) -> np.ndarray:
-        """UTF-8 bytes of the text that each token stands for, int64 `[vocab]`; 0 for special tokens.
-
-        Where tokens hold all of a text (byte-level, characters, bytes, metaspace) they add up to its bytes; a WordPiece
-        vocabulary leaves the spaces out.
+        """UTF-8 bytes of each token's text, int64 `[vocab]`; 0 for special tokens. They add up to a text's bytes for
+        lossless tokenizers (byte-level, characters, bytes, metaspace); WordPiece omits spaces.
         """
         return np.array([len(surface) for surface in self._surfaces], dtype=np.int64)
 
     @cached_property
     def starts_word(self) -> np.ndarray:
-        """Whether each token begins a new word, bool `[vocab]`; one that goes on a word is False.
-
-        A word is a run of letters, digits and marks with what single thing stands before it, as ` word` in GPT-2's
-        tokens; in WordPiece what does not begin with `##`. Special tokens begin one.
+        """Whether each token begins a word, bool `[vocab]`, as opposed to continuing one. A word is a run of letters,
+        digits and marks with one preceding character, such as ` word` in GPT-2; in WordPiece, tokens without `##`.
+        Special tokens begin a word.
         """
         prefix = self._continuing_prefix
         if prefix:
@@ -168,7 +163,7 @@ class Tokenizer:
 
     @cached_property
     def _surfaces(self) -> list[bytes]:
-        """The bytes that each token stands for; none for special tokens and numbers without a token."""
+        """The bytes of each token; empty for special tokens and unused ids."""
         spell = self._speller()
         added = self.backend.get_added_tokens_decoder()
         special = set(self.special_ids)
@@ -182,7 +177,7 @@ class Tokenizer:
         return surfaces
 
     def _speller(self) -> Callable[[str], bytes]:
-        """Function from a token's name in the vocabulary to the bytes it stands for."""
+        """A function from a token's string in the vocabulary to its bytes."""
         kinds = set(_kinds(self._description["decoder"])) | set(_kinds(self._description["pre_tokenizer"]))
         if "ByteLevel" in kinds:
             table = {character: bytes([byte]) for byte, character in enumerate(byte_alphabet())}
@@ -213,19 +208,19 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of tokenizer.json's content and of the roles, whatever the order and spacing they are written in."""
+        """SHA-256 of tokenizer.json's content and the roles, independent of order and formatting."""
         content = json.dumps([self._description, self.roles], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(content.encode()).hexdigest()
 
     @cached_property
     def vocabulary(self) -> str:
-        """SHA-256 of the tokens and their numbers: what a model's embedding is made for."""
+        """SHA-256 of tokens and ids, which a model's embedding depends on."""
         tokens = self.backend.get_vocab(with_added_tokens=True)
         return hashlib.sha256(json.dumps(sorted(tokens.items(), key=lambda item: item[1])).encode()).hexdigest()
 
     def framed(self, answers: bool = False) -> Tokenizer:
-        """One by which transformers begins and ends each text as training did, for an export. `answers`: a text is a
-        prompt and its answer (a pair), and the end stands behind them."""
+        """A copy for export, with which transformers adds the same first and last tokens as training. `answers`: texts
+        are pairs of prompt and answer, with the end token after both."""
         if not answers and self.backend.encode("a").ids == self.alone("a"):
             return self
         from tokenizers import Tokenizer as Backend
@@ -242,14 +237,14 @@ class Tokenizer:
         return Tokenizer(backend, self.roles, self.stop_ids, self.chat_template)
 
     def generation(self) -> dict[str, Any]:
-        """What transformers' generation_config.json says of tokens."""
+        """The token entries of transformers' generation_config.json."""
         stops: int | list[int] = self.stop_ids if len(self.stop_ids) > 1 else self.eos_id
         return {"bos_token_id": self.bos_id, "eos_token_id": stops, "pad_token_id": self.pad_id}
 
     def save(self, folder: Path, max_length: int | None = None) -> None:
-        """Write what `AutoTokenizer` loads; `max_length`: tokens of the model's context."""
-        # Without the inputs' names transformers adds token_type_ids, which GPT-2 takes for tokens and Llama refuses.
-        # The class is the plain one: those named after a model build a tokenizer of their own from the vocabulary.
+        """Write a folder for `AutoTokenizer`; `max_length`: the model's context length in tokens."""
+        # Without input names transformers adds token_type_ids, which GPT-2 embeds as tokens and Llama refuses. The
+        # generic class is used, since model-specific ones rebuild the tokenizer from the vocabulary.
         settings: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_input_names": ["input_ids", "attention_mask"],
@@ -268,7 +263,7 @@ class Tokenizer:
 
     @staticmethod
     def load(folder: Path) -> Tokenizer:
-        """One that was saved. RequestError when the folder holds none, or one without the roles that are needed."""
+        """Load a saved tokenizer. RequestError if there is none, or if needed roles are missing."""
         found = read_folder(folder)
         try:
             return Tokenizer(found.backend, found.roles, found.stops, found.chat_template)
@@ -277,8 +272,8 @@ class Tokenizer:
 
     @staticmethod
     def of_run(run: Path) -> Tokenizer:
-        """A run's own. RequestError when it is not the one that the run's model has learnt with; without a manifest
-        there is nothing to compare with."""
+        """Load a run's tokenizer. RequestError if it differs from the one used in training, as recorded in the
+        manifest."""
         tokenizer, manifest = Tokenizer.load(run / "tokenizer"), Run(run).manifest
         recorded = (manifest.get("data") or {}).get("tokenizer", {})
         if recorded.get("vocabulary", tokenizer.vocabulary) != tokenizer.vocabulary:
@@ -293,7 +288,7 @@ class Tokenizer:
 def _ids(backend: tokenizers.Tokenizer, text: str) -> list[int]:
     try:
         ids: list[int] = backend.encode(text, add_special_tokens=False).ids
-    except TypeError:  # what Python makes of an argument that is not UTF-8
+    except TypeError:  # how Python represents arguments that are not UTF-8
         raise RequestError(
             f"{text[:60]!r} holds half of a surrogate pair, which is no text; give it as UTF-8"
         ) from None
@@ -305,11 +300,11 @@ def _begins_word(surface: bytes) -> bool:
         with suppress(UnicodeDecodeError):
             character = surface[:size].decode()
             return category(character)[0] not in "LNM" or bool(IDEOGRAPH.match(character))
-    return False  # begins within a character, or holds but a part of one
+    return False  # starts inside a character, or contains only part of one
 
 
 def _kinds(part: Any) -> Iterator[str]:
-    """The types of a decoder or pre-tokenizer and of all within it."""
+    """The types of a decoder or pre-tokenizer and all nested ones."""
     if isinstance(part, dict):
         if isinstance(part.get("type"), str):
             yield part["type"]
@@ -321,9 +316,8 @@ def _kinds(part: Any) -> Iterator[str]:
 
 
 def byte_alphabet() -> list[str]:
-    """GPT-2's visible character for each of the 256 bytes, in the bytes' order.
-
-    Printable Latin-1 stands for itself, the other bytes for the characters from U+0100 on.
+    """GPT-2's printable character for each of the 256 bytes. Printable Latin-1 characters represent themselves, other
+    bytes are mapped to characters from U+0100 on.
     """
     itself = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))

@@ -1,4 +1,4 @@
-"""The files of a tokenizer, as transformers writes them: vocabulary, roles of special tokens, template, stop tokens."""
+"""Reads a tokenizer's files as written by transformers: vocabulary, special tokens, chat template, stop tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 JINJA_BYTES = 1 << 20
-"""Of the largest chat template that is read: the longest have some thousand."""
+"""Maximum length of a chat template, in characters; real ones have a few thousand."""
 TOKENIZER, SETTINGS, GENERATION = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 USUAL = {
@@ -26,16 +26,16 @@ USUAL = {
     "sep_token": ("[SEP]", "</s>"),
     "unk_token": ("[UNK]", "<unk>"),
 }
-"""What a role's token is called where a folder has a tokenizer.json alone, which does not say."""
+"""Usual names of special tokens, for folders with only a tokenizer.json."""
 
 
 @dataclass
 class Found:
-    """What the files of a tokenizer say."""
+    """The contents of a tokenizer's files."""
 
     backend: tokenizers.Tokenizer
     roles: dict[str, str]
-    """As settings name them, or as tokens of the usual names play them."""
+    """Roles by the settings, else by tokens with the usual names."""
     stops: list[int]
     chat_template: str | None
     adds_bos: bool
@@ -47,12 +47,12 @@ def read_folder(folder: Path) -> Found:
     file = folder / TOKENIZER
     try:
         backend = Backend.from_str(read_bounded(file, JSON_BYTES).decode())
-    except Exception as error:  # the library raises bare Exception
+    except Exception as error:  # the library raises a plain Exception
         reason = " ".join(str(error).split())
         raise RequestError(f"{file}: is no tokenizer that `tokenizers` reads ({reason})") from None
     first, second = (_settings(folder / name) for name in ("special_tokens_map.json", SETTINGS))
     named = {role: token for role in ROLES if (token := second.get(role) or first.get(role))}
-    generation = _settings(folder / GENERATION) or _settings(folder / "config.json")  # as transformers takes them
+    generation = _settings(folder / GENERATION) or _settings(folder / "config.json")  # as in transformers
     jinja = folder / "chat_template.jinja"
     chat = _jinja(jinja) if jinja.is_file() else default_template(second.get("chat_template"))
     stops = _numbers(generation.get("eos_token_id"))
@@ -60,7 +60,7 @@ def read_folder(folder: Path) -> Found:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """Of a JSON file; empty where there is none."""
+    """Contents of a JSON file; empty if it does not exist."""
     if not path.is_file():
         return {}
     try:
@@ -77,7 +77,7 @@ def _jinja(path: Path) -> str:
 
 
 def default_template(template: object) -> str | None:
-    """A chat template, or of several by name the default one."""
+    """The chat template, or the default one of several."""
     if isinstance(template, list):
         template = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
     if isinstance(template, dict):

@@ -1,11 +1,11 @@
-"""A corpus as one stream of tokens on the disk, prepared once and mapped into memory from then on.
+"""A corpus as one token stream on disk, prepared once and memory-mapped.
 
     causal   <|endoftext|> t t t <|endoftext|> t t ... t <|endoftext|>
-             <s> t t t </s> <s> t t ... t </s> <s>                        where documents begin and end with two tokens
+             <s> t t t </s> <s> t t ... t </s> <s> if bos and eos differ
     masked   [CLS] t t t [SEP] [CLS] t t ... t [SEP]
 
-In the causal layout what begins a document also closes the stream: every token of a text has context from its own
-document, and that a document ends is learnt like any other token.
+In the causal layout the stream also ends with the first token of documents: every token of a text has context from its
+own document, and a document's end is predicted like any other token.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from rlgym.ssl.data.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation")
-LAYOUT = 1  # of the files below; another one is prepared anew
-PIECE = 1 << 17  # bytes of a long document that are tokenised at a time
-DOCUMENTS_AT_ONCE = 8_192  # of short ones in a batch
+LAYOUT = 1  # version of the files' format; a new one rebuilds them
+PIECE = 1 << 17  # bytes per piece of a long document
+DOCUMENTS_AT_ONCE = 8_192  # bytes per batch of short documents
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Tokens:
     ids: np.ndarray
     """Memory-mapped uint16 (uint32 where the vocabulary is larger) `[tokens]`."""
     starts: np.ndarray
-    """int64 `[documents]`: where each document's first token lies, its `<|endoftext|>` or `[CLS]`."""
+    """int64 `[documents]`: index of each document's first token, its `<|endoftext|>` or `[CLS]`."""
     text_bytes: int
     """UTF-8 bytes of the documents."""
     split: str = "train"
@@ -53,14 +53,13 @@ class Tokens:
 
 
 def tokenize(corpus: Corpus, tokenizer: Tokenizer, causal: bool, report: Report) -> tuple[Tokens, Tokens]:
-    """The corpus's training and validation tokens, prepared unless they are there from before.
-
-    The encoder works on all cores; meanwhile one thread writes what it made last. Memory is bounded by two batches.
+    """The corpus's training and validation tokens, cached. The encoder uses all cores while a thread writes the
+    previous batch. Memory is bounded by two batches.
     """
     folder = corpus.folder.parent.parent / "tokens" / _key(corpus, tokenizer, causal)
     found = _open(folder)
     if found is None:
-        shutil.rmtree(folder, ignore_errors=True)  # damaged, if there at all
+        shutil.rmtree(folder, ignore_errors=True)  # missing or damaged
         with staged(folder) as work:
             _prepare(work, corpus, tokenizer, causal, report)
         found = _open(folder)
@@ -74,7 +73,7 @@ def _key(corpus: Corpus, tokenizer: Tokenizer, causal: bool) -> str:
 
 
 def _open(folder: Path) -> tuple[Tokens, Tokens] | None:
-    """What was prepared; None where nothing was, or not all of it is there any more."""
+    """The prepared tokens; None if missing or incomplete."""
     try:
         facts = read_json(folder / "facts.json")
         train, validation = (_open_split(folder, split, facts[split]) for split in SPLITS)
@@ -95,7 +94,7 @@ def _open_split(folder: Path, split: str, facts: dict[str, Any]) -> Tokens:
 
 
 def _prepare(folder: Path, corpus: Corpus, tokenizer: Tokenizer, causal: bool, report: Report) -> None:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # said aloud, it does not warn when the process forks
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # set explicitly, it does not warn when the process forks
     total, done = len(corpus.text), 0
     facts = {}
     report("tokenizing", 0, total)
@@ -134,7 +133,7 @@ class _Piece:
 
 
 def _batches(corpus: Corpus, documents: np.ndarray) -> Iterator[list[_Piece]]:
-    """Pieces enough to keep all cores busy, and few enough to be held twice."""
+    """Group pieces into batches large enough for all cores and small enough to hold twice."""
     most = PIECE * max(16, 2 * (os.cpu_count() or 1))
     source = _pieces(corpus, documents)
     batch: list[_Piece] = []
@@ -161,7 +160,7 @@ def _pieces(corpus: Corpus, documents: np.ndarray) -> Iterator[_Piece]:
 
 
 class _Stream:
-    """The file of one split's tokens while it is written, in its layout."""
+    """Writes the token file of one split, in its layout."""
 
     def __init__(self, file: BinaryIO, tokenizer: Tokenizer, causal: bool) -> None:
         self.file, self.tokenizer = file, tokenizer
