@@ -78,8 +78,8 @@ class StdlibData(DataConfig):
     name: str = knob("stdlib", "the corpus's name in the registry")
     documents: str = knob(
         "mixed",
-        "one document a file (files); a function, a statement a line, without comments (functions); or files, but the "
-        "library's short functions are documents of their own (mixed): reward=python_syntax goes on from those",
+        "one document per file (files), per function without comments (functions), or files with short functions as "
+        "separate documents (mixed), for reward=python_syntax",
         choices=("files", "functions", "mixed"),
     )
     bad: str = knob(

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
 
 def adapt(backbone: Backbone, config: AdaptConfig, has_head: bool, seed: int) -> None:
-    """Mark the backbone's parameters as trained or not, in place; with mode=lora add the matrices that are.
-
-    `has_head`: whether a new head stands beside the backbone, which is always trained.
+    """Mark the backbone's parameters as trained or frozen, in place; with mode=lora add the LoRA matrices. `has_head`:
+    whether there is a new head, which is always trained.
     """
     if config.mode == "full":
         return
@@ -34,7 +33,7 @@ def adapt(backbone: Backbone, config: AdaptConfig, has_head: bool, seed: int) ->
 
 
 def last_layers(backbone: Backbone, count: int) -> list[nn.Parameter]:
-    """The parameters of the last `count` layers, and of what comes behind them."""
+    """Parameters of the last `count` layers, and of the modules after them."""
     prefix = backbone.layers_prefix
     numbers = {
         int(name.removeprefix(prefix).split(".")[0])
@@ -52,7 +51,7 @@ def last_layers(backbone: Backbone, count: int) -> list[nn.Parameter]:
 
 
 def add_lora(backbone: Backbone, config: AdaptConfig, seed: int) -> None:
-    """Additions of rank `rank` to every matrix inside the layers (Hu et al. 2021, arXiv:2106.09685), by peft."""
+    """Add LoRA of rank `rank` to every matrix inside the layers (Hu et al. 2021, arXiv:2106.09685), by peft."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
@@ -68,15 +67,14 @@ def add_lora(backbone: Backbone, config: AdaptConfig, seed: int) -> None:
 
 
 def merge_lora(backbone: Backbone) -> None:
-    """Add the low-rank additions to the matrices they belong to, in place, and take them out."""
+    """Merge the LoRA weights into their matrices, in place."""
     for name, module in lora_layers(backbone):
         module.merge()
         _put(backbone, name, module.get_base_layer())
 
 
 def take_lora(backbone: Backbone) -> dict[str, tuple[Tensor, Tensor]]:
-    """Take the low-rank additions out, in place, without adding them: module's name -> (A `[rank, in]`, B `[out,
-    rank]`)."""
+    """Remove the LoRA weights without merging them, in place: module name -> (A `[rank, in]`, B `[out, rank]`)."""
     found = {}
     for name, module in lora_layers(backbone):
         (adapter,) = module.lora_A

@@ -1,7 +1,7 @@
 """Baselines: the most frequent class or the mean, and a linear model over character n-grams.
 
-Runs of 2 to 5 characters, weighted by TF-IDF with sublinear counts, under logistic or ridge regression: by
-scikit-learn, on the same training examples as the network.
+Character 2- to 5-grams weighted by TF-IDF with sublinear counts, with logistic or ridge regression by scikit-learn, on
+the network's training examples.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from rlgym.ssl.finetune import measures
 
 TFIDF = "TF-IDF"
 MOST = 50_000
-"""Examples that it is fitted on at most, evenly spread: bounds its time and memory."""
+"""Maximum number of training examples, evenly spread; bounds time and memory."""
 C = 30.0
-"""Inverse strength of logistic regression's penalty: 10 to 100 did equally well on SMS spam, 1 far worse."""
+"""Inverse penalty of logistic regression: 10 to 100 were equally good on SMS spam, 1 far worse."""
 ALPHA = 0.3
-"""Strength of ridge regression's penalty."""
+"""Penalty of ridge regression."""
 
 
 def classes(train: Sequence[str], labels: measures.Ints, held: Sequence[str]) -> dict[str, np.ndarray]:
@@ -53,7 +53,7 @@ def numbers(train: Sequence[str], targets: measures.Floats, held: Sequence[str])
 def _features(train: Sequence[str], held: Sequence[str]) -> tuple[Any, Any]:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    least = 2 if len(train) >= 500 else 1  # what is in one text alone says little, unless there are few texts
+    least = 2 if len(train) >= 500 else 1  # n-grams of a single text are useless, unless there are few texts
     vectorizer = TfidfVectorizer(
         analyzer="char", ngram_range=(2, 5), sublinear_tf=True, min_df=least, max_features=300_000, dtype=np.float32
     )
@@ -68,8 +68,8 @@ def _spread(count: int) -> np.ndarray:
 
 
 def verdict(name: str, found: float, other: float, low: float, high: float, unit: str, better_is_more: bool) -> str:
-    """One line on the difference `found - other` with its interval. `unit`: points (of a share), or what numbers are
-    in."""
+    """One line on the difference `found - other` with its interval. `unit`: points (for shares), or the targets'
+    unit."""
     scale, form = (100, "+.2f") if unit == "points" else (1, "+.4g")
     gain = found - other
     if low <= 0 <= high:

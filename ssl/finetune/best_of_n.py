@@ -1,7 +1,7 @@
 """Rejection sampling: cross-entropy on the best of n completions (RAFT, Dong et al. 2023, arXiv:2304.06767).
 
-The baseline that any learning from reward must beat at equal sampling cost. Of each prompt's completions the one with
-the highest reward is kept (the first of equals) if it is worth more than `above`.
+The baseline to beat at equal sampling cost. Of each prompt's completions the one with the highest reward is kept (the
+first of equals) if its reward exceeds `above`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class BestOfN(Rewarded):
         return metrics | self.steps({"tokens": rollouts.tokens[kept], "mask": mask, "counts": mask})
 
     def loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Of the model's own distribution, whatever the temperature that sampled."""
+        """Log-probabilities under the model's own distribution, regardless of the sampling temperature."""
         backbone = self.model.backbone
         row, column = part["mask"].nonzero(as_tuple=True)
         logits = backbone.logits(backbone(part["tokens"])[row, column - 1])[:, : backbone.tokens].float()
@@ -49,7 +49,7 @@ class BestOfN(Rewarded):
 
 
 def best(reward: Tensor, group_size: int, above: float | None) -> Tensor:
-    """The rows that are kept, int64 `[n]`: the first of the best in each group of `reward [groups x group_size]`."""
+    """Rows to keep, int64 `[n]`: the first of the best in each group of `reward [groups x group_size]`."""
     value, place = reward.view(-1, group_size).max(1)
     rows = torch.arange(len(value), device=reward.device) * group_size + place
     return rows if above is None else rows[value > above]

@@ -1,4 +1,4 @@
-"""Models that answer chats: whose prompts are framed as a user's words by the chat template, in training as in use."""
+"""Chat models, whose prompts are framed as user messages by the chat template, in training and use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Chat(LanguageModel):
-    """A language model that answers what a user says."""
+    """A language model that answers user messages."""
 
     def prompt_ids(self, text: str) -> list[int]:
         try:
@@ -30,10 +30,8 @@ def language_model(model: Backbone, tokenizer: Tokenizer, chat: bool) -> Languag
 
 
 def resolve_chat(config: FinetuneConfig, start: Start) -> str:
-    """`method.chat` where it is empty, and a line that says what it means; empty where the model knows no chats.
-
-    The default prompts are text to go on from, no questions. A run that began before there was this key has none that
-    are framed.
+    """Resolve an empty `method.chat`; returns a notice, empty if the model has no chat template. The default prompts
+    are text to continue, not questions. Runs from before this key do not frame prompts.
     """
     method = config.method
     if method.chat is None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rlgym.ssl.finetune.config import ClassificationMethod
 
 LABELS = "labels.json"
-"""File of a run's folder: the classes, in the order of the head's outputs."""
+"""File in the run folder with the classes, in the order of the head's outputs."""
 MOST_CLASSES = 1_000
 
 
@@ -46,7 +46,7 @@ class Classification(Labelled):
         return values
 
     def read_targets(self, values: list[str], rows: list[Any]) -> np.ndarray:
-        """The classes' numbers; a run that is there keeps its classes."""
+        """Numbers of the classes; a resumed run keeps its classes."""
         label = self.config.method.label
         self.labels = read_labels(self.run) if self.run else sorted(set(values))
         if len(self.labels) < 2:
@@ -92,7 +92,7 @@ class Classification(Labelled):
 
     @property
     def class_weights(self) -> Tensor | None:
-        """Of each class the inverse of its share: mean 1 over the training examples."""
+        """Class weights: the inverse of each class's share, with mean 1 over the training examples."""
         if not self.config.method.class_weights:
             return None
         counts = np.bincount(self.targets[self.train], minlength=self.outputs)
@@ -146,7 +146,7 @@ class Classification(Labelled):
         return baselines.classes(texts[0], self.targets[self.train], texts[1])
 
     def compare(self, y: np.ndarray, predicted: np.ndarray) -> tuple[dict[str, Any], list[str]]:
-        """({baseline: its accuracy, macro-F1, and the network's gain with its interval}, the same in words)"""
+        """({baseline: its accuracy, macro-F1, and the network's gain with its interval}, summary lines)"""
         right = predicted == y
         found: dict[str, Any] = {}
         lines = [
@@ -186,7 +186,7 @@ class Labels(TypedDict):
 
 
 def read_labels(folder: Path) -> list[str]:
-    """The names of a run's classes."""
+    """Names of a run's classes."""
     try:
         labels: list[str] = expect(read_json(folder / LABELS), Labels)["labels"]
         if len(set(labels)) < max(2, len(labels)):

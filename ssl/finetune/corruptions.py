@@ -1,7 +1,6 @@
-"""Preferences that are on every machine: how a function of the standard library goes on, against a corrupted body.
-
-The prompt is a function's header, the chosen answer its body, the rejected one that body spoilt in one of five ways, or
-another function's. What is drawn follows from the seed.
+"""Default preferences: bodies of standard library functions against corrupted ones. The prompt is a function's header,
+the chosen answer its body, the rejected one that body corrupted in one of five ways, or another function's. Everything
+is determined by the seed.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from rlgym.ssl.finetune.prompts import header
 
 NAME = "functions of the Python standard library, true against corrupted"
 MOST, PER_FILE = 4_000, 16
-"""Functions in all and of one file, so that many files are seen."""
+"""Maximum number of functions in total and per file, for variety."""
 LENGTH = (60, 360)
-"""Characters of a body."""
+"""Length limits of a body, in characters."""
 LARGEST = 60_000
-"""Bytes of a file: longer ones take longer to parse than their few functions are worth."""
+"""Maximum size of a file in bytes; larger ones take too long to parse."""
 LEAST_LINES = 3
-"""Lines of a body: fewer have no order to lose."""
+"""Minimum lines of a body, so that their order can be corrupted."""
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 OPERATORS = ("==", "!=", "<=", ">=", "+=", "**", "//", "+", "-", "*", "/", "%", "=", "<", ">", ".", ":", ",")
 OPERATOR = re.compile("|".join(re.escape(operator) for operator in OPERATORS))
@@ -52,9 +51,8 @@ class Corrupted:
 
 
 def corrupted_functions(held_out: float, seed: int) -> list[Corrupted]:
-    """A corrupted body of each function, and which are held out: those of a share `held_out` of the files.
-
-    Whatever a corruption takes from elsewhere comes from functions of the same side.
+    """A corrupted body for each function, and which are held out: those of a share `held_out` of the files. Corruptions
+    use only functions of the same side.
     """
     found = list(_functions())
     if len({function.file for function in found}) < 2:
@@ -68,7 +66,7 @@ def corrupted_functions(held_out: float, seed: int) -> list[Corrupted]:
 
 
 def _functions() -> Iterator[Function]:
-    """Functions with a body of a usual length from files all over the library; each header and each body only once."""
+    """Functions with bodies of usual length from the whole library; headers and bodies are unique."""
     folder = Path(sysconfig.get_path("stdlib"))
     files = [path for path in library_files(folder) if path.stat().st_size <= LARGEST]
     random.Random(0).shuffle(files)
@@ -100,7 +98,7 @@ def _functions() -> Iterator[Function]:
 
 
 def corrupt(function: Function, others: Sequence[Function], seed: int) -> tuple[str, str]:
-    """(corrupted body, the kind of corruption), drawn from `seed` and where the function stands."""
+    """(corrupted body, kind of corruption), determined by `seed` and the function's position."""
     draw = random.Random(f"{seed} {function.where}")
     left = dict(SHARES)
     while left:
@@ -109,7 +107,7 @@ def corrupt(function: Function, others: Sequence[Function], seed: int) -> tuple[
         spoilt = KINDS[kind](function.body, draw, others)
         if examples.same_text(spoilt) != examples.same_text(function.body):
             return spoilt, kind
-    raise AssertionError("another function's body differs")  # bodies are told apart as they are collected
+    raise AssertionError("another function's body differs")  # collected bodies are distinct
 
 
 def lines_of(body: str) -> list[str]:
@@ -117,7 +115,7 @@ def lines_of(body: str) -> list[str]:
 
 
 def _with_lines(body: str, lines: Sequence[str]) -> str:
-    """A body begins behind the header's colon and ends with its last line."""
+    """Source range of a body: after the header's colon to the last line."""
     return "\n" + "\n".join(lines) + "\n" * body.endswith("\n")
 
 
@@ -127,26 +125,26 @@ def shuffle_lines(body: str, draw: random.Random, others: Sequence[Function]) ->
 
 
 def drop_lines(body: str, draw: random.Random, others: Sequence[Function]) -> str:
-    """Without a third of its lines, at least one."""
+    """Delete a third of the lines, at least one."""
     lines = lines_of(body)
     kept = sorted(draw.sample(range(len(lines)), len(lines) - max(1, len(lines) // 3)))
     return _with_lines(body, [lines[i] for i in kept])
 
 
 def swap_identifiers(body: str, draw: random.Random, others: Sequence[Function]) -> str:
-    """Every name at the place of another one."""
+    """Permute all names."""
     names = [name for name in IDENTIFIER.findall(body) if not keyword.iskeyword(name)]
     left = iter(draw.sample(names, len(names)))
     return IDENTIFIER.sub(lambda found: found[0] if keyword.iskeyword(found[0]) else next(left), body)
 
 
 def swap_operators(body: str, draw: random.Random, others: Sequence[Function]) -> str:
-    """Half of the operators (and of colons, commas and dots) replaced by others."""
+    """Replace half of the operators (and colons, commas and dots) by others."""
     return OPERATOR.sub(lambda found: draw.choice(OPERATORS) if draw.random() < 0.5 else found[0], body)
 
 
 def random_words(body: str, draw: random.Random, others: Sequence[Function]) -> str:
-    """A third of the words replaced by words of other functions."""
+    """Replace a third of the words by words of other functions."""
 
     def word(found: re.Match[str]) -> str:
         if draw.random() >= 1 / 3:
@@ -158,7 +156,7 @@ def random_words(body: str, draw: random.Random, others: Sequence[Function]) -> 
 
 
 def other_body(body: str, draw: random.Random, others: Sequence[Function]) -> str:
-    """Another function's body, of a length as near as a few tries find one."""
+    """Another function's body, of similar length (the best of a few tries)."""
     tries = [draw.choice(others).body for _ in range(8)]
     return min((other for other in tries if other != body), key=lambda other: abs(len(other) - len(body)), default=body)
 
@@ -171,8 +169,8 @@ SHARES = {
     "dropped_lines": 3,
     "other_body": 1,
 }
-"""How often each kind is drawn, of 20. Another function's body is rare: it is sound in itself, so that only how it goes
-with the header tells, which takes a larger model than those that train here in minutes."""
+"""Relative frequency of each kind, out of 20. Another function's body is rare: it is valid by itself and only
+mismatches the header, which takes a larger model to detect."""
 KINDS: dict[str, Callable[[str, random.Random, Sequence[Function]], str]] = {
     "shuffled_lines": shuffle_lines,
     "dropped_lines": drop_lines,

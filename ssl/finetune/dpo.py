@@ -1,8 +1,7 @@
 """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290): a decoder learns to prefer the chosen
-answers while it stays near the model that it starts from, without a reward model and without sampling.
-
-That model, the reference, is never asked twice: the log-probabilities of all answers under it are found once, before
-the first step and without dropout, and are part of every checkpoint.
+answers while staying close to its initial model, without a reward model and without sampling. The log-probabilities of
+all answers under that reference model are computed once, before the first step and without dropout, and are part of
+every checkpoint.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ if TYPE_CHECKING:
     from rlgym.ssl.models.backbone import Backbone
 
 SHARE_OF_PRETRAINING = 0.1
-"""Of the step size with which a model of this width is pretrained."""
+"""Share of the pretraining step size for a model of this width."""
 SHOWN = 6
-"""Answers in TensorBoard at each evaluation."""
+"""Number of answers in TensorBoard at each evaluation."""
 
 
 class DPO(Paired):
     rewarded = True
-    """A reward evaluates the answers that the model samples; nothing is learnt from it."""
+    """An optional reward scores sampled answers in evaluations; it is not used in training."""
     causal = True
     monitor = ("validation/loss", "min")
 
@@ -78,12 +77,12 @@ class DPO(Paired):
     # ---- log-probabilities
 
     def log_probs(self, part: Batch) -> Tensor:
-        """Of the chosen and the rejected answers, `[2, pairs]`."""
+        """Log-probabilities of the chosen and rejected answers, `[2, pairs]`."""
         return answer_log_probs(self.start.model, part["tokens"], part["answer"]).view(2, -1)
 
     @torch.no_grad()
     def log_probs_of(self, rows: Sequence[int]) -> Tensor:
-        """`log_probs` of the pairs numbered `rows`, `[2, pairs]`, on the CPU; without dropout."""
+        """`log_probs` of the pairs `rows`, `[2, pairs]`, on the CPU; without dropout."""
         was_training = self.model.training
         self.model.eval()
         found = torch.empty(2, len(rows))
@@ -111,7 +110,7 @@ class DPO(Paired):
         return each.sum(), {"train/accuracy": (margin > 0).float().sum(), "train/margin": margin.sum()}
 
     def cost(self, policy: Tensor, reference: Tensor, lengths: Tensor) -> Tensor:
-        """`[pairs]`, from log-probabilities and tokens of the answers, `[2, pairs]` each."""
+        """The loss `[pairs]`, from log-probabilities and token counts of the answers, `[2, pairs]` each."""
         method: DPOMethod = self.config.method
         if method.loss_type == "ipo":
             each = ipo_loss(policy / lengths, reference / lengths, method.beta)
@@ -154,7 +153,7 @@ class DPO(Paired):
         return Evaluation(metrics, records, texts=texts, lines=[line])
 
     def sampled(self) -> tuple[dict[str, float], list[dict[str, Any]], str]:
-        """Answers to the first held-out prompts, drawn from the model itself: (metrics, records, Markdown)."""
+        """Sampled answers to the first held-out prompts: (metrics, records, Markdown)."""
         method: DPOMethod = self.config.method
         asked = list(dict.fromkeys(self.pairs[i].prompt for i in self.held))[: method.samples]
         generator = torch.Generator(self.device).manual_seed(self.config.seed)
@@ -188,11 +187,11 @@ class DPO(Paired):
         kept = state["reference"]["log_probs"]
         if self.config.method.held_out < 1:
             self.reference = kept
-        else:  # other data: the reference is asked about them
+        else:  # other data: compute the reference's log-probabilities
             self.ask_reference()
 
     def ask_reference(self) -> None:
-        """Find the reference's log-probabilities of pairs that training did not know, by the model it started from."""
+        """Compute the reference's log-probabilities of new pairs, by the initial model."""
         try:
             start = self._start(None)
         except RequestError as error:
@@ -204,7 +203,7 @@ class DPO(Paired):
 
     @staticmethod
     def load(config: FinetuneConfig, state: Mapping[str, Section], device: torch.device, folder: Path) -> LanguageModel:
-        """The language model of the finished run in `folder`, low-rank additions merged."""
+        """The language model of the finished run in `folder`, with LoRA weights merged."""
         tokenizer = Tokenizer.of_run(folder)
         model = language_part(config, state["model"], tokenizer)
         return language_model(model.to(device).eval(), tokenizer, bool(config.method.chat))
@@ -214,8 +213,8 @@ class DPO(Paired):
 
 
 def answer_log_probs(model: Backbone, tokens: Tensor, answer: Tensor) -> Tensor:
-    """Log-probability in nats of each row's answer, `[rows]`: of the tokens that `answer` marks in `tokens`, both
-    `[rows, time]`, each given all before it. Only these reach the head."""
+    """Log-probability in nats of each row's answer, `[rows]`: of the tokens marked by `answer` in `tokens`, both
+    `[rows, time]`. Only these positions reach the head."""
     row, column = answer.nonzero(as_tuple=True)
     logits = model.logits(model(tokens)[row, column - 1])[:, : model.tokens].float()
     each = -F.cross_entropy(logits, tokens[row, column], reduction="none")
@@ -223,11 +222,9 @@ def answer_log_probs(model: Backbone, tokens: Tensor, answer: Tensor) -> Tensor:
 
 
 def dpo_loss(policy: Tensor, reference: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
-    """`[pairs]`: the loss of Rafailov et al. 2023, equation 7, from log-probabilities `[2, pairs]` of the chosen and
-    the rejected answers.
-
-    `label_smoothing`: the share of the preferences that are taken to be the wrong way round (Mitchell 2023, "A note on
-    DPO with noisy preferences", equation 3).
+    """The DPO loss `[pairs]` (Rafailov et al. 2023, equation 7), from log-probabilities `[2, pairs]` of the chosen and
+    rejected answers. `label_smoothing`: the assumed share of flipped preferences (Mitchell 2023, "A note on DPO with
+    noisy preferences", equation 3).
     """
     moved = policy - reference
     margin = beta * (moved[0] - moved[1])
@@ -235,15 +232,15 @@ def dpo_loss(policy: Tensor, reference: Tensor, beta: float, label_smoothing: fl
 
 
 def ipo_loss(policy: Tensor, reference: Tensor, beta: float) -> Tensor:
-    """`[pairs]`: Azar et al. 2023, equation 17, their tau being `beta`, from log-probabilities `[2, pairs]`; those of a
-    token, not of the whole answer, as its authors compute it, so that long answers do not count more."""
+    """The IPO loss `[pairs]` (Azar et al. 2023, equation 17, with tau = `beta`), from log-probabilities `[2, pairs]`
+    averaged over tokens, as computed by its authors, so that long answers do not count more."""
     moved = policy - reference
     return (moved[0] - moved[1] - 1 / (2 * beta)).square()
 
 
 def mean_nll(log_prob: Tensor, length: Tensor) -> Tensor:
-    """`[pairs]`, nats a token of the chosen answers: what Pang et al. 2024 (arXiv:2404.19733, equation 1) add to the
-    preference's loss, so that what is learnt of a difference does not make both answers unlikely."""
+    """Negative log-likelihood of the chosen answers, `[pairs]`, in nats per token, added to the preference loss (Pang
+    et al. 2024, arXiv:2404.19733, equation 1) so that both answers do not become unlikely."""
     return -log_prob / length
 
 

@@ -21,8 +21,8 @@ from rlgym.ssl.finetune.predict import table_config
 def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     """Metrics of the run's `checkpoint`, by the method's own evaluation.
 
-    Writes evaluations/*.json and the figures into plots/, prints the metrics and whether what is evaluated overlaps the
-    training text of the run it began with, and returns what was written.
+    Writes evaluations/*.json and the figures into plots/, prints the metrics and a warning if the data overlaps the
+    base run's training text, and returns the record.
     """
     run = Run(folder)
     config = load_config(folder, trust=words["trust"])
@@ -36,7 +36,7 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
     elif words["settings"]:
         raise RequestError(f"data.{next(iter(words['settings']))} needs data=NAME, as in data=csv data.path=F")
     elif hasattr(config.method, "baselines"):
-        config.method.baselines = False  # they were evaluated in training
+        config.method.baselines = False  # these were evaluated in training
     config.device, config.display = words["device"], "quiet"
     learner = cls.resumed(config, folder)
     try:

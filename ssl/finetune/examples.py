@@ -1,4 +1,4 @@
-"""Labelled rows: from a table to training and held-out examples, with what was dropped and why."""
+"""From a table to training and held-out examples, counting dropped rows."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ LABEL_NAMES = ("label", "labels", "class", "category", "target", "score", "ratin
 
 INPUT_NAME = "input"
 WHOLE = re.compile(r"[-+]?\d{1,18}\.0+")
-"""A whole number as programs write it that take it for a fraction."""
+"""An integer written as a float."""
 T = TypeVar("T")
 
 
 @dataclass
 class Table:
-    """All rows of a data set in memory, each with every column."""
+    """A data set in memory; every row has every column."""
 
     columns: list[str]
     rows: list[Row]
     bad: int
     first_bad: str
     name: str
-    """Where they come from."""
+    """Source of the rows."""
 
     def facts(self) -> dict[str, Any]:
         """For the manifest: {"fingerprint", "documents", "bytes", "bad", "first_bad", "source"}."""
@@ -51,14 +51,14 @@ class Table:
 
 
 def read_table(config: Any) -> Table:
-    """The rows of `data=csv|jsonl|parquet|hub`. RequestError where one is bad, unless data.bad=skip."""
+    """Read `data=csv|jsonl|parquet|hub`. RequestError for a bad row, unless data.bad=skip."""
     source = open_table(config)
     rows: list[Row] = []
     columns: dict[str, None] = {}
     bad, first_bad = 0, ""
     for row in source.rows:
         if isinstance(row, Row):
-            new = [name for name in row.values if name not in columns]  # a row may lack what others have
+            new = [name for name in row.values if name not in columns]  # a row may lack columns of others
             if why := next(filter(None, map(no_text, new)), ""):
                 row = Bad(row.where, f"the name of a value {why}")
             else:
@@ -81,7 +81,7 @@ def column(
     fits: Callable[[Sequence[object]], bool],
     others: Sequence[str] = (),
 ) -> str:
-    """The column that `given` says; empty: one of the usual `names`, else the only one whose values `fits`."""
+    """The column `given`; if empty, one of the usual `names`, else the only one whose values `fits`."""
     if given:
         if given not in table.columns:
             raise unknown_column(given, table.columns, table.name, key)
@@ -97,13 +97,13 @@ def column(
 
 
 def looks_like_text(values: Sequence[object]) -> bool:
-    """Strings that mostly differ."""
+    """Whether values are mostly distinct strings."""
     texts = [value for value in values if isinstance(value, str)]
     return len(texts) == len(values) and len(set(texts)) > len(texts) / 2
 
 
 def looks_like_labels(values: Sequence[object]) -> bool:
-    """Few values, again and again."""
+    """Whether values are few and repeated."""
     return len(set(map(str, values))) <= max(2, len(values) // 2)
 
 
@@ -115,10 +115,8 @@ def looks_like_numbers(values: Sequence[object]) -> bool:
 
 
 def usable(table: Table, read: Callable[[Row], T], bad: str) -> tuple[list[Row], list[T]]:
-    """The rows that `read` can use, and what it makes of each.
-
-    `read` raises ValueError (a tokenizer: RequestError) where a row is no use. Such a row is a RequestError that names
-    it, or left out and counted in the table where `bad` is skip.
+    """Convert rows by `read`, which raises ValueError (a tokenizer: RequestError) for unusable ones. Those give a
+    RequestError, or are skipped and counted in the table if `bad` is skip.
     """
     kept: list[Row] = []
     found: list[T] = []
@@ -138,7 +136,7 @@ def usable(table: Table, read: Callable[[Row], T], bad: str) -> tuple[list[Row],
 
 
 def value(values: Mapping[str, object], column: str, read: Callable[[object], T]) -> T:
-    """What `read` makes of a row's value; its ValueError with the column's name."""
+    """Convert a row's value by `read`, adding the column's name to its ValueError."""
     try:
         return read(values.get(column))
     except ValueError as error:
@@ -146,19 +144,19 @@ def value(values: Mapping[str, object], column: str, read: Callable[[object], T]
 
 
 def input_column(table: Table, prompt: str) -> str:
-    """The column of what an instruction in the column `prompt` is about, as in Alpaca's data; empty: none."""
+    """The column with the input of an instruction in column `prompt`, as in Alpaca's data; empty: none."""
     return next((name for name in table.columns if name.lower() == INPUT_NAME and name != prompt), "")
 
 
 def with_input(values: Mapping[str, object], prompt: str, below: str) -> str:
-    """A row's prompt, with the value of the column `below`, where it has one, on the lines below it."""
+    """A row's prompt, followed by the value of column `below`, if any."""
     text = value(values, prompt, as_text)
     given = values.get(below) if below else None
     return text if given in (None, "") else f"{text}\n{value(values, below, as_string)}"
 
 
 def as_string(value: object) -> str:
-    """Text, which may be empty."""
+    """Read a string, possibly empty."""
     if not isinstance(value, str):
         if isinstance(value, list):
             raise ValueError("is a list, as of chat messages: must be one text")
@@ -176,7 +174,7 @@ def as_text(value: object) -> str:
 
 
 def as_label(value: object) -> str:
-    """A label's name."""
+    """Read a label as a string."""
     if _nothing(value):
         raise ValueError("is empty" if value is None or not str(value).strip() else "is NaN")
     if not isinstance(value, str | int | float):  # a boolean is an int
@@ -185,7 +183,7 @@ def as_label(value: object) -> str:
 
 
 def label_name(text: str) -> str:
-    """One name for whole numbers and truths however they are written: 0, 0.0, "0.0"; true, "True"."""
+    """Normalise integers and booleans: 0, 0.0, "0.0"; true, "True"."""
     text = text.strip()
     if text.lower() in ("true", "false"):
         return text.capitalize()
@@ -224,10 +222,8 @@ def _number(value: object) -> float | None:
 
 
 def split(groups: Sequence[str], held_out: float, seed: int, strata: Sequence[object] | None = None) -> np.ndarray:
-    """Which examples are held out, bool `[examples]`: about a share `held_out` of each of the `strata` (classes), all
-    where it is 1.
-
-    Equal `groups` (texts, as they are compared) stay on one side, whatever their labels.
+    """Select held-out examples, bool `[examples]`: about a share `held_out` of each of the `strata` (classes), all if
+    it is 1. Equal `groups` (normalised texts) stay on one side.
     """
     if held_out >= 1:
         return np.ones(len(groups), bool)
@@ -239,7 +235,7 @@ def split(groups: Sequence[str], held_out: float, seed: int, strata: Sequence[ob
     sizes, random = np.bincount(group), np.random.default_rng(seed)
     held = np.zeros(len(sizes), bool)
     for value in np.unique(stratum):
-        members = np.flatnonzero(stratum[first] == value)  # a group counts by its first example
+        members = np.flatnonzero(stratum[first] == value)  # a group's class is that of its first example
         order = members[random.permutation(len(members))]
         wanted = held_out * sizes[members].sum()
         before = np.cumsum(sizes[order]) - sizes[order]
@@ -254,13 +250,13 @@ def split(groups: Sequence[str], held_out: float, seed: int, strata: Sequence[ob
 
 
 def numbered(groups: Sequence[str]) -> np.ndarray:
-    """A number for each example, int64 `[examples]`, equal where its group is."""
+    """Group number of each example, int64 `[examples]`."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(group, len(numbers)) for group in groups])
 
 
 def share_of(members: np.ndarray, share: float, seed: int, strata: Sequence[object]) -> np.ndarray:
-    """A share of the examples numbered `members`, sorted; of each of the `strata [members]` at least one."""
+    """A sorted subset of the examples `members`, with at least one of each of the `strata [members]`."""
     if share >= 1:
         return members
     random, kept = np.random.default_rng([seed, 1]), []
@@ -272,5 +268,5 @@ def share_of(members: np.ndarray, share: float, seed: int, strata: Sequence[obje
 
 
 def same_text(text: str) -> str:
-    """What texts are compared by: without case and surplus blanks."""
+    """A text normalised for comparison: case and repeated blanks removed."""
     return " ".join(text.lower().split())

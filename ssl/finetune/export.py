@@ -1,9 +1,9 @@
 """`export RUN` of a fine-tuned run: a folder that `transformers` loads, as a classifier, regressor, reward model or
 language model.
 
-Where a head has a class of its own there (`AutoModelForSequenceClassification`: ModernBERT with pooling mean or cls,
-BERT with cls, decoders with last, those on modules of transformers too), the logits are equal. Other heads are written
-beside the model, with the few lines that apply them.
+Where transformers has a class for the head (`AutoModelForSequenceClassification`: ModernBERT with pooling mean or cls,
+BERT with cls, decoders with last, including those on transformers' modules), the logits are equal. Other heads are
+written to a separate file, with code in the README that applies them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rlgym.ssl.models.backbone import Backbone
 
 LANGUAGE_HEADS = ("cls.", "head.", "decoder.", "lm_head.")
-"""What names of a language model's own head begin with there."""
+"""Prefixes of a language model's own head in transformers."""
 
 
 def export(folder: Path, words: dict[str, Any]) -> Path:
@@ -73,7 +73,7 @@ def export(folder: Path, words: dict[str, Any]) -> Path:
 
 
 def write(model: LanguageModel | Headed, made: Path) -> str:
-    """The model into an empty folder; the class of transformers that loads it."""
+    """Write the model to an empty folder; returns the transformers class that loads it."""
     if isinstance(model, LanguageModel):
         write_model(model, made)
         return "AutoModelForCausalLM" if model.causal else "AutoModelForMaskedLM"
@@ -86,17 +86,17 @@ def write(model: LanguageModel | Headed, made: Path) -> str:
 
 
 def fits_a_class(model: Headed) -> bool:
-    """Whether transformers has a class with the same head."""
+    """Whether transformers has a class with this head."""
     kind = model.head.kind
     if kind == "score" and isinstance(model, RewardModel) and model.tokenizer.pad_id == model.tokenizer.eos_id:
-        return False  # theirs takes the last token that is no padding: it would miss the end of an answer
+        return False  # theirs uses the last non-padding token, which would miss the end of an answer
     if isinstance(model.model, TransformersBackbone):
         return kind == "score" and _scores(model.model)
     return kind in ("pooler", "score") or (kind == "prediction" and model.pooling in ("mean", "cls"))
 
 
 def sequence_classes() -> Mapping[str, str]:
-    """Architecture -> its class for labels."""
+    """Architecture -> its sequence classification class."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
     found: Mapping[str, str] = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
@@ -104,20 +104,20 @@ def sequence_classes() -> Mapping[str, str]:
 
 
 def _scores(backbone: TransformersBackbone) -> bool:
-    """Whether its architecture has a class that is the base and one matrix `score` for the last token."""
+    """Whether its architecture has a class with the base model and one matrix `score` on the last token."""
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     auto: Any = AutoModelForSequenceClassification
     try:
         with torch.device("meta"):
             names = auto.from_config(AutoConfig.for_model(**backbone.configuration())).state_dict().keys()
-    except Exception:  # there is no such class, or it cannot be built, in as many ways as there are architectures
+    except Exception:  # no such class, or it cannot be built; exceptions depend on the architecture
         return False
     return set(names) == {*_without_head(backbone), "score.weight"}
 
 
 def _without_head(backbone: Backbone) -> dict[str, Tensor]:
-    """The weights under transformers' names, without those of the language model's own head."""
+    """Weights under transformers' names, without the language model's own head."""
     _, state = backbone.to_transformers()
     if isinstance(backbone, TransformersBackbone):
         inside = f"{backbone.inner.base_model_prefix}."
@@ -153,13 +153,13 @@ def labels_of(model: Headed) -> dict[str, Any]:
             "problem_type": "single_label_classification",
         }
     found: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
-    if isinstance(model, Regressor) and model.head.kind == "score":  # without a bias that could hold the mean
+    if isinstance(model, Regressor) and model.head.kind == "score":  # without a bias for the mean
         found |= {"target_mean": model.mean, "target_std": model.std}
     return found
 
 
 def head_there(model: Headed) -> dict[str, Tensor]:
-    """The head under transformers' names; a regressor's scale is in it, where it has a bias."""
+    """The head under transformers' names, including a regressor's scale if it has a bias."""
     head = model.head
     weight: Tensor = head.out.weight
     bias: Tensor = head.out.bias
@@ -174,13 +174,13 @@ def head_there(model: Headed) -> dict[str, Tensor]:
 
 
 def serving(model: Headed) -> Tokenizer:
-    """The tokenizer by which transformers reads as training did. A reward model reads a pair of prompt and answer,
-    encoded apart, and the end of text behind the answer."""
+    """A tokenizer with which transformers encodes as in training. A reward model reads a pair of prompt and answer,
+    encoded separately, followed by the end of text."""
     return model.tokenizer.framed(answers=isinstance(model, RewardModel))
 
 
 def write_head(model: Headed, folder: Path) -> None:
-    """head.safetensors and head.json, for a head that no class of transformers has."""
+    """Write head.safetensors and head.json, for heads without a transformers class."""
     from safetensors.torch import save_file
 
     serving(model).save(folder, model.max_length)
@@ -197,8 +197,8 @@ def write_head(model: Headed, folder: Path) -> None:
 
 
 def write_adapter(plain: Backbone, additions: dict[str, tuple[Tensor, Tensor]], adapt: Any, folder: Path) -> None:
-    """adapter_config.json and adapter_model.safetensors: matrices that are one here and several there share A, and
-    have the rows of B that are theirs."""
+    """Write adapter_config.json and adapter_model.safetensors. Matrices that are fused here and separate in
+    transformers share A and take their rows of B."""
     from safetensors.torch import save_file
 
     rows = {own.removesuffix(".weight"): (theirs, sizes, turned) for own, theirs, sizes, turned in own_names(plain)}
@@ -231,7 +231,7 @@ def write_adapter(plain: Backbone, additions: dict[str, tuple[Tensor, Tensor]], 
 
 
 def own_names(plain: Backbone) -> list[tuple[str, tuple[str, ...], tuple[int, ...], bool]]:
-    """(our name, theirs, rows of each, whether theirs is transposed) of every matrix inside the layers."""
+    """(our name, their names, rows of each, whether theirs is transposed) of every matrix inside the layers."""
     if not hasattr(plain, "inner"):
         return [(w.own, w.theirs, w.rows, w.transposed) for w in plain.weights()]
     from transformers.pytorch_utils import Conv1D
@@ -287,7 +287,7 @@ def how_to_use(model: LanguageModel | Headed, auto: str) -> list[str]:
 
 
 def card(run: Run, config: Any, model: LanguageModel | Headed, use: list[str]) -> str:
-    """A README.md: what it is, what it was taught, how it is used, how good it is."""
+    """The README.md: description, training data, usage, metrics."""
     summary, manifest = run.summary, run.manifest
     data, parent = manifest.get("data") or {}, manifest.get("parent") or {}
     final = summary.get("final") or {}

@@ -1,4 +1,4 @@
-"""What a labelled evaluation looks like: confusion matrix, ROC, reliability, predictions against targets, as PNG."""
+"""Figures of labelled evaluations as PNG: confusion matrix, ROC, reliability, predictions against targets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WRITTEN = 20
-"""Classes up to which each cell of a confusion matrix says its count, and each curve has a name."""
+"""Up to this many classes, confusion matrices show counts and curves have names."""
 
 
 def confusion(table: measures.Ints, labels: Sequence[str]) -> bytes:
@@ -38,7 +38,7 @@ def confusion(table: measures.Ints, labels: Sequence[str]) -> bytes:
 
 
 def roc(shares: measures.Floats, y: measures.Ints, labels: Sequence[str]) -> bytes:
-    """Of two classes the rarer one's curve, of more each class against the rest."""
+    """ROC curves: of the rarer of two classes, else of each class against the rest."""
     figure, axes = _axes(5.5, 5.0)
     rarer = [int(np.argmin(np.bincount(y, minlength=2)))]
     for c in rarer if len(labels) == 2 else range(len(labels)):
@@ -54,7 +54,7 @@ def roc(shares: measures.Floats, y: measures.Ints, labels: Sequence[str]) -> byt
 
 
 def reliability(shares: measures.Floats, y: measures.Ints) -> bytes:
-    """How often predictions are right, by how sure they are; on the diagonal probabilities mean what they say."""
+    """Reliability diagram: accuracy by confidence; calibrated predictions are on the diagonal."""
     confidence, accuracy, count = measures.reliability(shares, y)
     figure, axes = _axes(5.5, 5.0)
     filled = count > 0

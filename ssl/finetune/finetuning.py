@@ -1,8 +1,8 @@
 """The base of all fine-tuning methods: the starting model, the trained parameters, the optimiser step.
 
 An update takes `batch_size` examples, adds up the gradients of its parts, divides by the weight of the whole batch, and
-steps once. Which examples, dropout and everything drawn are functions of the seed and the update's number, so that a
-resume needs no state of any generator.
+steps once. Examples, dropout and all randomness are functions of the seed and the update's number, so that a resume
+needs no generator states.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from rlgym.config.schema import FinetuneConfig
 
 SHARE_OF_PRETRAINING = 0.25
-"""Of the step size with which a model of this width is pretrained: what was learned is not to be washed out."""
+"""Share of the pretraining step size for a model of this width, small enough to keep what was learned."""
 
 
 class Finetuned(nn.Module):
-    """A language model and what a method adds to it (a head; None: nothing)."""
+    """A language model with an optional head."""
 
     def __init__(self, backbone: Backbone, head: nn.Module | None = None) -> None:
         super().__init__()
@@ -44,22 +44,22 @@ class Finetuned(nn.Module):
             self.head = head
 
     def matrices(self) -> dict[str, tuple[int, ...]]:
-        """The language model's, as `Backbone.matrices` has them."""
+        """The language model's matrices; see `Backbone.matrices`."""
         return {BACKBONE + name: rows for name, rows in self.backbone.matrices().items()}
 
 
 class Finetuning(TextLearner):
-    """The learner: `update()` is one optimiser step. A subclass says what it learns from and what that costs."""
+    """The learner: `update()` is one optimiser step. A subclass defines data and loss."""
 
     config: FinetuneConfig
     model: Finetuned
     causal: ClassVar[bool | None] = None
-    """Which models the method takes: decoders alone (True), encoders alone (False), or both (None)."""
+    """Supported models: decoders only (True), encoders only (False), or both (None)."""
     rewarded: ClassVar[bool] = False
     """Whether the method learns from a reward."""
 
     def __init__(self, config: FinetuneConfig, run: Path | None = None) -> None:
-        """`run`: the folder of one that goes on, from which model and tokenizer come instead of from `init_from`."""
+        """`run`: the folder of a resumed run, from which model and tokenizer are taken instead of `init_from`."""
         super().__init__(config, pick_device(config.device, heavy=True))
         self.run = run
         if config.reward.name != "default" and not self.rewarded:
@@ -104,7 +104,7 @@ class Finetuning(TextLearner):
         return Start(model, tokenizer, config.model, Run(run).manifest.get("parent", {}))
 
     def _resolve(self) -> None:
-        """What the config leaves open: budget, cadences, step size, device, precision, threads."""
+        """Resolve automatic values: budget, cadences, step size, device, precision, threads."""
         config = self.config
         if config.tokens is None:
             config.tokens = self.default_budget()
@@ -127,25 +127,26 @@ class Finetuning(TextLearner):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Read the data; RequestErrors where it cannot be used. Sets `facts["data"]`."""
+        """Read the data and set `facts["data"]`. RequestError if it cannot be used."""
 
     @abstractmethod
     def default_budget(self) -> int:
-        """In tokens, where the config says none."""
+        """Default budget in tokens."""
 
     @abstractmethod
     def tokens_per_epoch(self) -> int:
-        """Between evaluations, where the config does not say."""
+        """Default interval of evaluations and checkpoints, in tokens."""
 
     @abstractmethod
     def tokens_per_update(self) -> int:
-        """About; what threads and precision are chosen by."""
+        """Approximate tokens per update, for choosing threads and precision."""
 
     def make_head(self) -> nn.Module | None:
         return None
 
     def descend(self, parts: list[Batch]) -> Metrics:
-        """One optimiser step on the parts of a batch: every part's summed loss by the weight of the whole batch."""
+        """One optimiser step on the parts of a batch: each part's summed loss divided by the weight of the whole
+        batch."""
         weight = torch.stack([part["weight"] for part in parts]).sum().float()
         return self.gradient_step([{**part, "total": weight} for part in parts], self.progress.step)
 
@@ -155,13 +156,12 @@ class Finetuning(TextLearner):
 
 
 class Supervised(Finetuning):
-    """Learns from examples that are there: an update is one optimiser step on a batch of them."""
+    """Supervised fine-tuning: an update is one optimiser step on a batch of examples."""
 
     @abstractmethod
     def batch(self, update: int) -> list[Batch]:
-        """The parts of update number `update` on the device. Each has `tokens`, and `weight` (0-d): its share's
-        numerator; where padding is not to count, `count` (0-d, on the CPU): its real tokens. A pure function of seed
-        and `update`."""
+        """The parts of update number `update` on the device. Each has `tokens` and `weight` (0-d), and `count` (0-d, on
+        the CPU), its real tokens, if padding must not count. A pure function of seed and `update`."""
 
     def update(self) -> Metrics:
         progress = self.progress
@@ -175,15 +175,15 @@ class Supervised(Finetuning):
 
 
 def chosen(examples: int, batch_size: int, seed: int, update: int) -> np.ndarray:
-    """Which examples update number `update` takes, int64 `[batch_size]`: each epoch is a permutation of its own, and a
-    batch that runs across an epoch's end takes from both."""
+    """Examples of update number `update`, int64 `[batch_size]`: each epoch is a separate permutation, and a batch
+    across an epoch's end takes from both."""
     epochs, places = np.divmod(np.arange(update * batch_size, (update + 1) * batch_size), examples)
     orders = {epoch: np.random.default_rng([seed, epoch]).permutation(examples) for epoch in np.unique(epochs).tolist()}
     return np.array([orders[epoch][place] for epoch, place in zip(epochs.tolist(), places.tolist(), strict=True)])
 
 
 def padded(rows: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token rows of unequal length as `[rows, longest]`, padded at the right, and which are real, bool alike."""
+    """Pad token rows on the right to `[rows, longest]`; also returns the mask of real tokens."""
     longest = max(map(len, rows))
     tokens = torch.full((len(rows), longest), pad)
     for i, row in enumerate(rows):

@@ -1,7 +1,6 @@
-"""A model and tokenizer from a Hugging Face folder: safetensors and JSON alone, no code of its own, nothing pickled.
-
-A configuration that one of our layouts has to the letter becomes that layout; any other architecture keeps its modules
-of transformers (`TransformersBackbone`).
+"""Loads model and tokenizer from a Hugging Face folder: safetensors and JSON only, no custom code, nothing pickled. A
+configuration that matches one of our layouts exactly is loaded as that; any other architecture uses transformers'
+modules (`TransformersBackbone`).
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ NO_ARITHMETIC = (
     "id2label", "label2id", "problem_type", "initializer_range", "task_specific_params", "max_window_layers",
     "model_type", "gradient_checkpointing", "auto_map", "tie_encoder_decoder",
 )  # fmt: skip
-"""Values of a configuration that no product of a trained model depends on; so do all that name tokens or summaries."""
+"""Configuration values that do not affect a trained model's outputs, in addition to token ids and summary settings."""
 
 
 def open_folder(folder: Path) -> tuple[Backbone, Tokenizer, dict[str, Any]]:
-    """(model, tokenizer, the model's knobs). RequestError where the folder holds anything but a language model in
-    safetensors with its tokenizer.json."""
+    """(model, tokenizer, the model's config). RequestError unless the folder has a language model in safetensors and a
+    tokenizer.json."""
     place = f"init_from={folder}"
     values = _configuration(folder, place)
     causal = _direction(values, place)
@@ -76,7 +75,7 @@ def _configuration(folder: Path, place: str) -> dict[str, Any]:
 
 
 def _direction(values: Mapping[str, Any], place: str) -> bool:
-    """Whether its tokens see only what came before."""
+    """Whether its attention is causal."""
     (name, *_) = values.get("architectures") or [""]
     if name.endswith(CAUSAL):
         return True
@@ -95,7 +94,7 @@ def _tokenizer(folder: Path, causal: bool, place: str) -> Tokenizer:
 
 
 def _read(folder: Path, causal: bool, place: str) -> tuple[Any, dict[str, Tensor]]:
-    """Configuration and weights, under the names that this version of transformers has for them."""
+    """Configuration and weights, under the names of the installed version of transformers."""
     import transformers
 
     auto: Any = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM
@@ -112,7 +111,7 @@ def _read(folder: Path, causal: bool, place: str) -> tuple[Any, dict[str, Tensor
             dtype=torch.float32,
             output_loading_info=True,
         )
-    except Exception as error:  # a folder may be wrong in as many ways as there are architectures
+    except Exception as error:  # exceptions depend on the architecture
         raise RequestError(f"{place}: transformers cannot load it ({' '.join(str(error).split())[:200]})") from error
     finally:
         said.set_verbosity(level)
@@ -128,7 +127,7 @@ def _read(folder: Path, causal: bool, place: str) -> tuple[Any, dict[str, Tensor
 
 
 def own_knobs(theirs: Any) -> Any:
-    """The knobs of the own layout that computes the same, or None."""
+    """The config of the equivalent own layout, or None."""
     read = {"gpt2": _gpt2, "llama": _llama, "qwen3": _llama, "bert": _bert, "modernbert": _modernbert}
     if theirs.model_type not in read:
         return None
@@ -208,7 +207,7 @@ def _modernbert(theirs: Any) -> Any:
 
 
 def _other_knobs(theirs: Any, name: str) -> Any:
-    """An architecture with its modules as they are: every value that differs from its defaults."""
+    """Config of an architecture on transformers' modules: all values that differ from the defaults."""
     from transformers import AutoConfig
 
     plain = AutoConfig.for_model(theirs.model_type).to_dict()
@@ -221,7 +220,7 @@ def _other_knobs(theirs: Any, name: str) -> Any:
 
 
 def _grown(tensor: Tensor, before: int, rows: int) -> Tensor:
-    """A table of `before` tokens with `rows`: the new ones are the mean of the others, unlikely and harmless."""
+    """Extend an embedding from `before` tokens to `rows`; new rows are the mean of the others."""
     if rows == before or tensor.ndim == 0 or tensor.shape[0] != before:
         return tensor
     mean = tensor.mean(0, keepdim=True)

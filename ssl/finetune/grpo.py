@@ -1,8 +1,8 @@
-"""Group Relative Policy Optimization (Shao et al. 2024, arXiv:2402.03300), with what Dr. GRPO (Liu et al. 2025,
-arXiv:2503.20783) and DAPO (Yu et al. 2025, arXiv:2503.14476) change in it.
+"""Group Relative Policy Optimization (Shao et al. 2024, arXiv:2402.03300), with the changes of Dr. GRPO (Liu et al.
+2025, arXiv:2503.20783) and DAPO (Yu et al. 2025, arXiv:2503.14476).
 
-Samples a group of completions of each prompt. The advantage of a completion, the same for all its tokens, is its reward
-less the mean of its group's, by their deviation. Minimises, in the mean over tokens,
+Samples a group of completions for each prompt. The advantage of a completion, shared by its tokens, is its reward minus
+the group's mean, divided by the group's deviation. Minimises, averaged over tokens,
 
     clipped surrogate + kl_coef * KL to the frozen reference
 """
@@ -72,8 +72,8 @@ class GRPO(Rewarded):
 
 
 def group_advantages(reward: Tensor, group_size: int, scale: str) -> Tensor:
-    """Of `reward [groups x group_size]`: less the group's mean, divided by the deviation of the group, of the batch, or
-    not at all (`scale`: group, batch, none). Exactly 0 where all of a group are equal."""
+    """Advantages from `reward [groups x group_size]`: minus the group's mean, divided by the deviation of the group, of
+    the batch, or not at all (`scale`: group, batch, none). Exactly 0 in groups of equal rewards."""
     groups = reward.view(-1, group_size)
     equal = (groups == groups[:, :1]).all(1, keepdim=True)
     advantage = torch.where(equal, 0.0, groups - groups.mean(1, keepdim=True))
@@ -85,7 +85,7 @@ def group_advantages(reward: Tensor, group_size: int, scale: str) -> Tensor:
 
 
 def summed(each: Tensor, counts: Tensor, normalization: str) -> Tensor:
-    """The losses `each [rows, time]` of the tokens that count, summed, 0-d: what `normalizer` divides."""
+    """The sum, 0-d, of the token losses `each [rows, time]`, to be divided by `normalizer`."""
     total = (each * counts).sum(1)
     if normalization == "grpo":
         total = total / counts.sum(1).clamp(min=1)
@@ -93,8 +93,8 @@ def summed(each: Tensor, counts: Tensor, normalization: str) -> Tensor:
 
 
 def normalizer(counts: Tensor, normalization: str, max_new_tokens: int) -> Tensor:
-    """grpo: rows, as each is a mean over its own tokens. dapo: tokens. dr_grpo: rows x the tokens that there could
-    be."""
+    """The divisor: rows for grpo, each being a mean over its tokens; tokens for dapo; rows x maximum tokens for
+    dr_grpo."""
     if normalization == "dapo":
         return counts.sum()
     rows = torch.tensor(len(counts), device=counts.device)

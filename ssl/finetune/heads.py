@@ -1,4 +1,4 @@
-"""What turns hidden states into outputs: pooling, and the head that the layout has in `transformers`, if any."""
+"""From hidden states to outputs: pooling, and the head of the layout in `transformers`, if any."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlgym.ssl.models.modernbert import ModernBert
 
 
 def pool(hidden: Tensor, real: Tensor, how: str) -> Tensor:
-    """One vector of each row, `[rows, width]`, from `hidden [rows, time, width]` and which tokens are `real`."""
+    """Pool `hidden [rows, time, width]` over the `real` tokens to `[rows, width]`."""
     if how == "cls":
         return hidden[:, 0]
     if how == "last":
@@ -24,8 +24,8 @@ def pool(hidden: Tensor, real: Tensor, how: str) -> Tensor:
 
 
 class Head(nn.Module):
-    """`[rows, width]` -> `[rows, outputs]`. What lies between depends on the backbone's layout, so that an export has a
-    class of transformers: BERT's pooler behind `cls`, ModernBERT's prediction head, a decoder's plain `score`."""
+    """`[rows, width]` -> `[rows, outputs]`. The layers depend on the backbone's layout, to match transformers' classes:
+    BERT's pooler after `cls`, ModernBERT's prediction head, a decoder's plain `score`."""
 
     def __init__(self, backbone: Backbone, outputs: int, pooling: str, seed: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Head(nn.Module):
                     parameter.normal_(0.0, 0.02, generator=generator)
                 else:
                     parameter.fill_(float(name == "norm.weight"))
-            if self.kind == "prediction" and isinstance(backbone, ModernBert):  # its own was pretrained too
+            if self.kind == "prediction" and isinstance(backbone, ModernBert):  # its own was pretrained, too
                 self.dense.weight.copy_(backbone.head.dense.weight)
                 self.norm.weight.copy_(backbone.head.norm.weight)
 
@@ -66,7 +66,7 @@ def kind_of(backbone: Backbone, pooling: str) -> str:
 
 
 def resolve_pooling(config: Any, causal: bool) -> str:
-    """`method.pooling` where it is auto: the mean of what an encoder says, a decoder's last token, which saw all."""
+    """Resolve `method.pooling=auto`: the mean for encoders, the last token for decoders, which has seen all others."""
     if config.pooling == "auto":
         config.pooling = "last" if causal else "mean"
     return str(config.pooling)

@@ -1,4 +1,4 @@
-"""Instruction tuning: next-token cross-entropy on the answers alone, prompts being only read (Ouyang et al. 2022,
+"""Instruction tuning: next-token cross-entropy on the answers only, without loss on prompts (Ouyang et al. 2022,
 arXiv:2203.02155, section 3.1; the mask as in Wang et al. 2022, arXiv:2212.10560)."""
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rlgym.ssl.finetune.config import InstructionMethod
 
 IGNORED = -100
-"""Label of a token that is not to be predicted."""
+"""Label of a token without loss."""
 CHAT, PLAIN = "chat", "plain"
 NAMES = {
     "messages": ("messages", "conversation", "conversations", "chat"),
@@ -39,7 +39,7 @@ NAMES = {
     "completion": ("completion", "response", "answer", "output"),
 }
 ROWS = 16
-"""Evaluated at once."""
+"""Examples per evaluation batch."""
 
 
 class Instruction(Supervised):
@@ -50,7 +50,7 @@ class Instruction(Supervised):
         config, method = self.config, self.config.method
         table = library.docstrings() if config.data.name == "default" else examples.read_table(config.data)
         longest = resolve_length(method, self.start.model)
-        if config.data.name == "default":  # made for every model: what this one cannot read is not among them
+        if config.data.name == "default":  # built-in examples: skip those this tokenizer cannot encode
             table.rows = [row for row in table.rows if self._fits(str(row.values["prompt"]), longest)]
             if len(table.rows) < 20:
                 raise RequestError(
@@ -92,7 +92,8 @@ class Instruction(Supervised):
         )
 
     def columns(self, table: examples.Table) -> list[str]:
-        """[messages], or [prompt, completion] with perhaps an input between them; written into the config."""
+        """Columns: [messages], or [prompt, completion], optionally with an input in between; written into the
+        config."""
         method: InstructionMethod = self.config.method
         asked = bool(method.prompt)
         for name in ("messages", "prompt", "completion", "input"):
@@ -119,8 +120,8 @@ class Instruction(Supervised):
         return [name for name in (method.prompt, method.input, method.completion) if name]
 
     def write(self, values: Sequence[Any], longest: int) -> template.Written:
-        """The example's tokens, at most `longest`, with an answer among them and, where it fits, its end. ValueError
-        where the prompt leaves no room, or the chat template refuses the messages."""
+        """The example's tokens, at most `longest`, including part of an answer and, if it fits, its end. ValueError if
+        the prompt leaves no room, or the chat template refuses the messages."""
         if self.form == CHAT:
             whole = template.chat(self.tokenizer, values[0])
         else:
@@ -134,7 +135,7 @@ class Instruction(Supervised):
         return template.Written(whole.ids[:longest], whole.answer[:longest])
 
     def prompt_of(self, values: Sequence[Any]) -> tuple[str, list[int]]:
-        """A prompt as text and as tokens, without its last answer."""
+        """The prompt as text and tokens, without the last answer."""
         if self.form == CHAT:
             asked = values[0][:-1]
             shown = "\n".join(f"{message['role']}: {message['content']}" for message in asked)
@@ -173,7 +174,7 @@ class Instruction(Supervised):
         return [self.collate([[i] for i in part]) for part in parts]
 
     def collate(self, rows: Sequence[Sequence[int]]) -> Batch:
-        """Rows of one example or several: `tokens`, `labels` (the next token where it is an answer) and, with several,
+        """Rows of one or several examples: `tokens`, `labels` (the next token if part of an answer) and, with several,
         `documents`, all `[rows, longest]`."""
         longest = max(sum(len(self.examples[i].ids) for i in row) for row in rows)
         tokens = torch.full((len(rows), longest), self.tokenizer.pad_id)
@@ -197,7 +198,7 @@ class Instruction(Supervised):
         return batch
 
     def answers(self, part: Batch) -> tuple[Tensor, Tensor]:
-        """Logits `[n, vocab]` and labels `[n]` of the answers' tokens; the head runs on these alone."""
+        """Logits `[n, vocab]` and labels `[n]` of the answers' tokens; the head runs on these only."""
         hidden = self.start.model(part["tokens"], part.get("documents"))
         places = part["labels"] >= 0
         return self.start.model.logits(hidden[places]).float(), part["labels"][places]
@@ -258,12 +259,12 @@ class Instruction(Supervised):
 
     @staticmethod
     def adopt(config: Any, folder: Path) -> None:
-        """Make `config` that of evaluating other data: all of it is held out."""
+        """Adapt `config` for evaluating other data: all of it is held out."""
         config.method.held_out = 1.0
 
     @staticmethod
     def load(config: FinetuneConfig, state: Mapping[str, Any], device: torch.device, folder: Path) -> LanguageModel:
-        """The language model of the finished run in `folder`; of one that learnt chats, prompts are a user's words."""
+        """The language model of the finished run in `folder`; for chat models, prompts are user messages."""
         tokenizer = Tokenizer.of_run(folder)
         model = language_part(config, state["model"], tokenizer).to(device).eval()
         return language_model(model, tokenizer, chat=bool(config.method.messages))
@@ -276,7 +277,7 @@ def as_answer(value: object) -> str:
 
 
 def packed(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Numbers of examples for as few rows of `room` tokens as first fit, longest first, finds."""
+    """Pack examples into rows of `room` tokens by first-fit decreasing; returns their numbers by row."""
     bins: list[list[int]] = []
     left: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

@@ -1,7 +1,7 @@
 """KL(policy || reference) from sampled tokens: Schulman's three estimators (http://joschu.net/blog/kl-approx.html).
 
-With `l = log pi(x) - log ref(x)` and x drawn from the policy. As numbers all three estimate the KL divergence (k2 with
-a bias); what their gradients are is another matter. Of the means over x, as a function of the policy's parameters:
+With `l = log pi(x) - log ref(x)` and x drawn from the policy. All three estimate the KL divergence (k2 with a bias),
+but their gradients differ. For means over x, as a function of the policy's parameters:
 
     k1 = l                  in the reward (as a constant): exact.     In the loss: 0, it teaches nothing.
     k2 = l^2 / 2            in the loss: exactly the gradient of KL(policy || reference).
@@ -15,23 +15,23 @@ from torch import Tensor
 
 
 def k1(log_prob: Tensor, reference: Tensor) -> Tensor:
-    """Element by element, `[...]`: unbiased, and negative half of the time."""
+    """k1, element by element, `[...]`: unbiased, and negative half of the time."""
     return log_prob - reference
 
 
 def k2(log_prob: Tensor, reference: Tensor) -> Tensor:
-    """Never negative; biased where the two are far apart."""
+    """k2: never negative; biased if the distributions are far apart."""
     return 0.5 * (log_prob - reference).square()
 
 
 def k3(log_prob: Tensor, reference: Tensor) -> Tensor:
-    """Unbiased and never negative."""
+    """k3: unbiased and never negative."""
     log_ratio = reference - log_prob
     return log_ratio.exp() - 1 - log_ratio
 
 
 def in_loss(estimator: str, log_prob: Tensor, reference: Tensor, old_log_prob: Tensor) -> Tensor:
-    """What is added to each token's loss, `[...]`; `estimator`: k2, k3, or k3_ratio."""
+    """The term added to each token's loss, `[...]`; `estimator`: k2, k3, or k3_ratio."""
     if estimator == "k2":
         return k2(log_prob, reference)
     found = k3(log_prob, reference)

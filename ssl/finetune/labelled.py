@@ -1,5 +1,5 @@
-"""The base of classification and regression: a text and its target in each row, a head over a pooled hidden state, the
-held-out part, and the cheap baselines beside the network.
+"""The base of classification and regression: texts with targets, a head over a pooled hidden state, held-out examples,
+and simple baselines.
 """
 
 from __future__ import annotations
@@ -25,44 +25,44 @@ if TYPE_CHECKING:
     from rlgym.ssl.models.backbone import Backbone
 
 ROWS = 64
-"""Evaluated at once."""
+"""Examples per evaluation batch."""
 TIMES = 10
-"""So often at most a run is evaluated and saved, where its config does not say."""
+"""Default number of evaluations and checkpoints per run, at most."""
 
 
 class Labelled(Supervised):
     target_key: ClassVar[str]
-    """The knob that names the column of the target."""
+    """The config field with the target's column."""
     target_names: ClassVar[Sequence[str]] = examples.LABEL_NAMES
-    """What the column of the target is usually called."""
+    """Usual names of the target's column."""
 
     # ---- what a method says
 
     @staticmethod
     @abstractmethod
     def default_table() -> tuple[examples.Table, str]:
-        """The examples that are on every machine, with columns `text` and `file`, and the column of their target."""
+        """Built-in examples with columns `text` and `file`, and the column of their target."""
 
     @abstractmethod
     def read_targets(self, values: list[Any], rows: list[Any]) -> np.ndarray:
-        """Numbers for the targets as they were read, `[examples]`; RequestError where they are no use."""
+        """Convert read targets to numbers `[examples]`; RequestError if unusable."""
 
     @staticmethod
     @abstractmethod
     def read_target(value: object) -> Any:
-        """A target as the table has it; ValueError says why it is none."""
+        """Read a target from a table's value; ValueError if invalid."""
 
     @staticmethod
     @abstractmethod
     def fits(values: Sequence[object]) -> bool:
-        """Whether a column with these values may be the target."""
+        """Whether a column with these values can be the target."""
 
     def strata(self, values: list[Any]) -> list[Any]:
-        """What is held out in equal shares, from the targets as they were read."""
+        """Strata for the held-out split, from the read targets."""
         return [""] * len(values)
 
     outputs: int
-    """Numbers that the head gives for a text."""
+    """Number of the head's outputs."""
 
     # ---- data
 
@@ -101,7 +101,7 @@ class Labelled(Supervised):
         longest = resolve_length(method, self.start.model)
         self.rows = [self.tokenizer.alone(t, longest) for t in texts]
         self.compared: dict[str, np.ndarray] = {}
-        """Baseline -> its predictions on the held-out part; fitted when they are first asked for."""
+        """Baseline -> predictions on the held-out part; fitted on first use."""
         cut = sum(len(row) == longest for row in self.rows)
         self.facts["data"] = {
             **table.facts(),
@@ -134,7 +134,7 @@ class Labelled(Supervised):
         return table, text, target
 
     def check_split(self) -> None:
-        """RequestError where what is to be learnt from lacks something."""
+        """RequestError if the examples are unusable for training."""
 
     def default_budget(self) -> int:
         return max(1, int(passes(self.config, len(self.train)) * self.epoch()))
@@ -171,7 +171,7 @@ class Labelled(Supervised):
         }
 
     def logits(self, part: Batch) -> Tensor:
-        """`[rows, outputs]`"""
+        """Outputs `[rows, outputs]` of a batch."""
         return forward(
             self.start.model, self.model.head, part["tokens"], part["real"], self.config.method.pooling
         ).float()
@@ -180,7 +180,7 @@ class Labelled(Supervised):
 
     @torch.no_grad()
     def predict_rows(self, rows: Sequence[int]) -> Tensor:
-        """`[rows, outputs]`, on the CPU."""
+        """Outputs of the examples `rows`, `[rows, outputs]`, on the CPU."""
         was_training = self.model.training
         self.model.eval()
         found = torch.empty(len(rows), self.outputs)
@@ -206,12 +206,12 @@ class Labelled(Supervised):
 
     @staticmethod
     def adopt(config: Any, folder: Path) -> None:
-        """Make `config` that of evaluating other data: all of it is held out, nothing is compared."""
+        """Adapt `config` for evaluating other data: all of it is held out, without baselines."""
         config.method.held_out, config.method.label_share, config.method.baselines = 1.0, 1.0, False
 
 
 def passes(config: Any, count: int) -> float:
-    """`method.epochs` over `count` training examples; settled where it is empty."""
+    """`method.epochs` for `count` training examples; resolved if empty."""
     if config.method.epochs is None:
         config.method.epochs = min(30.0, max(3.0, 400 * config.batch_size / max(1, count)))
     return float(config.method.epochs)
@@ -224,14 +224,14 @@ def resolve_length(method: Any, model: Backbone) -> int:
 
 
 def forward(backbone: Backbone, head: nn.Module, tokens: Tensor, real: Tensor, pooling: str) -> Tensor:
-    """`[rows, outputs]`. Padding, at the right, is a document of its own: nothing real sees it."""
+    """Outputs `[rows, outputs]`. Right padding is a separate document, so that real tokens do not attend to it."""
     documents = None if backbone.causal or bool(real.all()) else (~real).long()
     found: Tensor = head(pool(backbone(tokens, documents), real, pooling))
     return found
 
 
 def by_length(rows: list[int], lengths: Sequence[int], most: int) -> list[list[int]]:
-    """The rows in parts of at most `most`, sorted by length, none padded to more than about twice its length."""
+    """Split rows into parts of at most `most`, sorted by length, so that padding at most doubles a row."""
     order = sorted(range(len(rows)), key=lambda i: -lengths[i])
     parts: list[list[int]] = []
     longest = 0
@@ -244,5 +244,5 @@ def by_length(rows: list[int], lengths: Sequence[int], most: int) -> list[list[i
 
 
 def weights_of(state: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
-    """The tensors of a section whose names begin with `prefix`, without it."""
+    """Tensors of a section whose names begin with `prefix`, which is removed."""
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

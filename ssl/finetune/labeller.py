@@ -1,5 +1,4 @@
-"""A finished model with a head, which says something about texts: what `rlgym.load(run)` gives for labelled methods and
-reward models."""
+"""Finished models with a head: the result of `rlgym.load(run)` for labelled methods and reward models."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ class Headed:
 
     @torch.inference_mode()
     def read(self, rows: Sequence[list[int]]) -> Tensor:
-        """What the head says of each row of tokens, `[rows, outputs]`, on the CPU."""
+        """Outputs for each row of tokens, `[rows, outputs]`, on the CPU."""
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         found = torch.empty(len(rows), self.head.out.out_features)
         for at in range(0, len(order), ROWS):
@@ -47,10 +46,10 @@ class Headed:
 
 
 class Labeller(Headed, ABC):
-    """Texts are read exactly as in training: same tokens, same length."""
+    """A model that encodes texts exactly as in training."""
 
     def outputs(self, texts: Sequence[str]) -> Tensor:
-        """What the head says of each text, `[texts, outputs]`, on the CPU."""
+        """Outputs for each text, `[texts, outputs]`, on the CPU."""
         return self.read([self.tokenizer.alone(text, self.max_length) for text in texts])
 
     @abstractmethod
@@ -66,15 +65,15 @@ class Classifier(Labeller):
         self.labels = labels
 
     def predict(self, texts: Sequence[str]) -> list[str]:
-        """The likeliest label of each text."""
+        """The most likely label of each text."""
         return [self.labels[i] for i in self.outputs(texts).argmax(1).tolist()]
 
     def probabilities(self, texts: Sequence[str]) -> Tensor:
-        """`[texts, labels]`, in the order of `labels`."""
+        """Probabilities `[texts, labels]`, in the order of `labels`."""
         return self.outputs(texts).double().softmax(1)
 
     def describe(self, texts: Sequence[str]) -> list[dict[str, Any]]:
-        """predicted, probability, and the probability of every label."""
+        """New columns: predicted, probability, and the probability of every label."""
         found = []
         for row in self.probabilities(texts).tolist():
             best = max(range(len(row)), key=row.__getitem__)
@@ -91,7 +90,7 @@ class Regressor(Labeller):
         self.mean, self.std = mean, std
 
     def predict(self, texts: Sequence[str]) -> list[float]:
-        """A number for each text, in the targets' unit."""
+        """Predicted numbers, in the targets' unit."""
         found: list[float] = (self.outputs(texts)[:, 0].double() * self.std + self.mean).tolist()
         return found
 

@@ -1,4 +1,4 @@
-"""Examples that are on every machine: functions of the Python standard library, with what can be asked about them."""
+"""Built-in examples: functions of the Python standard library with targets."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from rlgym.ssl.finetune.examples import Table, same_text
 
 NAME = "functions of the Python standard library"
 CLASSES, LEAST_FILES, LEAST, MOST = 16, 5, 60, 200
-"""Of the packages: how many at most, and how many files and functions one has."""
+"""Limits for packages: maximum number, and minimum files and functions of each."""
 EXAMPLES = 3_000
-"""Of the other sets."""
+"""Limits for the other data sets."""
 LENGTH = (120, 2_000)
-"""Characters of a function."""
+"""Length limits of a function, in characters."""
 BRANCHES = (ast.If, ast.IfExp, ast.For, ast.While, ast.ExceptHandler, ast.comprehension, ast.BoolOp, ast.Assert)
 
 
 def packages() -> Table:
-    """Which package a function is from: the largest ones, at most 200 functions each. Columns text, package, file."""
+    """Predict a function's package: the largest ones, at most 200 functions each. Columns text, package, file."""
     found: dict[str, list[Row]] = {}
     for path, where, text in _functions():
         package = path.split("/")[0]
@@ -47,7 +47,7 @@ def packages() -> Table:
 
 
 def complexities() -> Table:
-    """How many ways through a function there are: 1 + its branches (McCabe 1976). Columns text, branches, file."""
+    """Predict a function's cyclomatic complexity: 1 + its branches (McCabe 1976). Columns text, branches, file."""
     rows = []
     for path, where, text in _functions():
         tree = _parsed(text)
@@ -58,7 +58,7 @@ def complexities() -> Table:
 
 
 def docstrings() -> Table:
-    """What a function does: its source without the docstring, and the docstring's first sentence. Columns prompt,
+    """Describe a function: its source without docstring, and the docstring's first sentence. Columns prompt,
     completion, file."""
     rows = []
     for path, where, text in _functions():
@@ -80,12 +80,12 @@ def docstrings() -> Table:
 
 
 def _functions() -> Iterator[tuple[str, str, str]]:
-    """(file, place, source) of every function of a usual length, each only once."""
+    """(file, position, source) of every function of usual length, without duplicates."""
     folder = Path(sysconfig.get_path("stdlib"))
     seen: set[str] = set()
     for path in library_files(folder):
         name = path.relative_to(folder).as_posix()
-        if name.startswith(("test/", "tests/")):  # half of all, and of another kind
+        if name.startswith(("test/", "tests/")):  # half of all, and of a different kind
             continue
         try:
             source = "".join(pieces(path, Meter()))
@@ -103,11 +103,11 @@ def _parsed(text: str) -> ast.Module | None:
         with warnings.catch_warnings():  # invalid escapes in old code
             warnings.simplefilter("ignore")
             return ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # a method's text on its own need not parse
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # a method's source need not parse by itself
         return None
 
 
 def _evenly(rows: list[Row], count: int) -> list[Row]:
-    """At most `count`, evenly spread over the files' order."""
+    """At most `count` rows, evenly spread over the files."""
     places = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
     return [rows[place] for place in places.tolist()]

@@ -1,4 +1,4 @@
-"""Whether what is evaluated was in the training text of the run that fine-tuning began with."""
+"""Detects overlap of evaluation texts with the training text of the base run."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from rlgym.ssl.data.overlap import between
 from rlgym.ssl.data.progress import silent
 
 NOTED = 0.001
-"""Share of overlap from which on it is said."""
+"""Share of overlap from which on a warning is given."""
 
 
 @dataclass(frozen=True)
 class Overlap:
     share: float | None
-    """Of the evaluated texts' runs of 13 words; None: it could not be found out."""
+    """Shared 13-grams of the evaluated texts; None if unknown."""
     line: str
 
 
 def warning(parent: dict[str, Any] | None, texts: Sequence[str]) -> Overlap | None:
-    """What is to be said of texts evaluated by a run with this `parent` (from its manifest); None: nothing."""
+    """The warning about texts evaluated by a run with this `parent` (from its manifest), or None."""
     source = pretraining(parent)
     if source is None or not texts:
         return None
@@ -53,7 +53,7 @@ def warning(parent: dict[str, Any] | None, texts: Sequence[str]) -> Overlap | No
 
 
 def pretraining(parent: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The run at the beginning of the line that learned from a corpus."""
+    """The first run of the lineage, which learned from a corpus."""
     while parent:
         if parent.get("root") == "pretrain":
             return parent
@@ -62,7 +62,7 @@ def pretraining(parent: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def of_texts(texts: Sequence[str], folder: Path) -> Corpus:
-    """A corpus in memory, all of it held out."""
+    """An in-memory corpus, all of it held out."""
     content = [text.encode() for text in texts]
     starts = np.concatenate([[0], np.cumsum([len(part) for part in content])]).astype(np.int64)
     text = np.frombuffer(b"".join(content), np.uint8)

@@ -1,4 +1,4 @@
-"""Metrics of predictions, and intervals for the difference of two predictors, as pure functions on arrays."""
+"""Metrics of predictions, and intervals for differences between predictors, as pure functions on arrays."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 BINS = 15
-"""Of the calibration error, as in Guo et al. 2017."""
+"""Bins of the calibration error, as in Guo et al. 2017."""
 RESAMPLES = 10_000
-"""Of a bootstrap interval."""
+"""Resamples of a bootstrap interval."""
 AT_ONCE = 2_000_000
-"""Counts that a bootstrap holds in memory."""
+"""Maximum counts that a bootstrap holds in memory."""
 
 
 # ---- classes
 
 
 def confusion(labels: Ints, predicted: Ints, classes: int) -> Ints:
-    """`[classes, classes]`: how often a true class (row) was taken for another (column)."""
+    """Confusion matrix `[classes, classes]`: true classes in rows, predicted ones in columns."""
     return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
 def per_class(table: Ints) -> dict[str, Floats]:
-    """precision, recall, f1, support of each class of a confusion matrix `[classes, classes]`; 0 where undefined."""
+    """Precision, recall, f1 and support of each class of a confusion matrix `[classes, classes]`; 0 where undefined."""
     right, predicted, support = np.diag(table), table.sum(0), table.sum(1)
     return {
         "precision": _divided(right, predicted),
@@ -39,7 +39,7 @@ def per_class(table: Ints) -> dict[str, Floats]:
 
 
 def macro_f1(table: Ints) -> float:
-    """Mean F1 over the classes that occur, as a label or as a prediction (as scikit-learn's)."""
+    """Mean F1 over the classes that occur as label or prediction (as in scikit-learn)."""
     occurs = (table.sum(0) + table.sum(1)) > 0
     return float(per_class(table)["f1"][occurs].mean())
 
@@ -50,7 +50,7 @@ def _divided(above: NDArray[Any], below: NDArray[Any]) -> Floats:
 
 
 def reliability(shares: Floats, labels: Ints, bins: int = BINS) -> tuple[Floats, Floats, Ints]:
-    """(confidence, accuracy, examples) of each of the equal intervals of the likeliest class's probability, `[bins]`.
+    """(confidence, accuracy, examples) in equal bins of the predicted class's probability, `[bins]`.
 
     `shares [examples, classes]`; NaN where an interval has no examples.
     """
@@ -72,9 +72,8 @@ def calibration_error(shares: Floats, labels: Ints, bins: int = BINS) -> float:
 
 
 def roc(scores: Floats, positive: NDArray[np.bool_]) -> tuple[Floats, Floats, float]:
-    """(false positive rate, true positive rate, area) of every threshold on `scores [examples]`, from the highest down.
-
-    Equal scores are one step; the area is NaN where there are no positives, or nothing else.
+    """(false positive rate, true positive rate, area) over all thresholds on `scores [examples]`, in descending order.
+    Equal scores are one step; the area is NaN if there is only one class.
     """
     order = np.argsort(-scores, kind="stable")
     steps = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
@@ -120,8 +119,8 @@ def interval(
 ) -> tuple[float, float]:
     """95 % interval of a difference between two predictors on the same examples: the paired percentile bootstrap.
 
-    `difference` turns weights `[resamples, examples]` (how often each example was drawn) into differences
-    `[resamples]`. Whole `groups [examples]` are drawn: what belongs together is no independent evidence.
+    `difference` maps weights `[resamples, examples]` (counts of drawn examples) to differences `[resamples]`. Whole
+    `groups [examples]` are resampled, as their members are not independent.
     """
     _, group = np.unique(groups, return_inverse=True)
     count = int(group.max()) + 1
@@ -136,7 +135,7 @@ def interval(
 
 
 def mean_difference(first: Floats, second: Floats) -> Callable[[Floats], Floats]:
-    """Of two scores of each example, `[examples]`: the difference of their weighted means."""
+    """The difference of the weighted means of two scores per example, `[examples]`."""
     each = first - second
 
     def difference(weights: Floats) -> Floats:

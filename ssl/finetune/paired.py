@@ -1,6 +1,6 @@
 """The base of preference methods: pairs of answers, both sides in one batch, held-out pairs.
 
-A method's own file says what the two sides of a pair are compared by, and what it minimises.
+A method's own file has the comparison of a pair's sides and the loss.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from rlgym.ssl.finetune.config import PreferenceMethod
 
 ROWS = 32
-"""Pairs evaluated at once."""
+"""Pairs per evaluation batch."""
 TIMES = 10
-"""So often a run is evaluated and saved, where its config does not say."""
+"""Default number of evaluations and checkpoints per run."""
 
 
 class Paired(Supervised):
@@ -63,8 +63,8 @@ class Paired(Supervised):
         return [self.collate(part) for part in by_length(rows, [length(self.tokens[i]) for i in rows], most)]
 
     def collate(self, rows: Sequence[int]) -> Batch:
-        """The pairs numbered `rows`: tokens `[2 pairs, time]`, the chosen sides first; `real` and `answer` alike, bool;
-        `pair`, `margin` `[pairs]`."""
+        """A batch of the pairs `rows`: tokens `[2 pairs, time]`, chosen sides first; masks `real` and `answer` of the
+        same shape; `pair`, `margin` `[pairs]`."""
         pairs = [self.tokens[i] for i in rows]
         sides = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
         tokens, real = padded(sides, self.tokenizer.pad_id, self.device)
@@ -82,7 +82,7 @@ class Paired(Supervised):
     # ---- evaluating
 
     def parts(self, rows: Sequence[int]) -> Iterator[tuple[list[int], Batch]]:
-        """The pairs numbered `rows` in batches of about one length: (places in `rows`, batch)."""
+        """The pairs `rows` in batches of similar length: (indices into `rows`, batch)."""
         order = sorted(range(len(rows)), key=lambda place: length(self.tokens[rows[place]]))
         for at in range(0, len(order), ROWS):
             places = order[at : at + ROWS]
@@ -92,12 +92,12 @@ class Paired(Supervised):
         return [self.pairs[i].kind for i in self.held]
 
     def evaluated_texts(self) -> list[str]:
-        """The held-out prompts with the chosen answers, as overlap is looked for."""
+        """The held-out prompts with chosen answers, for the overlap check."""
         return [self.pairs[i].prompt + self.pairs[i].chosen for i in self.held]
 
     @staticmethod
     def adopt(config: Any, folder: Path) -> None:
-        """Make `config` that of evaluating other data: all of it is held out."""
+        """Adapt `config` for evaluating other data: all of it is held out."""
         config.method.held_out = 1.0
 
 

@@ -1,9 +1,8 @@
 """Proximal Policy Optimization of a language model (Ziegler et al. 2019, arXiv:1909.08593; Ouyang et al. 2022,
-arXiv:2203.02155): what agent=ppo does in an environment, with a token for an action.
-
-The state is the text so far; a token's reward is minus `kl_coef` times the logarithm of its probability over the frozen
-reference's, and the last token of a completion also gets the completion's reward. A head on the same transformer
-gives the value of the text before each token. Minimises, in the mean over tokens,
+arXiv:2203.02155): the algorithm of agent=ppo with tokens as actions. The state is the text so far; a token's reward is
+minus `kl_coef` times the log-ratio of its probabilities under policy and frozen reference, and the last token of a
+completion also gets the completion's reward. A value head on the same transformer predicts the return from the text
+before each token. Minimises, averaged over tokens,
 
     clipped surrogate + vf_coef * value loss
 """
@@ -39,7 +38,7 @@ class PPO(Rewarded):
         return found
 
     def make_head(self) -> nn.Module:
-        head = nn.Linear(self.start.model.width, 1)  # 0 at first: no reward is expected of anything
+        head = nn.Linear(self.start.model.width, 1)  # 0 at first: no expected reward
         with torch.no_grad():
             head.weight.zero_()
             head.bias.zero_()
@@ -103,20 +102,20 @@ class PPO(Rewarded):
 
 
 def token_rewards(reward: Tensor, log_prob: Tensor, reference: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
-    """`[rows, time]`: what each token costs in KL (k1, whose expected gradient is exact here), and `reward [rows]` at
-    the last token of each completion."""
+    """Token rewards `[rows, time]`: the KL penalty of each token (k1, whose expected gradient is exact here), plus
+    `reward [rows]` at the last token of each completion."""
     each = -kl_coef * kl.k1(log_prob, reference) * mask
     return each + reward[:, None] * last(mask)
 
 
 def last(mask: Tensor) -> Tensor:
-    """Where each row of `mask` is True for the last time, bool alike."""
+    """Mask of the last True of each row of `mask`."""
     return mask & (mask.flip(1).cumsum(1).flip(1) == 1)
 
 
 def token_advantages(reward: Tensor, value: Tensor, mask: Tensor, gamma: float, lam: float) -> Tensor:
-    """GAE over each completion, `[rows, time]`, 0 outside of it. A truncated completion ends like any other: the limit
-    of tokens is part of the task."""
+    """GAE over each completion, `[rows, time]`, 0 outside of it. A truncated completion counts as terminated: the token
+    limit is part of the task."""
     end = last(mask).to(reward.dtype)
     following = torch.nn.functional.pad(value[:, 1:], (0, 1))
     rewards, values, next_values, ends = (x.T.contiguous() for x in (reward, value, following, end))
@@ -125,6 +124,6 @@ def token_advantages(reward: Tensor, value: Tensor, mask: Tensor, gamma: float, 
 
 
 def adapted(coef: float, found: float, target: float, completions: int, horizon: int) -> float:
-    """The coefficient for the next update, from the KL `found` (Ziegler et al. 2019, equation in section 2.2)."""
+    """The adaptive coefficient for the next update, from the measured KL (Ziegler et al. 2019, section 2.2)."""
     error = min(max(found / target - 1, -0.2), 0.2)
     return coef * (1 + error * completions / horizon)

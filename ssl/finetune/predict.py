@@ -1,4 +1,4 @@
-"""`predict RUN data=... out=...`: what a finished labelled model says of each row of a table, or of one text."""
+"""`predict RUN data=... out=...`: predictions of a labelled model for the rows of a table, or for one text."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from rlgym.ssl.inference.evaluate import data_config
 
 FORMS = (".csv", ".tsv", ".jsonl")
 SHOWN = 10
-"""Rows that are printed where no file is asked for."""
+"""Rows to print without an output file."""
 
 
 def predict(folder: Path, words: dict[str, Any]) -> list[dict[str, Any]]:
-    """Writes the table with the new columns behind its own to `out`, or prints the first rows; returns all rows."""
+    """Write the table with added columns to `out`, or print the first rows; returns all rows."""
     config = load_config(folder, trust=words["trust"])
     scores = config.method.name == "reward_model"
     if not scores and not hasattr(config.method, "text"):
@@ -61,7 +61,7 @@ def predict(folder: Path, words: dict[str, Any]) -> list[dict[str, Any]]:
             kept, texts = examples.usable(table, read, data.bad)
             found = model.describe(texts)
         rows, left_out = [dict(row.values) for row in kept], table.left_out()
-    columns = list(dict.fromkeys(name for row in rows for name in row))  # one may lack what others have
+    columns = list(dict.fromkeys(name for row in rows for name in row))  # a row may lack columns of others
     taken = sorted(set(found[0]) & set(columns))
     if taken:
         raise RequestError(f"data: the table has a column {taken[0]!r} already; rename it")
@@ -86,7 +86,7 @@ def predict(folder: Path, words: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def table_config(config: Any, name: str, settings: dict[str, str]) -> Any:
-    """The table that the words name: a file, or a kind (data=csv data.path=F), read as training's own data was."""
+    """Open the given table: a file, or a kind (data=csv data.path=F), read as in training."""
     found = data_config(config.data, name, settings, tables=True)
     if found.name == "default":
         raise RequestError("data=default: name a table, as in data=messages.csv")
@@ -95,7 +95,7 @@ def table_config(config: Any, name: str, settings: dict[str, str]) -> Any:
 
 
 def writable(row: Row) -> None:
-    """ValueError where a value of the row, used or not, is no text that a file can hold."""
+    """ValueError if any value of the row is text that cannot be written to a file."""
     for name, value in row.values.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
         if why := no_text(text):
@@ -103,7 +103,7 @@ def writable(row: Row) -> None:
 
 
 def written(rows: list[dict[str, Any]], columns: list[str], suffix: str) -> str:
-    """As a file that reads back the same: lists and objects are JSON in a cell, and what holds a line end is quoted."""
+    """Write a file that reads back the same: lists and objects as JSON in a cell, values with newlines quoted."""
     if suffix == ".jsonl":
         return "".join(to_json(row, indent=None) for row in rows)
     lines = _Lines()

@@ -1,4 +1,4 @@
-"""Preferences as data: a prompt, the answer that was chosen and the one that was rejected, as text and as tokens."""
+"""Preference data: a prompt, the chosen and the rejected answer, as text and tokens."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Pair:
     chosen: str
     rejected: str
     where: str = ""
-    """The row it comes from."""
+    """Its row in the table."""
     margin: float = 0.0
-    """How much better the chosen answer is, where the data say."""
+    """How much better the chosen answer is, if the data have it."""
     kind: str = ""
-    """Of the default pairs: how the rejected answer was made."""
+    """For the default pairs: kind of corruption of the rejected answer."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Tokens:
     rejected: list[int]
     prompt: int
     cut: bool
-    """Whether an answer reached beyond what is read of it."""
+    """Whether an answer was truncated."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Pairs:
     pairs: list[Pair]
     tokens: list[Tokens]
     held: np.ndarray
-    """bool `[pairs]`: which are held out; equal prompts are on one side."""
+    """bool `[pairs]`: held-out pairs; equal prompts are on one side."""
     source: str
     bad: int
     first_bad: str
@@ -65,8 +65,8 @@ class Pairs:
 
 
 def open_pairs(data: Any, method: Any, seed: int, tokenizer: Tokenizer, longest: int) -> Pairs:
-    """The pairs that `data=` names, of at most `longest` tokens each side. RequestError that names the first row that
-    cannot be used, unless data.bad=skip leaves such out."""
+    """Read the pairs of `data=`, at most `longest` tokens each side. RequestError naming the first unusable row, unless
+    data.bad=skip."""
     if data.name == "default":
         return _default(method, seed, tokenizer, longest)
     table = examples.read_table(data)
@@ -89,7 +89,7 @@ def open_pairs(data: Any, method: Any, seed: int, tokenizer: Tokenizer, longest:
 
 
 def _default(method: Any, seed: int, tokenizer: Tokenizer, longest: int) -> Pairs:
-    """Those of the standard library that the model's block has room for."""
+    """Default pairs from the standard library that fit into the model's block."""
     pairs, tokens, held, first = [], [], [], ""
     made = corruptions.corrupted_functions(method.held_out, seed)
     for each in made:
@@ -109,7 +109,7 @@ def _default(method: Any, seed: int, tokenizer: Tokenizer, longest: int) -> Pair
 
 
 def read_pair(values: dict[str, Any], where: str) -> Pair:
-    """From the columns `prompt`, `chosen`, `rejected` and perhaps `margin`; ValueError says what is wrong with one."""
+    """Build a pair from columns `prompt`, `chosen`, `rejected` and optionally `margin`; ValueError if invalid."""
     prompt = examples.value(values, "prompt", examples.as_string)
     chosen, rejected = (examples.value(values, key, examples.as_text) for key in ("chosen", "rejected"))
     if chosen == rejected:
@@ -119,7 +119,7 @@ def read_pair(values: dict[str, Any], where: str) -> Pair:
 
 
 def tokenized(pair: Pair, tokenizer: Tokenizer, longest: int, chat: bool = False) -> Tokens:
-    """ValueError where nothing is left to tell the answers apart by."""
+    """ValueError if the answers are equal after truncation."""
     (chosen, start, cut), (rejected, _, also) = (
         joined(pair.prompt, answer, tokenizer, longest, chat=chat) for answer in (pair.chosen, pair.rejected)
     )
@@ -131,11 +131,10 @@ def tokenized(pair: Pair, tokenizer: Tokenizer, longest: int, chat: bool = False
 def joined(
     prompt: str, answer: str, tokenizer: Tokenizer, longest: int, ended: bool = True, chat: bool = False
 ) -> tuple[list[int], int, bool]:
-    """(tokens of prompt and answer, how many of them are the prompt's, whether the answer was cut), at most `longest`.
-
-    Both are encoded apart, so that the prompt's tokens are those that the same prompt has when it is continued. What
-    begins a document comes first, and the end of text last where the answer `ended` and was not cut. ValueError where
-    the prompt leaves no room. `chat`: both are framed by the model's template, up to the end of the answer.
+    """(tokens of prompt and answer, number of prompt tokens, whether the answer was cut), at most `longest`. Both are
+    encoded separately, so that the prompt has the same tokens as in generation. Starts with the document's first token,
+    and ends with the end of text if the answer `ended` and was not cut. ValueError if the prompt leaves no room.
+    `chat`: frame both by the model's template, up to the end of the answer.
     """
     start = template.asked(tokenizer, prompt, chat)
     if len(start) >= longest:
@@ -154,9 +153,8 @@ def calibration(predicted: np.ndarray, bins: int = 10) -> tuple[float, list[dict
     """(expected calibration error, reliability) of the predicted probabilities `[pairs]` that the chosen answers are
     better.
 
-    Each pair counts as it is seen without knowing which is which: the likelier answer is the guess. A row of the
-    table: {"from", "to", "pairs", "confidence", "accuracy"}; rows without pairs are left out (Guo et al. 2017,
-    arXiv:1706.04599, equation 3).
+    For each pair the more likely answer is the prediction. Rows of the table: {"from", "to", "pairs", "confidence",
+    "accuracy"}; empty ones are omitted (Guo et al. 2017, arXiv:1706.04599, equation 3).
     """
     sure = np.maximum(predicted, 1 - predicted)
     right = predicted > 0.5
@@ -183,7 +181,7 @@ def reliability_table(table: Sequence[dict[str, float]]) -> str:
 
 
 def by_kind(right: np.ndarray, kinds: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Kind of corruption -> {"accuracy", "pairs"}, from which pairs were `right`, bool `[pairs]`."""
+    """Kind of corruption -> {"accuracy", "pairs"}, from the correctly ranked pairs, `right` bool `[pairs]`."""
     found = {}
     for kind in sorted(set(kinds) - {""}):
         those = right[[i for i, own in enumerate(kinds) if own == kind]]

@@ -1,7 +1,5 @@
-"""Prompts for rewarded methods: the user's own, or built-in ones that need no download.
-
-Without data of their own, they complete the headers of functions that the model has not read: of the documents that its
-pretraining held out. With reward=arithmetic, and after pretraining on data=additions, they complete exercises.
+"""Prompts for rewarded methods: the user's own, or built-in ones. By default, headers of functions from documents held
+out in pretraining, to be completed; with reward=arithmetic, and after pretraining on data=additions, exercises.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
     from rlgym.config.schema import FinetuneConfig
 
 FILE = "prompts.json"
-"""Of a run's folder: its prompts, so that resume and evaluate need neither the parent nor the data."""
+"""File of prompts in the run folder, so that resume and evaluate need neither the parent nor the data."""
 PROMPT_NAMES = ("prompt", "question", "instruction", "query", "text", "input")
 
 
@@ -44,7 +42,7 @@ class Prompts:
     held_out: list[str]
     source: str
     bad: int = 0
-    """Rows of a table that cannot be used."""
+    """Number of unusable rows."""
     first_bad: str = ""
 
     def facts(self) -> dict[str, Any]:
@@ -67,7 +65,7 @@ class Kept(TypedDict):
 
 
 def read_prompts(folder: Path) -> Prompts:
-    """Those that a run's folder keeps."""
+    """Read the prompts of a run folder."""
     try:
         kept = expect(read_json(folder / FILE), Kept)
     except (OSError, ValueError) as error:
@@ -77,8 +75,8 @@ def read_prompts(folder: Path) -> Prompts:
 
 
 def open_prompts(config: FinetuneConfig, check: Callable[[str], None]) -> Prompts:
-    """As data= says. RequestError where there are none, or too few to hold some out. `check`: raises ValueError for a
-    prompt of a person's own that cannot be used."""
+    """Open the prompts of data=. RequestError if there are none, or too few for a held-out split. `check`: raises
+    ValueError for an unusable prompt of the user."""
     if config.data.name != "default":
         return of_table(config, check)
     corpus = _corpus_of(config.init_from)
@@ -105,7 +103,7 @@ def of_table(config: FinetuneConfig, check: Callable[[str], None]) -> Prompts:
 
 
 def of_functions(config: FinetuneConfig, data: DataConfig) -> Prompts:
-    """Headers of the functions in the text that the parent's pretraining held out."""
+    """Headers of functions in the text held out by the parent's pretraining."""
     corpus = build_corpus(data, silent)
     found: dict[str, None] = {}
     for index in np.flatnonzero(corpus.held_out).tolist():
@@ -122,7 +120,7 @@ def of_functions(config: FinetuneConfig, data: DataConfig) -> Prompts:
 
 
 def _corpus_of(init_from: str) -> DataConfig:
-    """The corpus that the run learned from; of any other parent, the standard library's."""
+    """The run's corpus; for any other parent, the standard library."""
     try:
         parent = load_config(find_run(init_from).dir)
     except RequestError:
@@ -132,7 +130,7 @@ def _corpus_of(init_from: str) -> DataConfig:
 
 
 def header(source: str) -> str | None:
-    """A function's source up to the colon before its body, decorators included; None where the body is on that line."""
+    """A function's source up to the colon before its body, with decorators; None if the body is on that line."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -151,7 +149,7 @@ def header(source: str) -> str | None:
 
 
 def of_additions(data: DataConfig) -> Prompts:
-    """Exercises like `12+34=`: those that pretraining on data=additions learned from, and those that it held out."""
+    """Exercises like `12+34=`: the training and held-out ones of pretraining on data=additions."""
     corpus = build_corpus(data if isinstance(data, AdditionsData) else AdditionsData(), silent)
     prompts = [corpus.document(index).partition("=")[0] + "=" for index in range(len(corpus.held_out))]
     train, held = ([p for p, out in zip(prompts, corpus.held_out, strict=True) if out == side] for side in (0, 1))
@@ -159,7 +157,7 @@ def of_additions(data: DataConfig) -> Prompts:
 
 
 def divided(prompts: list[str], share: float, seed: int, source: str) -> Prompts:
-    """Training and held-out prompts; what differs in blanks and case alone stays on one side."""
+    """Split into training and held-out prompts; prompts that differ only in blanks and case stay on one side."""
     held = examples.split([examples.same_text(prompt) for prompt in prompts], share, seed)
     train, out = ([p for p, taken in zip(prompts, held, strict=True) if taken == side] for side in (False, True))
     return Prompts(train, out, source)

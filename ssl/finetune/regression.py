@@ -1,4 +1,4 @@
-"""Regression: a number for each text, by the squared error on targets of mean 0 and deviation 1."""
+"""Regression: predicts a number for each text, by squared error on standardised targets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rlgym.config.schema import FinetuneConfig
 
 SCALE = "target.json"
-"""File of a run's folder: mean and deviation of the training targets."""
+"""File in the run folder with mean and deviation of the training targets."""
 
 
 class Regression(Labelled):
@@ -44,7 +44,7 @@ class Regression(Labelled):
         return np.array(values)
 
     def check_split(self) -> None:
-        """Settles the scale; a run that is there keeps its own."""
+        """Set the scale; a resumed run keeps its own."""
         if self.run:
             self.mean, self.std = read_scale(self.run)
             return
@@ -82,7 +82,8 @@ class Regression(Labelled):
         return baselines.numbers(texts[0], self.targets[self.train], texts[1])
 
     def compare(self, targets: np.ndarray, predicted: np.ndarray) -> tuple[dict[str, Any], list[str]]:
-        """({baseline: its errors, and the network's change of the mean absolute error with its interval}, in words)"""
+        """({baseline: its errors, and the network's change of the mean absolute error with its interval}, summary
+        lines)"""
         off = np.abs(predicted - targets)
         found: dict[str, Any] = {}
         lines = [f"mean absolute error {off.mean():.4g} on {len(targets):,} held-out texts"]

@@ -1,4 +1,4 @@
-"""A reward model: a scalar head over the last token, trained so that chosen answers are worth more than rejected ones.
+"""A reward model: a scalar head on the last token, trained to give chosen answers higher rewards than rejected ones.
 
 Pairs are compared as Bradley & Terry (1952, doi:10.2307/2334029) rank players; Stiennon et al. 2020 (arXiv:2009.01325)
 train language models so.
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from rlgym.ssl.finetune.config import RewardModelMethod
 
 LAST = "last"
-"""What the head reads: of the last token, which has seen all the others."""
+"""Pooling: the last token, which has seen all others."""
 
 
 SHARE_OF_PRETRAINING = 0.5
-"""Of the step size with which a model of this width is pretrained: what it wrote with may be washed out."""
+"""Share of the pretraining step size for a model of this width; its language modelling need not be kept."""
 
 
 class RewardModelling(Paired):
@@ -48,7 +48,7 @@ class RewardModelling(Paired):
         return Head(self.start.model, 1, LAST, self.config.seed)
 
     def rewards(self, part: Batch) -> tuple[Tensor, Tensor]:
-        """Of the chosen and of the rejected answers, `[pairs]` each."""
+        """Rewards of the chosen and rejected answers, `[pairs]` each."""
         found = forward(self.start.model, self.model.head, part["tokens"], part["real"], LAST).float()
         chosen, rejected = found.squeeze(1).chunk(2)
         return chosen, rejected
@@ -63,7 +63,7 @@ class RewardModelling(Paired):
 
     @torch.no_grad()
     def score_held_out(self) -> tuple[Tensor, Tensor]:
-        """Rewards of the held-out pairs, chosen and rejected, `[pairs]` each, on the CPU."""
+        """Rewards of the chosen and rejected answers of held-out pairs, `[pairs]` each, on the CPU."""
         was_training = self.model.training
         self.model.eval()
         found = torch.empty(2, len(self.held))
@@ -96,7 +96,7 @@ class RewardModelling(Paired):
         return Evaluation(metrics, records, texts=texts, lines=[line])
 
     def shown(self, chosen: Tensor, rejected: Tensor) -> str:
-        """Markdown: the held-out pair that is most wrongly told apart, a middling one, and the clearest."""
+        """Markdown of the worst, the median and the best ranked held-out pair."""
         order = (chosen - rejected).argsort().tolist()
         blocks = []
         for place in dict.fromkeys((order[0], order[len(order) // 2], order[-1])):
@@ -116,7 +116,7 @@ class RewardModelling(Paired):
 
 
 class RewardModel(Headed):
-    """A finished reward model. Rewards of one prompt compare; alone a reward says little."""
+    """A finished reward model. Rewards are comparable within a prompt only."""
 
     def score(
         self,
@@ -126,8 +126,8 @@ class RewardModel(Headed):
     ) -> Tensor:
         """The rewards of completions of prompts, float32 `[n]` on the CPU, encoded as in training.
 
-        `ended`: which completions came to an end of text; all, where it is not given. What lies beyond the tokens that
-        training read is left out. RequestError where a prompt leaves no room for a completion.
+        `ended`: which completions reached an end of text (default: all). Longer texts are truncated as in training.
+        RequestError if a prompt leaves no room for a completion.
         """
         if len(prompts) != len(completions):
             raise RequestError(f"{len(prompts)} prompts and {len(completions)} completions: one of each is wanted")
@@ -141,12 +141,11 @@ class RewardModel(Headed):
         return self.read(rows).squeeze(1)
 
     def encode(self, prompt: str, completion: str, ended: bool = True) -> list[int]:
-        """The tokens that `read` takes; ValueError where the prompt leaves no room."""
+        """Encode prompt and completion; ValueError if the prompt leaves no room."""
         return joined(prompt, completion, self.tokenizer, self.max_length, ended)[0]
 
 
 def bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0) -> Tensor:
-    """-log sigmoid(chosen - rejected - margin), element by element: what it costs to say with these rewards `[pairs]`
-    that the chosen answers are better (Stiennon et al. 2020, section 3.4), by a margin (Touvron et al. 2023,
-    arXiv:2307.09288, equation 2)."""
+    """-log sigmoid(chosen - rejected - margin), element by element, for rewards `[pairs]` (Stiennon et al. 2020,
+    section 3.4), by a margin (Touvron et al. 2023, arXiv:2307.09288, equation 2)."""
     return -F.logsigmoid(chosen - rejected - margin)

@@ -1,9 +1,9 @@
 """The base of methods that learn from a reward: sample completions of prompts, score them, take gradient steps on them.
 
-A method's own file says what it makes of the rewards and what it minimises. An update samples `group_size` completions
-of each of `prompts` prompts, and takes `n_epochs` passes over them in shuffled minibatches of `batch_size`. Which
-prompts, the generator that samples and the order are functions of the seed and the update's number. Dropout stays off,
-so that before the first step the policy that is trained is the one that sampled.
+A method's own file has its advantages and its loss. An update samples `group_size` completions of each of `prompts`
+prompts, and takes `n_epochs` passes over them in shuffled minibatches of `batch_size`. Prompts, sampling and order are
+functions of the seed and the update's number. Dropout is off, so that before the first step the trained policy is the
+one that sampled.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ if TYPE_CHECKING:
     from rlgym.ssl.models.backbone import Backbone
 
 SHARE_OF_PRETRAINING = 0.35
-"""Of the step size with which a model of this width is pretrained."""
+"""Share of the pretraining step size for a model of this width."""
 EVALUATIONS = 10
-"""In a run, where evaluate.every does not say."""
+"""Default number of evaluations per run."""
 TRAINING, EVALUATION, ORDER = range(3)
 """Streams of random numbers."""
 SHOWN = 8
-"""Samples in TensorBoard at each evaluation."""
+"""Number of samples in TensorBoard at each evaluation."""
 DIVERSE = "eval/diverse_reward"
-"""eval/reward_mean where the completions have not collapsed into a few; otherwise missing."""
+"""eval/reward_mean, missing if the completions have collapsed."""
 
 
 class Rewarded(Finetuning):
-    """The learner: `update()` is one batch of completions and the steps that it is good for."""
+    """The learner: `update()` samples one batch of completions and takes its optimiser steps."""
 
     rewarded = True
     causal = True
@@ -64,7 +64,7 @@ class Rewarded(Finetuning):
         super().__init__(config, run)
         self.reference.to(self.device)
         self._shared = Shared(lambda: self.reference.state_dict())
-        self.start_distinct = 0.0  # of the model before it learns, once it was evaluated
+        self.start_distinct = 0.0  # of the initial model, once evaluated
         self.try_reward()
 
     # ---- what a method says
@@ -103,7 +103,7 @@ class Rewarded(Finetuning):
         return {"vocab_size": self.tokenizer.vocab_size, "vocabulary": self.tokenizer.vocabulary}
 
     def check_prompt(self, text: str) -> None:
-        """ValueError where a person's own prompt leaves no room for a completion, or is none for the reward."""
+        """ValueError if a user's prompt leaves no room for a completion, or does not suit the reward."""
         if self.config.reward.name == "arithmetic":
             rewards.answer(text)
         method: RewardedMethod = self.config.method
@@ -119,11 +119,11 @@ class Rewarded(Finetuning):
 
     @property
     def room(self) -> int:
-        """Tokens of a prompt at most."""
+        """Maximum tokens of a prompt."""
         return int(self.start.model.block_size - self.config.method.max_new_tokens)
 
     def encoded(self, texts: list[str]) -> list[tuple[str, list[int]]]:
-        """Prompts with their tokens; without those that leave no room for a completion."""
+        """Prompts with tokens, without those that leave no room for a completion."""
         try:
             found = [(text, ids) for text in texts if len(ids := self.prompt_ids(text)) <= self.room]
         except ValueError as error:
@@ -136,7 +136,7 @@ class Rewarded(Finetuning):
         return found
 
     def try_reward(self) -> None:
-        """A reward that cannot be used is found before the run begins."""
+        """Check the reward before the run starts."""
         name, texts = self.config.reward.name, [text for text, _ in (*self.train, *self.held)]
         texts = texts if name == "arithmetic" else texts[:2]
         try:
@@ -158,12 +158,12 @@ class Rewarded(Finetuning):
     # ---- completions
 
     def generator(self, stream: int, number: int) -> torch.Generator:
-        """Of the completions of one update or evaluation: a function of the seed and its number."""
+        """The generator of one update's or evaluation's completions: a function of the seed and its number."""
         words = np.random.SeedSequence([self.config.seed, stream, number]).generate_state(2)
         return torch.Generator(self.device).manual_seed((int(words[0]) << 31) ^ int(words[1]))
 
     def complete(self, asked: list[tuple[str, list[int]]], generator: torch.Generator) -> tuple[Rollouts, Tensor]:
-        """A completion of each prompt, and its reward `[rows]`; TrainingError where the reward gives none."""
+        """Sample a completion of each prompt, with rewards `[rows]`; TrainingError if the reward fails."""
         self.model.eval()
         with self.autocast():
             backbone = self.model.backbone
@@ -176,9 +176,8 @@ class Rewarded(Finetuning):
         return rollouts, found.to(self.device)
 
     def log_probs(self, backbone: Backbone, part: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the completions' tokens in `part` (tokens, mask `[rows, time]`): log-probability and entropy `[rows,
-        time]`, 0 elsewhere, under the distribution that was sampled; and the hidden states `[n, width]` before each of
-        them."""
+        """Evaluate the completions' tokens in `part` (tokens, mask `[rows, time]`): log-probability and entropy `[rows,
+        time]`, 0 elsewhere, under the sampling distribution; and the hidden states `[n, width]` before each of them."""
         tokens, mask = part["tokens"], part["mask"]
         row, column = mask.nonzero(as_tuple=True)
         hidden = backbone(tokens)[row, column - 1]
@@ -193,7 +192,7 @@ class Rewarded(Finetuning):
 
     @torch.no_grad()
     def evaluate_tokens(self, backbone: Backbone, rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor]:
-        """`log_probs` of all completions without gradients, some at a time."""
+        """`log_probs` of all completions in chunks, without gradients."""
         found = []
         for rows in torch.arange(len(rollouts.tokens), device=self.device).split(self.config.batch_size):
             with self.autocast():
@@ -217,7 +216,7 @@ class Rewarded(Finetuning):
         return metrics
 
     def beginning(self) -> Metrics:
-        """What the model is worth before it learns: the start/ tags of the first row."""
+        """Metrics of the initial model: the start/ tags of the first row."""
         found = self.evaluate().metrics
         self.start_distinct = found["eval/distinct_2"]
         self.notices.append(
@@ -237,14 +236,14 @@ class Rewarded(Finetuning):
         return int(self.config.method.evaluate_prompts)
 
     def shaped(self, rollouts: Rollouts, reward: Tensor) -> Tensor:
-        """The reward with what a truncated completion costs, `[rows]`."""
+        """Rewards `[rows]` including the penalty of truncated completions."""
         method: RewardedMethod = self.config.method
         if method.truncated != "penalise":
             return reward
         return reward - method.truncation_penalty * (~rollouts.ended).float()
 
     def learnable(self, rollouts: Rollouts) -> Tensor:
-        """The tokens that count in the loss, bool `[rows, time]`."""
+        """Mask of tokens in the loss, bool `[rows, time]`."""
         if self.config.method.truncated != "mask":
             return rollouts.mask
         return rollouts.mask & rollouts.ended[:, None]
@@ -252,7 +251,7 @@ class Rewarded(Finetuning):
     def observed(
         self, rollouts: Rollouts, reward: Tensor, log_prob: Tensor, reference: Tensor, entropy: Tensor
     ) -> Metrics:
-        """What is logged of an update's completions: what a policy that games its reward would give itself away by."""
+        """Logged statistics of an update's completions, which reveal reward hacking."""
         mask, lengths = rollouts.mask, rollouts.lengths.float()
         tokens = mask.sum()
         metrics: Metrics = {
@@ -267,7 +266,7 @@ class Rewarded(Finetuning):
         return metrics | {f"rollout/{name}": value for name, value in diversity(rollouts).items()}
 
     def steps(self, whole: Batch) -> Metrics:
-        """`n_epochs` passes over the rows of `whole`, a step for each `batch_size` of them; means of what is logged."""
+        """Take `n_epochs` passes over the rows of `whole`, one step per `batch_size`; returns mean metrics."""
         config, device = self.config, self.device
         rows, seen = len(whole["tokens"]), []
         for epoch in range(self.n_epochs):
@@ -285,7 +284,7 @@ class Rewarded(Finetuning):
         return found
 
     def weight(self, part: Batch) -> Tensor:
-        """What the summed loss of a part is divided by, 0-d: the tokens that count."""
+        """Divisor of a part's summed loss, 0-d: its tokens in the loss."""
         return part["counts"].sum()
 
     # ---- evaluating
@@ -334,7 +333,7 @@ class Rewarded(Finetuning):
     def load(
         cls, config: FinetuneConfig, state: Mapping[str, Section], device: torch.device, folder: Path
     ) -> LanguageModel:
-        """The language model of the finished run in `folder`, low-rank additions merged."""
+        """The language model of the finished run in `folder`, with LoRA weights merged."""
         tokenizer = Tokenizer.of_run(folder)
         model = language_part(config, state["model"], tokenizer)
         return language_model(model.to(device).eval(), tokenizer, bool(config.method.chat))
@@ -345,12 +344,12 @@ def rollouts_batch(rollouts: Rollouts) -> Batch:
 
 
 def spread(values: Tensor, mask: Tensor) -> Tensor:
-    """`values [n]`, one for each True of `mask [rows, time]`, at these places; 0 elsewhere."""
+    """Scatter `values [n]` to the True positions of `mask [rows, time]`; 0 elsewhere."""
     return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
 
 
 def cut(whole: Batch, rows: Tensor, trim: bool = True) -> Batch:
-    """Some rows of a batch; its columns up to the end of the longest of them, unless not to `trim`."""
+    """Select rows of a batch, and with `trim` its columns up to the longest row."""
     part = {name: tensor[rows] for name, tensor in whole.items()}
     if not trim:
         return part
@@ -360,8 +359,8 @@ def cut(whole: Batch, rows: Tensor, trim: bool = True) -> Batch:
 
 
 def weigh(parts: list[Batch], weights: list[Tensor]) -> None:
-    """Give the first part the weight of the whole batch, at least 1 so that nothing to learn from is no division by 0;
-    and each the factor `per_token` that turns a sum over tokens into a share of their mean once it is divided."""
+    """Give the first part the weight of the whole batch, at least 1 to avoid division by 0; and each part the factor
+    `per_token`, which turns its sum over tokens into a share of their mean after the division."""
     total = torch.stack(weights).sum().float().clamp(min=1.0)
     tokens = torch.stack([part["counts"].sum() for part in parts]).sum().float().clamp(min=1.0)
     for number, part in enumerate(parts):
@@ -372,7 +371,7 @@ def weigh(parts: list[Batch], weights: list[Tensor]) -> None:
 def surrogate_statistics(
     part: Batch, surrogate: Tensor, log_ratio: Tensor, low: float, high: float
 ) -> dict[str, Tensor]:
-    """Sums of what is logged about a clipped surrogate `[rows, time]`."""
+    """Sums of logged statistics of a clipped surrogate `[rows, time]`."""
     counts, scale = part["counts"], part["per_token"]
     with torch.no_grad():
         ratio = log_ratio.exp()

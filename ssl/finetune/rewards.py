@@ -1,8 +1,5 @@
-"""Reward functions: of prompts and completions as text, and of which completions came to an
-end.
-
-A reward is made from its knobs and has `score(prompts, completions, ended) -> Tensor [n]`, float32. Whether someone
-else's function keeps to that is checked at each call.
+"""Reward functions of prompts, completions and whether each completion ended. A reward is built from its config and has
+`score(prompts, completions, ended) -> Tensor [n]`, float32. Results of user functions are checked at each call.
 """
 
 from __future__ import annotations
@@ -26,18 +23,18 @@ if TYPE_CHECKING:
 
 
 class RewardFault(Exception):
-    """A reward raised an exception or gave no number for each completion; says which and why, in one line."""
+    """Raised, with one line of explanation, if a reward raises or does not return a number for each completion."""
 
 
 class Reward(Protocol):
     def score(self, prompts: Sequence[str], completions: Sequence[str], ended: Sequence[bool]) -> Tensor:
-        """`[n]` of n completions. `ended`: which of them the model ended itself, by its end of text."""
+        """Rewards `[n]` of n completions. `ended`: which completions the model ended itself, by its end of text."""
         ...
 
 
 def build_reward(config: Any) -> Reward:
-    """The reward of these knobs; RequestError where they cannot be used. Imports what they name by module:function:
-    `load_config` has refused that in a config from elsewhere."""
+    """Build the reward of a config; RequestError if invalid. Imports module:function if named; `load_config` has
+    refused that in untrusted configs."""
     entry = registry.entry("reward", config.name)
     if entry.config == registry.OWN_CONFIG["reward"]:
         return OwnFunction(config.name, registry.resolve(entry.target))
@@ -48,12 +45,13 @@ def build_reward(config: Any) -> Reward:
 def score(
     reward: Reward, name: str, prompts: Sequence[str], completions: Sequence[str], ended: Sequence[bool]
 ) -> Tensor:
-    """`reward.score`, held to its word: RewardFault where it raises, or does not give a finite number for each."""
+    """Call `reward.score` and check the result: RewardFault if it raises, or does not return a finite number for each
+    completion."""
     try:
         found = torch.as_tensor(reward.score(prompts, completions, ended)).detach().cpu().float()
     except RewardFault:
         raise
-    except Exception as error:  # a person's function may raise anything
+    except Exception as error:  # a user's function may raise anything
         said = " ".join(str(error).split())
         raise RewardFault(f"reward={name} raised {type(error).__name__}{': ' if said else ''}{said}") from error
     if found.shape != (len(completions),):
@@ -74,11 +72,9 @@ def _shape(found: Tensor) -> str:
 
 
 class PythonSyntax:
-    """1 where prompt and completion together are Python whose function does something, else 0.
-
-    Parsed, never run. The body of what the prompt begins (a function or a class; without one, the whole text) holds at
-    least one statement that is neither `pass` nor a bare constant (a docstring, `...`). A completion that the model did
-    not end is worth 0.
+    """1 if prompt and completion together are valid Python that does something, else 0. Parsed, never run. The body of
+    the prompt's function or class (else the whole text) must contain a statement that is neither `pass` nor a bare
+    constant (a docstring, `...`). A truncated completion gets 0.
     """
 
     def __init__(self, config: Any) -> None:
@@ -90,12 +86,12 @@ class PythonSyntax:
 
 
 def does_something(source: str) -> bool:
-    """Whether `source` parses, and the body of its first statement, if it has one, is more than placeholders."""
+    """Whether `source` parses, and the body of its first statement, if any, is not only placeholders."""
     try:
         with warnings.catch_warnings():  # invalid escapes
             warnings.simplefilter("ignore")
             statements = ast.parse(source).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the parser's ways of giving up
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the parser's exceptions
         return False
     if statements and isinstance(statements[0], ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         statements = statements[0].body
@@ -109,7 +105,7 @@ def _placeholder(statement: ast.stmt) -> bool:
 
 
 class Arithmetic:
-    """1 where the completion is exactly the value of the sum at the prompt's end (`12+34=`), and ends there, else 0."""
+    """1 if the completion is exactly the value of the expression at the prompt's end (`12+34=`), and ended, else 0."""
 
     def __init__(self, config: Any) -> None:
         pass
@@ -123,7 +119,7 @@ EXERCISE = re.compile(r"(-?\d{1,30}(?:\s*[-+*]\s*\d{1,30})*)\s*=\s*$")
 
 
 def answer(prompt: str) -> str:
-    """The value of the last `a+b=` of a prompt (+, -, * of whole numbers, * first). ValueError without one."""
+    """Value of the last `a+b=` in a prompt (+, -, * of integers, * binding stronger). ValueError if there is none."""
     found = EXERCISE.search(prompt)
     if found is None:
         raise ValueError(f"the prompt {prompt!r:.80} does not end with an exercise like 12+34=")
@@ -139,7 +135,7 @@ def answer(prompt: str) -> str:
 
 
 class Regex:
-    """1 where the pattern is found in the completion (or is all of it), else 0."""
+    """1 if the pattern is found in the completion (or matches all of it), else 0."""
 
     def __init__(self, config: RegexReward) -> None:
         if not config.pattern:
@@ -155,7 +151,7 @@ class Regex:
 
 
 class Length:
-    """1 for a completion of `target` characters, along a line down to 0 for none or twice as many."""
+    """1 for a completion of `target` characters, falling linearly to 0 at none or twice as many."""
 
     def __init__(self, config: LengthReward) -> None:
         self.target = config.target
@@ -165,7 +161,7 @@ class Length:
 
 
 class Model:
-    """What a run of method=reward_model says."""
+    """The reward of a run of method=reward_model."""
 
     def __init__(self, config: ModelReward) -> None:
         from rlgym.run_folder.loading import load
@@ -182,7 +178,7 @@ class Model:
 
 
 class Sum:
-    """A weighted sum of others."""
+    """A weighted sum of rewards."""
 
     def __init__(self, config: SumReward) -> None:
         if not config.terms:
@@ -214,7 +210,7 @@ class Sum:
 
 
 class OwnFunction:
-    """A person's `function(prompts, completions)`, two lists of text: a number for each."""
+    """A user's `function(prompts, completions)` on two lists of strings, returning a number for each."""
 
     def __init__(self, name: str, function: Any) -> None:
         if not callable(function):

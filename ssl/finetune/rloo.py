@@ -1,8 +1,8 @@
 """REINFORCE leave-one-out (Kool et al. 2019; Ahmadian et al. 2024, arXiv:2402.14740).
 
-A completion is one action. Its reward is the task's less `kl_coef` times its KL to the frozen reference; its advantage
-is that less the mean of the others of its prompt. Minimises the clipped surrogate of the whole completion's
-probability, which before the first step has the gradient of REINFORCE.
+A completion is one action. Its reward is the task's minus `kl_coef` times its KL to the frozen reference; its advantage
+is that minus the mean of the prompt's other completions. Minimises the clipped surrogate of the whole completion's
+probability, which has the gradient of REINFORCE before the first step.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class RLOO(Rewarded):
 
 
 def leave_one_out(reward: Tensor, group_size: int) -> Tensor:
-    """Each of `reward [groups x group_size]` less the mean of the others of its group."""
+    """`reward [groups x group_size]` minus the mean of the others in its group."""
     groups = reward.view(-1, group_size)
     equal = (groups == groups[:, :1]).all(1, keepdim=True)
     others = (groups.sum(1, keepdim=True) - groups) / (group_size - 1)

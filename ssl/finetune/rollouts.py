@@ -1,4 +1,4 @@
-"""From prompts to completions, sampled in batches with a cache of keys and values, and what their tokens look like."""
+"""Samples completions of prompts in batches with a key-value cache, and measures their diversity."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from rlgym.ssl.models.backbone import Backbone
 
 ROWS = 128
-"""Sampled at once. Prompts of about one length share a batch, so that little of it is padding."""
+"""Prompts per sampling batch. Prompts of similar length share a batch to reduce padding."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """The distribution that is sampled from, as a method's knobs say."""
+    """The sampling distribution of a method's config."""
 
     max_new_tokens: int
     temperature: float = 1.0
@@ -31,16 +31,16 @@ class Sampling:
 
 @dataclass
 class Rollouts:
-    """Completions behind their prompts."""
+    """Completions with their prompts."""
 
     tokens: Tensor
-    """int64 `[rows, time]`, prompt and completion, padded at the right."""
+    """int64 `[rows, time]`, prompt and completion, right-padded."""
     mask: Tensor
-    """bool `[rows, time]`: the completion's tokens, the end of text included."""
+    """bool `[rows, time]`: the completion's tokens, including the end of text."""
     ended: Tensor
-    """bool `[rows]`: came to an end of text; the others are truncated."""
+    """bool `[rows]`: reached an end of text; the others are truncated."""
     texts: list[str]
-    """The completions, without the end of text."""
+    """Completions as text, without the end of text."""
 
     @property
     def lengths(self) -> Tensor:
@@ -51,7 +51,7 @@ class Rollouts:
 def roll_out(
     model: Backbone, tokenizer: Tokenizer, prompts: list[list[int]], sampling: Sampling, generator: torch.Generator
 ) -> Rollouts:
-    """A completion of each prompt (token ids, of any lengths), in the order of the prompts."""
+    """Sample a completion of each prompt (token ids, of any lengths), in the order of the prompts."""
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     new: list[list[int]] = [[] for _ in prompts]
     for at in range(0, len(order), ROWS):
@@ -73,7 +73,7 @@ def roll_out(
 
 
 def behind(tokenizer: Tokenizer, prompts: list[list[int]], new: list[list[int]], device: torch.device) -> Rollouts:
-    """Prompts and their completions (token ids) as tensors."""
+    """Build tensors from prompts and completions (token ids)."""
     longest = max(len(prompt) + len(tokens) for prompt, tokens in zip(prompts, new, strict=True))
     whole = torch.full((len(prompts), longest), tokenizer.pad_id)
     mask = torch.zeros(whole.shape, dtype=torch.bool)
@@ -87,16 +87,15 @@ def behind(tokenizer: Tokenizer, prompts: list[list[int]], new: list[list[int]],
 
 
 def distinct(completions: list[list[int]], n: int) -> float:
-    """Different n-grams of tokens as a share of all, over all completions together (Li et al. 2016, arXiv:1510.03055).
-
-    It falls as text becomes all alike, and with the number of tokens: compare equal numbers of completions.
+    """Share of distinct token n-grams over all completions (Li et al. 2016, arXiv:1510.03055). It falls as texts become
+    alike, and with the number of tokens, so compare equal numbers of completions.
     """
     grams = [tuple(row[at : at + n]) for row in completions for at in range(len(row) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 1.0
 
 
 def repetition(completions: list[list[int]], n: int = 4) -> float:
-    """Share of a completion's n-grams that it has said before, mean over those that have any (Welleck et al. 2020,
+    """Share of repeated n-grams within a completion, averaged over completions with any n-grams (Welleck et al. 2020,
     arXiv:1908.04319, seq-rep-n)."""
     shares = []
     for row in completions:
@@ -107,7 +106,7 @@ def repetition(completions: list[list[int]], n: int = 4) -> float:
 
 
 def diversity(rollouts: Rollouts) -> dict[str, float]:
-    """distinct_1, distinct_2 and repetition of the completions."""
+    """The metrics distinct_1, distinct_2 and repetition of the completions."""
     tokens, mask = rollouts.tokens.cpu(), rollouts.mask.cpu()
     rows = [row[real].tolist() for row, real in zip(tokens, mask, strict=True)]
     return {"distinct_1": distinct(rows, 1), "distinct_2": distinct(rows, 2), "repetition": repetition(rows)}

@@ -1,4 +1,4 @@
-"""`predict RUN data=... out=...` of a reward model: what each answer of a table is worth."""
+"""`predict RUN data=... out=...` of a reward model: rewards of a table's answers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ COMPLETION = "completion"
 def scored(
     model: RewardModel, method: RewardModelMethod, table: examples.Table, bad: str
 ) -> tuple[list[Row], list[dict[str, Any]]]:
-    """(rows that can be used, what is new in each): `reward` of a `completion`, or `reward_chosen` and
-    `reward_rejected`, for tables with the columns that training had."""
+    """(usable rows, new columns of each): `reward` of a `completion`, or `reward_chosen` and `reward_rejected` for
+    tables with training's columns."""
     if COMPLETION in table.columns:
         answers = {"reward": COMPLETION}
     else:

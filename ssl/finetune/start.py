@@ -1,4 +1,4 @@
-"""Where fine-tuning starts: the model and tokenizer of a finished run, or of a Hugging Face folder."""
+"""Opens the initial model and tokenizer of fine-tuning: a finished run, or a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rlgym.ssl.models.build import build_model
 from rlgym.training.load_module import load_finite
 
 BACKBONE = "backbone."
-"""What the names of the language model's parameters begin with in a fine-tuned model."""
+"""Prefix of the language model's parameters in a fine-tuned model."""
 
 
 @dataclass
@@ -33,16 +33,16 @@ class Start:
     model: Backbone
     tokenizer: Tokenizer
     knobs: dict[str, Any]
-    """The model's knobs as plain data, from which `rebuild` makes it again."""
+    """The model's config as plain data, for `rebuild`."""
     parent: dict[str, Any]
     """Lineage for the manifest: {"run" or "folder", "dir", "root", "step", "data": the parent's data facts, "parent":
     its own}."""
     chat: bool = False
-    """Whether it has learnt to answer chats, or comes with a template for them."""
+    """Whether it is a chat model or has a chat template."""
 
 
 def open_start(init_from: str, seed: int, trust: bool = False) -> Start:
-    """RequestError where `init_from` names neither a run that learned from text nor a Hugging Face folder."""
+    """Open `init_from`. RequestError unless it is a run trained on text or a Hugging Face folder."""
     if not init_from:
         raise RequestError("init_from is empty: name a run of pretrain (a folder, a short name, last), or a folder")
     path = Path(init_from).expanduser()
@@ -80,14 +80,14 @@ def _of_run(run: Run, trust: bool) -> Start:
 
 
 def fresh(start: Start, seed: int) -> Start:
-    """The same shape and tokenizer with weights that have learnt nothing."""
+    """The same shape and tokenizer with freshly initialised weights."""
     model = rebuild(start.knobs, start.model.causal, start.tokenizer, seed)
     return replace(start, model=model, parent=start.parent | {"weights": "random"})
 
 
 def language_part(config: FinetuneConfig, weights: Any, tokenizer: Tokenizer, merged: bool = True) -> Backbone:
-    """The language model of a fine-tuned run, from the `model` section of its checkpoint. Low-rank additions are added
-    to their matrices; with `merged` false they stay beside them."""
+    """The language model of a fine-tuned run, from the `model` section of its checkpoint. LoRA weights are merged into
+    their matrices unless `merged` is false."""
     assert config.causal is not None
     model = rebuild(config.model, config.causal, tokenizer, config.seed)
     if config.adapt.mode == "lora":
@@ -99,11 +99,11 @@ def language_part(config: FinetuneConfig, weights: Any, tokenizer: Tokenizer, me
 
 
 def rebuild(knobs: dict[str, Any], causal: bool, tokenizer: Tokenizer, seed: int) -> Backbone:
-    """The model of these knobs, freshly initialised; whoever rebuilds one loads its weights."""
+    """Build the model of a config, freshly initialised; the caller loads its weights."""
     typed: Any = build(config_class("model", str(knobs["architecture"]), "architecture"), knobs, "model")
     return build_model(typed, tokenizer.vocab_size, seed, causal)
 
 
 def language_weights(weights: Any) -> dict[str, torch.Tensor]:
-    """The language model's part of a fine-tuned model's weights, by its own names."""
+    """The language model's part of a fine-tuned model's weights, under its own names."""
     return {name.removeprefix(BACKBONE): tensor for name, tensor in weights.items() if name.startswith(BACKBONE)}

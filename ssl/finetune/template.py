@@ -1,9 +1,9 @@
-"""How prompts, answers and chats become tokens: each part encoded by itself, so that a prompt's tokens are an exact
-prefix of the whole's whatever the answer begins with.
+"""Encodes prompts, answers and chats: each part separately, so that a prompt's tokens are an exact prefix of the whole,
+whatever the answer begins with.
 
-A chat is written by its model's own template, in Jinja, and becomes tokens as transformers makes them: special tokens
-in it mean themselves. A model without one takes `JINJA`, which is saved with its tokenizer: what begins a document, and
-for each message its role on a line, its text without blanks around it, and the end of text.
+A chat is rendered by the model's own Jinja template and encoded as in transformers, with special tokens recognised. A
+model without a template gets `JINJA`, which is saved with its tokenizer: the document's first token, and for each
+message its role on a line, its stripped text, and the end of text.
 """
 
 from __future__ import annotations
@@ -28,38 +28,36 @@ JINJA = (
 
 @dataclass(frozen=True)
 class Written:
-    """Tokens of an example, and which of them are answers (the end of text behind an answer is one)."""
+    """Tokens of an example, and which of them belong to answers (including the end of text)."""
 
     ids: list[int]
     answer: list[bool]
 
 
 def written(tokenizer: Tokenizer, prompt: str, completion: str) -> Written:
-    """A prompt and its answer, as they stand, as one document."""
+    """A prompt and its answer, unframed, as one document."""
     before = tokenizer.begin(prompt)
     after = [*tokenizer.encode(completion), tokenizer.eos_id]
     return Written(before + after, [False] * len(before) + [True] * len(after))
 
 
 def render(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], ask: bool = False) -> str:
-    """A chat as text; `ask`: with what begins the answer to it. ValueError where the template refuses it."""
+    """Render a chat; `ask`: append the start of the answer. ValueError if the template refuses it."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     own, tokens = tokenizer.chat_template or JINJA, dict[str, Any](tokenizer.roles)
     chats = [[dict(message) for message in messages]]
     try:
         found: Any = render_jinja_template(chats, chat_template=own, add_generation_prompt=ask, **tokens)
-    except Exception as error:  # a template is a program of its own, which may fail in any way
+    except Exception as error:  # a template is a program and may raise anything
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"the model's chat template refuses it ({type(error).__name__}: {reason})") from None
     return str(found[0][0])
 
 
 def chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> Written:
-    """Messages, the last of them an answer, up to its end.
-
-    Answers are what the template writes behind the request for them. One that it writes in another way once the chat
-    has gone on (without its reasoning, say) is only read.
+    """Encode messages up to the end of the last answer. Answers are what the template renders after the request for
+    them. An answer that is rendered differently later in the chat (for example without its reasoning) has no loss.
     """
     whole = render(tokenizer, messages)
     ids: list[int] = []
@@ -72,7 +70,7 @@ def chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> Written
         if not (whole.startswith(answered) and answered.startswith(asked)):
             if number < len(messages):
                 continue
-            ids, mine, text = [], [], ""  # the last is learnt as it is asked for
+            ids, mine, text = [], [], ""  # the last answer is trained as it is generated
             answered = asked + str(message["content"]).strip()
         prompt = _behind(tokenizer, ids, text, asked)
         answer = _behind(tokenizer, ids + prompt, asked, answered)
@@ -89,24 +87,24 @@ def chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> Written
 
 
 def _behind(tokenizer: Tokenizer, ids: list[int], before: str, text: str) -> list[int]:
-    """The tokens of `text` that go on from `ids`, those of its beginning `before`."""
+    """Tokens of `text` that continue `ids`, the tokens of its beginning `before`."""
     whole = tokenizer.encode_prompt(text)
     return whole[len(ids) :] if whole[: len(ids)] == ids else tokenizer.encode_prompt(text[len(before) :])
 
 
 def asked(tokenizer: Tokenizer, prompt: str, chat: bool) -> list[int]:
-    """The tokens of a prompt: of a document that begins with it, or of a user who says it and what begins the answer.
-    ValueError where the chat template refuses it."""
+    """Encode a prompt: as the beginning of a document, or as a user message followed by the start of the answer.
+    ValueError if the chat template refuses it."""
     return chat_prompt_ids(tokenizer, [{"role": "user", "content": prompt}]) if chat else tokenizer.begin(prompt)
 
 
 def chat_prompt_ids(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Messages, and what begins the answer to them."""
+    """Encode messages, followed by the start of the answer."""
     return tokenizer.encode_prompt(render(tokenizer, messages, ask=True))
 
 
 def as_messages(value: object) -> list[dict[str, str]]:
-    """Chat messages as a table has them: a list of {role, content}, or its JSON. ValueError says what is wrong."""
+    """Read chat messages from a table: a list of {role, content}, or its JSON. ValueError if invalid."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
