@@ -1,8 +1,8 @@
 """The base of pretraining and fine-tuning: a language model, its optimiser, and one optimiser step on the parts of a
 batch.
 
-Everything random in an update (which data, masks, dropout) is a function of the seed and the update's number, so that a
-resume needs no state of any generator.
+All randomness of an update (data, masks, dropout) is a function of the seed and the update's number, so that a resume
+needs no generator states.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from rlgym.ssl.data.tokenizer import Tokenizer
 
 TOKENIZER = "tokenizer"
-"""Folder of a run that holds its tokenizer, as transformers reads it."""
+"""Folder in a run with its tokenizer, in transformers' format."""
 FLOPS_A_THREAD = 1e9
-"""Of one update, from which on another CPU thread is worth waiting for."""
+"""FLOP of an update for which one more CPU thread pays off."""
 
 Batch = dict[str, Tensor]
 
 
 class TextLearner(Learner):
-    """A learner of text without its data and loss. A subclass sets what is annotated here."""
+    """The base of learners of text; a subclass sets the annotated attributes and defines data and loss."""
 
     unit = "tokens"
     monitor: Monitor = ("validation/loss", "min")
@@ -45,7 +45,7 @@ class TextLearner(Learner):
     model: nn.Module
     optimizer: Any
     dtype: torch.dtype
-    """Of the products: bfloat16 or float32."""
+    """Dtype of matrix products: bfloat16 or float32."""
     ema: Ema | None = None
 
     def __init__(self, config: TextConfig, device: torch.device) -> None:
@@ -54,15 +54,14 @@ class TextLearner(Learner):
 
     @classmethod
     def resumed(cls, config: TextConfig, folder: Path) -> Self:
-        """The learner of a run that goes on, with the tokenizer and the model's shape that it began with."""
+        """The learner of a resumed run, with the run's tokenizer and model shape."""
         build: Any = cls
         learner: Self = build(config, folder)
         return learner
 
     @abstractmethod
     def loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The summed loss of a part, and sums of what is to be logged, all 0-d; what they are divided by is the part's
-        "total"."""
+        """The summed loss of a part and summed metrics, all 0-d, to be divided by the part's "total"."""
 
     def build_optimizer(self) -> Any:
         knobs = self.config.optimizer
@@ -75,8 +74,8 @@ class TextLearner(Learner):
         seed(self.device, (self.config.seed << 32) + self.progress.update)
 
     def part_loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """A part's share of the loss, and of what is logged: by the total of the whole batch, so that parts with fewer
-        labels weigh less."""
+        """A part's share of loss and metrics, divided by the total of the whole batch, so that parts with fewer labels
+        weigh less."""
         summed, sums = self.loss(part)
         return summed / part["total"], {tag: value.detach() / part["total"] for tag, value in sums.items()}
 
@@ -137,5 +136,5 @@ class TextLearner(Learner):
 
 
 def threads_for(flops: float) -> int:
-    """CPU threads that an update of `flops` can use."""
+    """CPU threads for an update of `flops`."""
     return max(1, min(os.cpu_count() or 1, int(flops / FLOPS_A_THREAD)))

@@ -1,8 +1,8 @@
 """Pretraining: one learner for every objective, next-token or masked.
 
 An update takes `batch_size` blocks, adds up the gradients of its parts, divides by the number of labels of the whole
-batch, and steps once. Everything random in it (which blocks, what is masked, dropout) is a function of the seed and the
-update's number, so that a resume needs no state of any generator.
+batch, and steps once. All randomness (blocks, masks, dropout) is a function of the seed and the update's number, so
+that a resume needs no generator states.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from rlgym.ssl.models.backbone import Backbone
 
 SECONDS_THAT_REPAY_COMPILING = 120.0
-"""Of training on a GPU, estimated at an MFU of 0.4. On a CPU compiling gains too little (docs/lab-notes.md)."""
+"""Minimum estimated training time on a GPU, at an MFU of 0.4. On a CPU compiling gains too little
+(docs/lab-notes.md)."""
 FLOPS_THAT_REPAY_KERNELS = 5e12
 """Of a whole run, from which on a CPU the layers' compiled code, which a machine's first run waits for, is worth it."""
 LONGEST = 512
@@ -62,9 +63,8 @@ class Pretraining(TextLearner):
     model: Backbone
 
     def __init__(self, config: PretrainConfig, run: Path | None = None) -> None:
-        """Prepares the corpus and settles what the config leaves open (shape, batch, step size, device, precision).
-
-        `run`: the folder of one that goes on, whose tokenizer is used instead of what the config says.
+        """Prepares the corpus and resolves automatic values (shape, batch, step size, device, precision). `run`: the
+        folder of a resumed run, whose tokenizer is used instead of the config's.
         """
         super().__init__(config, pick_device(config.device, heavy=True))
         objective_class = registry.resolve(registry.entry("objective", config.objective.name).target)
@@ -75,7 +75,7 @@ class Pretraining(TextLearner):
             )
         config.causal = causal
         resolve_model(config.model)
-        check_direction(config.model, causal)  # what can be refused at once is not found after reading the corpus
+        check_direction(config.model, causal)  # refuse at once what needs no corpus
         batch_size = self._resolve_batch()
         block = config.model.block_size
         self.tokens_per_update = batch_size * block
@@ -90,7 +90,7 @@ class Pretraining(TextLearner):
 
             resolve_padding(config.model, self.tokenizer.pad_id)
         rows = batch_size // config.gradient_accumulation_steps
-        predicted = getattr(config.objective, "rate", 1.0)  # the head runs on hidden tokens alone
+        predicted = getattr(config.objective, "rate", 1.0)  # the head runs on masked tokens only
         self.estimate = estimate(config.model, vocab_size, rows, causal, predicted)
         require_memory(self.estimate.memory_bytes)
         self._resolve_device()
@@ -150,7 +150,7 @@ class Pretraining(TextLearner):
         resolve_auto(config, self.device, repays, threads)
 
     def _tokens(self) -> int:
-        """The most that the budgets hold, at the speed of products alone."""
+        """Upper bound on the tokens within the budgets, at the speed of matrix products."""
         config, most = self.config, self.config.tokens
         if config.updates is not None:
             most = min(most, config.updates * self.tokens_per_update)
@@ -173,7 +173,7 @@ class Pretraining(TextLearner):
 
     def _introduction(self) -> list[str]:
         config, cost, data, tokens = self.config, self.estimate, self.data, self._tokens()
-        skipped = config.data.bad == "skip"  # else what is bad, as of data=stdlib, is as it should be
+        skipped = config.data.bad == "skip"  # otherwise bad documents, as in data=stdlib, are expected
         bad = left_out(*(data.facts[name] for name in ("bad", "first_bad", "bad_unit"))) if skipped else ""
         return [
             f"data       {config.data.name}: {data.facts['documents']:,} documents, {data.facts['bytes']:,} bytes, "
@@ -189,7 +189,7 @@ class Pretraining(TextLearner):
         ]
 
     def _shape(self) -> str:
-        """Layers, width and heads, which the dial may have derived; empty for an architecture that keeps its own."""
+        """Layers, width and heads, possibly derived from depth; empty for transformers' architectures."""
         model = self.config.model
         if model.architecture == "transformers":
             return ""
@@ -216,7 +216,7 @@ class Pretraining(TextLearner):
         progress.step += self.tokens_per_update
         progress.update += 1
         metrics = self.gradient_step(parts(batch), progress.step)
-        if progress.update == 1:  # the collector would look through all modules again and again, for nothing
+        if progress.update == 1:  # the garbage collector would scan all modules repeatedly for nothing
             gc.collect()
             gc.freeze()
         return metrics
@@ -224,7 +224,7 @@ class Pretraining(TextLearner):
     # ---- evaluating
 
     def _validation(self, blocks: Blocks, rows: int) -> list[Batch]:
-        """The held-out batches, the same at each evaluation: blocks evenly spread, up to evaluate.tokens."""
+        """The held-out batches, constant over evaluations: evenly spread blocks, up to evaluate.tokens."""
         wanted = max(1, self.config.evaluate.tokens // blocks.block_size)
         indices = np.unique(np.linspace(0, len(blocks) - 1, min(wanted, len(blocks))).astype(np.int64))
         batches = []
@@ -254,5 +254,5 @@ class Pretraining(TextLearner):
 
     @staticmethod
     def load(config: PretrainConfig, state: Mapping[str, Section], device: torch.device, folder: Path) -> LanguageModel:
-        """The language model of the finished run in `folder`; its averaged weights where it kept them."""
+        """The language model of the finished run in `folder`; with averaged weights if it kept them."""
         return LanguageModel.load(config, load_weights(config, state), device, folder)

@@ -33,9 +33,9 @@ from rlgym.ssl.objectives.base import IGNORED, Batch, token_counts
 
 ANY_KIND = ("column", "normalize")
 FORMAT = (*ANY_KIND, "separator", "delimiter", "columns", "quoting")
-"""Knobs of data that say how its text is written: other data of the same kind, or of any, is read with training's."""
+"""Data settings about the format of the text; other data is read with those of training."""
 NOT_JUDGED = ("packing", "validation_fraction", "licence")
-"""Knobs of data that matter to training alone."""
+"""Data settings that only matter in training."""
 
 
 def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
@@ -72,10 +72,9 @@ def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
 
 
 def data_config(own: Any, name: str, settings: dict[str, str], tables: bool = False) -> Any:
-    """The corpus that the words name, or a file's; the run's own without a name. `tables`: only a table would do.
-
-    A file is of the kind that its name says, where training's own data is a table, and read as training's were: what
-    the words leave open of `FORMAT` is as it was there.
+    """The corpus config for the given options: a named corpus, a file, or the run's own. `tables`: it must be a table.
+    A file's kind follows from its extension if training's data is a table; settings in `FORMAT` default to those of
+    training.
     """
     if not name:
         if settings:
@@ -89,7 +88,7 @@ def data_config(own: Any, name: str, settings: dict[str, str], tables: bool = Fa
     kept = FORMAT if own.name == name else ANY_KIND
     taken = {f.name: getattr(own, f.name) for f in fields(cls) if f.name in kept and hasattr(own, f.name)}
     if ".tsv" in settings.get("path", "").lower():
-        taken.pop("delimiter", None)  # the name says that it is a tab
+        taken.pop("delimiter", None)  # the extension implies tabs
     config = build(cls, {"name": name, **taken, **settings}, "data")
     if taken.get("columns") and "columns" not in settings and _has_header(config):
         config.columns = []
@@ -97,20 +96,20 @@ def data_config(own: Any, name: str, settings: dict[str, str], tables: bool = Fa
 
 
 def refuse_idle(settings: Mapping[str, str]) -> None:
-    """RequestError for a knob of a corpus that matters to training alone."""
+    """RequestError for a corpus setting that only matters in training."""
     for key in NOT_JUDGED:
         if key in settings:
             raise no_effect(f"data.{key}", settings[key], "all of the text is evaluated, read as in training")
 
 
 def _has_header(config: CsvData) -> bool:
-    """Whether the first of the files begins with names of columns."""
+    """Whether the first file begins with column names."""
     files = find_files(config.path, (".csv", ".tsv"))
     return bool(set(first_row(files[0], config)) & set(config.columns))
 
 
 def _documents(corpus: Corpus, held_out: bool) -> Iterator[str]:
-    """The held-out documents, or all; the two parts of a single one that was cut are one again."""
+    """The held-out documents, or all; a single document that was split is joined again."""
     if not held_out and corpus.facts["cut"]:
         yield corpus.text[:].tobytes().decode()
         return
@@ -125,11 +124,9 @@ def _documents(corpus: Corpus, held_out: bool) -> Iterator[str]:
 def evaluate_causal(
     model: LanguageModel, documents: Iterator[str], limit: int | None, batch_size: int
 ) -> dict[str, Any]:
-    """Every token of every document is predicted once, from as much of its document as the block holds.
-
-    Windows as lm-eval's `loglikelihood_rolling` lays them: disjoint, each given the token before it (the first what
-    begins a document), the last one filled up to the left. Bits per byte is the sum over all documents, by
-    the bytes of their text.
+    """Predict every token of every document once, with as much context as the block allows. Windows as in lm-eval's
+    `loglikelihood_rolling`: disjoint, each conditioned on the token before it (initially the document's first token),
+    the last one extended to the left. Bits per byte divides the sum over all documents by the bytes of their text.
     """
     nats, right, tokens, size, count = 0.0, 0, 0, 0, 0
     rows: list[tuple[list[int], list[int]]] = []
@@ -169,17 +166,17 @@ def evaluate_causal(
 
 
 def windows(ids: list[int], prefix: int, length: int) -> Iterator[tuple[list[int], list[int]]]:
-    """(inputs, labels) of at most `length` tokens, labels IGNORED where another window predicts the token."""
+    """(inputs, labels) of at most `length` tokens; labels are IGNORED where another window predicts the token."""
     whole = [prefix, *ids]
     for begin in range(0, len(ids), length):
         end = min(begin + length, len(ids))
-        first = max(0, end - length)  # the last window reaches further back: more context for the same work
+        first = max(0, end - length)  # the last window extends further back: more context for the same cost
         yield whole[first:end], [IGNORED] * (begin - first) + ids[begin:end]
 
 
 @torch.inference_mode()
 def _score(model: LanguageModel, rows: list[tuple[list[int], list[int]]]) -> tuple[float, int]:
-    """Nats and hits over the labels of some windows; shorter ones are padded at the right, where nothing looks."""
+    """Nats and hits over the labels of some windows; shorter ones are right-padded."""
     length = max(len(inputs) for inputs, _ in rows)
     tokens = torch.tensor([i + [model.tokenizer.pad_id] * (length - len(i)) for i, _ in rows], device=model.device)
     labels = torch.tensor([y + [IGNORED] * (length - len(y)) for _, y in rows], device=model.device)
@@ -195,7 +192,7 @@ def _score(model: LanguageModel, rows: list[tuple[list[int], list[int]]]) -> tup
 def evaluate_masked(
     model: LanguageModel, config: Any, corpus: Corpus, held_out: bool, limit: int | None, batch_size: int, report: Any
 ) -> dict[str, Any]:
-    """The objective's own metrics over all blocks of the text, masked by a seed that training never used."""
+    """The objective's metrics over all blocks of the text, masked with a seed not used in training."""
     training, validation = tokenize(corpus, model.tokenizer, False, report)
     tokens = validation if held_out else _joined(training, validation)
     cls = registry.resolve(registry.entry("objective", config.objective.name).target)
@@ -221,7 +218,7 @@ def evaluate_masked(
 
 
 def _joined(training: Tokens, validation: Tokens) -> Tokens:
-    """Both parts of another corpus: none of it was trained on, so that nothing need be held out."""
+    """Both parts of another corpus, as none of it was trained on."""
     return Tokens(
         np.concatenate([training.ids, validation.ids]),
         np.concatenate([training.starts, len(training.ids) + validation.starts]),

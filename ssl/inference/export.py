@@ -1,4 +1,4 @@
-"""`export RUN`: a folder that `transformers` loads: AutoModelForCausalLM or AutoModelForMaskedLM, AutoTokenizer."""
+"""`export RUN`: write a folder for `transformers`: AutoModelForCausalLM or AutoModelForMaskedLM, AutoTokenizer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def export(folder: Path, words: dict[str, Any]) -> Path:
     config = load_config(folder, trust=words["trust"])
     model: LanguageModel = load(run, words["checkpoint"], trust=words["trust"])
     target = export_folder(words["path"], folder, "config.json")
-    with replacing(target, (SafetensorError,)) as made:  # the library's own error is how it reports a full disk
+    with replacing(target, (SafetensorError,)) as made:  # the library's error for a full disk
         write_model(model, made)
         write_atomic(made / "README.md", model_card(run, config, model))
     auto = "AutoModelForCausalLM" if model.causal else "AutoModelForMaskedLM"
@@ -31,7 +31,7 @@ def export(folder: Path, words: dict[str, Any]) -> Path:
 
 
 def write_model(model: LanguageModel, folder: Path) -> None:
-    """config.json, model.safetensors and the tokenizer's files into an empty folder."""
+    """Write config.json, model.safetensors and the tokenizer's files to an empty folder."""
     from safetensors.torch import save_file
 
     configuration, state = model.model.to_transformers()
@@ -49,7 +49,7 @@ def write_model(model: LanguageModel, folder: Path) -> None:
 
 
 def model_card(run: Run, config: Any, model: LanguageModel) -> str:
-    """A README.md in the hub's format: what it is, what it was trained on, how it is used, how good it is."""
+    """The README.md in the hub's format: description, training data, usage, metrics."""
     summary, manifest = run.summary, run.manifest
     data = manifest.get("data") or {}
     final = summary.get("final") or {}

@@ -12,7 +12,7 @@ from rlgym.ssl.inference.language_model import LanguageModel
 
 
 def fill(folder: Path, words: dict[str, Any]) -> list[list[tuple[str, float]]]:
-    """Print the likeliest tokens for each [MASK], then the text with the first of each; returns the guesses."""
+    """Print the most likely tokens for each [MASK], then the text with the first of each; returns the guesses."""
     if not words["text"]:
         raise RequestError(f'fill needs text, as in: fill {folder.name} text="the [MASK] of the list"')
     model: LanguageModel = load(Run(folder), words["checkpoint"], words["device"], words["trust"])

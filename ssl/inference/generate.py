@@ -14,7 +14,7 @@ from rlgym.ssl.inference.language_model import LanguageModel
 
 
 def generate(folder: Path, words: dict[str, Any]) -> list[str]:
-    """Print `samples` texts that begin with the prompt, and return them."""
+    """Print and return `samples` texts that begin with the prompt."""
     model: LanguageModel = load(Run(folder), words["checkpoint"], words["device"], words["trust"])
     if not isinstance(model, LanguageModel):
         raise RequestError(f"{folder} does not write text: predict has what it says of texts")
@@ -22,7 +22,7 @@ def generate(folder: Path, words: dict[str, Any]) -> list[str]:
         raise RequestError(f"{folder} is a masked model: `fill {folder.name} text=...` has its guesses for [MASK]")
     length = len(words["prompt"]) + min(words["tokens"], model.model.block_size)
     with sizes_named(words):
-        require_memory(words["samples"] * (200.0 + 8.0 * length))  # lists of tokens, before what the model keeps
+        require_memory(words["samples"] * (200.0 + 8.0 * length))  # the token lists, without the model's cache
         prompts = [words["prompt"]] * words["samples"]
         drawn = (words[key] for key in ("tokens", "temperature", "top_k", "top_p", "seed"))
         new = model.generate(prompts, *drawn)

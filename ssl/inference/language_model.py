@@ -1,4 +1,4 @@
-"""A finished language model, ready for use: what `rlgym.load(run)` returns for a run that learned from text."""
+"""A finished language model: the result of `rlgym.load(run)` for runs trained on text."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MASK = "[MASK]"
 
 
 class LanguageModel:
-    """A model with its tokenizer. `model(tokens)` gives hidden states, `model.logits(hidden)` its predictions."""
+    """A model with its tokenizer. `model(tokens)` returns hidden states, `model.logits(hidden)` logits."""
 
     def __init__(self, model: Backbone, tokenizer: Tokenizer) -> None:
         self.model, self.tokenizer = model, tokenizer
 
     @staticmethod
     def load(config: PretrainConfig, weights: Section, device: torch.device, folder: Path) -> LanguageModel:
-        """From the config of the run in `folder`, the weights of a checkpoint, and the run's tokenizer."""
+        """Load from the config of the run in `folder`, a checkpoint's weights, and the run's tokenizer."""
         tokenizer = Tokenizer.of_run(folder)
         model = build_model(config.model, tokenizer.vocab_size, config.seed, config.is_causal)
         load_finite(model, weights)
@@ -46,7 +46,7 @@ class LanguageModel:
         return self.model.embedding().device
 
     def prompt_ids(self, text: str) -> list[int]:
-        """The tokens that a prompt begins a document with; special tokens in it mean themselves, as in transformers."""
+        """Encode a prompt as the beginning of a document; special tokens are recognised, as in transformers."""
         return [self.tokenizer.bos_id, *self.tokenizer.encode_prompt(text)]
 
     def generate(
@@ -58,9 +58,8 @@ class LanguageModel:
         top_p: float | None = None,
         seed: int | None = None,
     ) -> list[str]:
-        """What follows each prompt (one, or a list of them for one batch), up to the end of its document.
-
-        The same seed gives the same text; without one, another each time.
+        """Generate the continuation of each prompt (one, or a list for one batch), up to the end of its document.
+        Without a seed, results differ each time.
         """
         if not self.causal:
             raise RequestError("a masked model does not continue text: fill has its guesses for [MASK]")
@@ -82,7 +81,7 @@ class LanguageModel:
         return [continued(self.tokenizer, row, tokens) for row, tokens in zip(rows, new, strict=True)]
 
     def fill(self, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
-        """For each [MASK] in `text` the `top` likeliest tokens and their probabilities, likeliest first."""
+        """For each [MASK] in `text` the `top` most likely tokens and their probabilities."""
         _, _, tokens, shares = self._guesses(text, top)
         return [
             [(self.tokenizer.decode([token]), share) for token, share in zip(*each, strict=True)]
@@ -90,7 +89,7 @@ class LanguageModel:
         ]
 
     def filled(self, text: str) -> str:
-        """`text` as the tokenizer writes it, with the likeliest token in the place of each [MASK]."""
+        """`text` as decoded by the tokenizer, with the most likely token for each [MASK]."""
         ids, places, tokens, _ = self._guesses(text, 1)
         for place, (best,) in zip(places, tokens, strict=True):
             ids[place] = best
@@ -98,8 +97,8 @@ class LanguageModel:
 
     @torch.inference_mode()
     def _guesses(self, text: str, top: int) -> tuple[list[int], list[int], list[list[int]], list[list[float]]]:
-        """(tokens of `text`, places of the masks in them, and for each of these the likeliest tokens and their
-        probabilities). [MASK] stands for the tokenizer's own mask token, whatever that is called."""
+        """(tokens of `text`, positions of the masks, and for each mask the most likely tokens and their probabilities).
+        [MASK] stands for the tokenizer's mask token, whatever its name."""
         tokenizer = self.tokenizer
         if self.causal or tokenizer.mask_id is None:
             raise RequestError("a next-token model has no [MASK]: generate continues a prompt")
@@ -120,21 +119,21 @@ class LanguageModel:
 
     @torch.inference_mode()
     def embed(self, texts: list[str]) -> Tensor:
-        """The mean hidden state of each text, `[texts, width]`; what lies beyond the model's block is left out."""
+        """The mean hidden state of each text, `[texts, width]`; texts are truncated to the model's block."""
         rows = [self.tokenizer.begin(text)[: self.model.block_size] for text in texts]
         hidden = [self.model(torch.tensor([row], device=self.device))[0].mean(0) for row in rows]
         return torch.stack(hidden)
 
 
 def continued(tokenizer: Tokenizer, row: list[int], new: list[int]) -> str:
-    """The text of the tokens `new` behind those of `row`; decoded together, since a character may lie across."""
+    """Decode the tokens `new` after those of `row`; decoded together, since a character may span both."""
     before = tokenizer.decode(row)
     whole = tokenizer.decode(row + new)
     return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)
 
 
 def load_weights(config: PretrainConfig, state: Mapping[str, Section]) -> Section:
-    """The weights of a checkpoint to use: the averaged ones where the run kept them."""
+    """A checkpoint's weights for use: the averaged ones if the run kept them."""
     if config.ema_decay is None:
         return state["model"]
     return {name: state["ema"].get(name, tensor) for name, tensor in state["model"].items()}

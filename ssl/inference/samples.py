@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from rlgym.ssl.models.backbone import Backbone
 
 SHOWN = 2_000
-"""Tokens in the projector: the most frequent ones of the corpus."""
+"""Number of the corpus's most frequent tokens in the projector."""
 COUNTED = 2_000_000
-"""Tokens of the corpus that are counted for it."""
+"""Number of corpus tokens counted for it."""
 
 
 def show(language: LanguageModel, config: SampleConfig, held_out: list[dict[str, Tensor]], seed: int) -> dict[str, str]:
-    """Markdown by tag: texts a next-token model writes, or a held-out text as a masked model fills it in."""
+    """Markdown by tag: generated texts of a next-token model, or held-out texts filled in by a masked model."""
     if not config.count:
         return {}
     if language.causal:
@@ -33,7 +33,7 @@ def show(language: LanguageModel, config: SampleConfig, held_out: list[dict[str,
 
 
 def filled_in(language: LanguageModel, batch: dict[str, Tensor], count: int) -> str:
-    """`count` guesses for each of the first rows of a batch: `[what was hidden -> the likeliest token]` in its text."""
+    """The first `count` rows of a batch with `[masked token -> prediction]` in the text."""
     model, tokenizer = language.model, language.tokenizer
     batch = {name: tensor[0] for name, tensor in batch.items()}  # its first part
     real = (batch["labels"] >= 0).nonzero().flatten()
@@ -60,7 +60,7 @@ def filled_in(language: LanguageModel, batch: dict[str, Tensor], count: int) -> 
 
 
 def embedding(model: Backbone, tokenizer: Tokenizer, tokens: Tokens) -> tuple[np.ndarray, list[str]]:
-    """The vectors `[rows, width]` of the corpus's most frequent tokens, and their text."""
+    """Embeddings `[rows, width]` of the corpus's most frequent tokens, and their text."""
     counts = np.bincount(tokens.ids[:COUNTED], minlength=tokenizer.vocab_size)
     ids = np.argsort(-counts, kind="stable")[:SHOWN]
     ids = ids[counts[ids] > 0]

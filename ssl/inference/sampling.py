@@ -1,4 +1,4 @@
-"""Text from a decoder: the distribution that is sampled from, and the sampling, batched and with a cache."""
+"""Sampling from a decoder, batched and with a key-value cache, and the sampling distribution."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from torch import Tensor
 
 from rlgym.ssl.models.backbone import Backbone
 
-STEPS_BETWEEN_LOOKS = 8  # at the device, to see which rows have stopped
-SHARE_THAT_LEAVES = 0.25  # of the rows, from which on it pays to go on without those that have stopped
+STEPS_BETWEEN_LOOKS = 8  # steps between checks for stopped rows, which synchronise with the device
+SHARE_THAT_LEAVES = 0.25  # share of stopped rows from which on dropping them pays off
 
 
 def warp(logits: Tensor, temperature: float, top_k: int | None = None, top_p: float | None = None) -> Tensor:
-    """`[..., vocab]` -> the logits of what is sampled from, -inf where nothing is.
-
-    In this order: divided by the temperature (0: only the likeliest token is left), the `top_k` likeliest tokens, then
-    the fewest of these whose probability reaches `top_p` (Holtzman et al. 2020, arXiv:1904.09751).
+    """Logits `[..., vocab]` of the sampling distribution, -inf for excluded tokens. In order: divide by the temperature
+    (0: keep only the most likely token), keep the `top_k` most likely tokens, then the fewest of these whose
+    probability reaches `top_p` (Holtzman et al. 2020, arXiv:1904.09751).
     """
     logits = logits.float()
     if temperature == 0:
@@ -39,11 +38,9 @@ def warp(logits: Tensor, temperature: float, top_k: int | None = None, top_p: fl
 def log_probabilities(
     logits: Tensor, tokens: Tensor, temperature: float, top_k: int | None = None, top_p: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Logarithm of the probability of `tokens [...]` under the very distribution that is sampled from `logits [...,
-    vocab]`, and that distribution's entropy in nats, both `[...]`.
-
-    A token that was sampled is always among the kept ones, although rounding or a step of learning may have moved it
-    across the edge of `top_k` or `top_p`: its probability is small, not 0, and has a gradient.
+    """Log-probability of `tokens [...]` under the sampling distribution of `logits [..., vocab]`, and its entropy in
+    nats, both `[...]`. A sampled token is always kept, even if rounding or a gradient step has moved it out of `top_k`
+    or `top_p`, so that its probability is small but not 0, with a gradient.
     """
     assert temperature > 0, "the likeliest token alone is no distribution to learn from"
     warped = warp(logits, temperature, top_k, top_p)
@@ -55,7 +52,8 @@ def log_probabilities(
 
 
 def draw(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """One token from each row of `[batch, vocab]`: the first of exponential clocks that run at the tokens' rates."""
+    """Sample one token from each row of `[batch, vocab]`: the argmin of exponential variables with the tokens'
+    rates."""
     share = logits.softmax(-1)
     return (share / torch.empty_like(share).exponential_(generator=generator)).argmax(-1)
 
@@ -72,11 +70,9 @@ def sample(
     stop: Sequence[int] = (),
     pad: int = 0,
 ) -> list[list[int]]:
-    """What follows each prompt: at most `max_new_tokens` tokens, the last of them one of `stop` where a row came to it.
-
-    Prompts may be of unequal length, and a row's tokens do not depend on its neighbours (but for the generator that
-    they share, which lives on the model's device). Rows that have stopped leave the batch in crowds. Where a row
-    outgrows the model's block, its older half is forgotten.
+    """Continue each prompt by at most `max_new_tokens` tokens, the last one in `stop` if reached. Prompts may have
+    different lengths, and rows are independent except for the shared generator, which is on the model's device. Stopped
+    rows are dropped from the batch in groups. When a row exceeds the model's block, its older half is dropped.
     """
     assert model.causal and all(prompts), "a prompt has at least the token that begins a document"
     device, training = model.embedding().device, model.training
@@ -111,7 +107,8 @@ def sample(
 
 
 class _Rows:
-    """The texts so far and the part of each that the model sees. All lengths are known without asking the device."""
+    """The texts so far and the part of each visible to the model. All lengths are known without synchronising with the
+    device."""
 
     def __init__(self, model: Backbone, prompts: list[list[int]], room: int, pad: int) -> None:
         self.model = model
@@ -123,12 +120,12 @@ class _Rows:
         self.ends = torch.tensor(self.given, device=self.text.device)
         self.added = 0
         self.seen = [min(len(prompt), model.block_size) for prompt in prompts]
-        """Tokens of each row's end that the model sees."""
+        """Number of visible tokens at each row's end."""
         self.cache = model.new_cache(len(prompts))
         self.last: Tensor | None = None
 
     def view(self, rows: list[int], short: int = 0) -> Tensor:
-        """What the model sees of `rows`, all but the last `short` tokens, `[rows, longest]`, padded at the right."""
+        """The visible tokens of `rows` except the last `short`, `[rows, longest]`, right-padded."""
         starts = torch.tensor([self.given[row] + self.added - self.seen[row] for row in rows], device=self.text.device)
         width = max(self.seen[row] for row in rows) - short
         columns = (starts[:, None] + torch.arange(width, device=self.text.device)).clamp(max=self.text.shape[1] - 1)
@@ -150,7 +147,7 @@ class _Rows:
         return newest[:, 0]
 
     def append(self, tokens: Tensor) -> None:
-        """Add one token to each row; a row that outgrows the block goes on with the newer half of it."""
+        """Append one token to each row; a row that exceeds the block keeps only its newer half."""
         self.text.scatter_(1, (self.ends + self.added)[:, None], tokens[:, None])
         self.added += 1
         self.last = tokens
@@ -160,13 +157,13 @@ class _Rows:
         if full and self.cache is not None:
             fresh = self.model.new_cache(len(full))
             assert fresh is not None
-            if half > 1:  # the newest token comes with the next step, as for all rows
+            if half > 1:  # the newest token is processed in the next step, as for all rows
                 self.model(self.view(full, short=1), cache=fresh)
             self.cache.put(torch.tensor(full, device=self.text.device), fresh)
             self.cache.set_lengths([seen - 1 for seen in self.seen])
 
     def keep(self, rows: list[int]) -> None:
-        """Go on with these rows alone; called after `append`."""
+        """Keep only these rows; called after `append`."""
         index = torch.tensor(rows, device=self.text.device)
         assert self.last is not None
         self.text, self.ends, self.last = self.text[index], self.ends[index], self.last[index]

@@ -1,4 +1,4 @@
-"""Attention as all models here compute it: which tokens see which, the kernel, and the cache of keys and values."""
+"""Attention for all models: masks, the kernel, and the key-value cache."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from rlgym.ssl.models import fused
 
 @dataclass
 class Pattern:
-    """Which tokens see which and where they stand, made once a forward pass and shared by its layers."""
+    """Attention mask and positions, built once per forward pass and shared by all layers."""
 
     causal: bool
-    """Each token sees itself and those before it; read where there is no mask."""
+    """Causal attention; used if there is no mask."""
     mask: Tensor | None = None
-    """Bool `[batch, 1, time, keys]`, True where a query sees a key."""
+    """Bool `[batch, 1, time, keys]`, True where a query attends to a key."""
     positions: Tensor | None = None
-    """`[batch, time]`, a token's place in its document or in its row of a cache; None: 0, 1, 2, ..."""
+    """Positions `[batch, time]` in the document or in the cache's row; None: 0, 1, 2, ..."""
     ends: Tensor | None = None
-    """Without a cache, the mask said otherwise: the first key that a query sees and the one behind its last, int64
-    `[batch or 1, time, 2]`. None: nothing but `causal` limits it."""
+    """Without a cache, the mask as ranges: first and last (exclusive) key of each query, int64 `[batch or 1, time, 2]`.
+    None: only `causal` applies."""
     kernels: bool = False
     """Whether layers are computed by compiled code (`machine_layer`), which reads `sees`."""
 
@@ -37,14 +37,13 @@ class Pattern:
 
 
 class Cache:
-    """Keys and values of the tokens seen so far, each row with a length of its own.
-
-    Rows may begin with prompts of unequal length, padded at the right: `set_lengths` says how much of each is real, and
-    what lies beyond is neither seen nor kept.
+    """Keys and values of previous tokens, with a separate length for each row. Rows may start with right-padded prompts
+    of different lengths: `set_lengths` sets their real lengths, and padding is ignored and overwritten.
     """
 
     def __init__(self, layers: int, batch: int, heads: int, capacity: int, head_dim: int, like: Tensor) -> None:
-        """Empty, `[layers, batch, heads, capacity, head_dim]`; device and type of `like`, under autocast its type."""
+        """An empty cache, `[layers, batch, heads, capacity, head_dim]`; device and dtype of `like`, or autocast's
+        dtype."""
         device = like.device
         mixed = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if mixed else like.dtype
@@ -52,25 +51,25 @@ class Cache:
         self.values = torch.zeros_like(self.keys)
         self.lengths = torch.zeros(batch, dtype=torch.int64, device=like.device)
         self.longest = 0
-        """The longest row, known without asking the device."""
+        """Length of the longest row, known without synchronising."""
 
     def set_lengths(self, lengths: list[int]) -> None:
         self.lengths = torch.tensor(lengths, device=self.keys.device)
         self.longest = max(lengths)
 
     def put(self, rows: Tensor, other: Cache) -> None:
-        """Replace `rows` [n] by those of another cache of the same capacity; whoever does it sets the lengths."""
+        """Replace `rows` [n] by those of another cache of the same capacity; the caller sets the lengths."""
         self.keys[:, rows] = other.keys
         self.values[:, rows] = other.values
 
     def keep(self, rows: Tensor) -> None:
-        """Leave only `rows` [n]; whoever does it sets the lengths."""
+        """Keep only `rows` [n]; the caller sets the lengths."""
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
 
     def extend(self, layer: int, key: Tensor, value: Tensor, shape: Pattern) -> tuple[Tensor, Tensor]:
-        """Add `[batch, heads, time, head_dim]` to a layer; what the queries of these tokens look at."""
+        """Append `[batch, heads, time, head_dim]` to a layer; returns the keys and values to attend to."""
         time = key.shape[2]
-        if shape.positions is None:  # the beginning: nothing else to look at
+        if shape.positions is None:  # the start: no earlier tokens
             self.keys[layer, :, :, :time] = key
             self.values[layer, :, :, :time] = value
             return key, value
@@ -81,13 +80,14 @@ class Cache:
         return keys.to(key.dtype), values.to(value.dtype)
 
     def advance(self, time: int) -> None:
-        """`time` tokens were added to every row, in every layer."""
+        """Advance all rows by `time` tokens, after all layers have appended them."""
         self.lengths = self.lengths + time
         self.longest += time
 
 
 def pattern(tokens: Tensor, documents: Tensor | None, cache: Cache | None, causal: bool) -> Pattern:
-    """For `tokens` [batch, time]: plain, inside equal ids of `documents` [batch, time], or after what a cache holds."""
+    """The attention for `tokens` [batch, time]: plain, within equal ids of `documents` [batch, time], or after a
+    cache's tokens."""
     time = tokens.shape[1]
     at = torch.arange(time, device=tokens.device)
     if cache is not None:
@@ -112,7 +112,7 @@ def pattern(tokens: Tensor, documents: Tensor | None, cache: Cache | None, causa
 
 
 def window(shape: Pattern, time: int, reach: int, device: torch.device) -> Pattern:
-    """The same, but no token sees another more than `reach` tokens away."""
+    """The same within a window: tokens attend at most `reach` tokens away."""
     if reach >= time - 1:
         return shape
     at = torch.arange(time, device=device)
@@ -124,9 +124,8 @@ def window(shape: Pattern, time: int, reach: int, device: torch.device) -> Patte
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, shape: Pattern, dropout: float = 0.0) -> Tensor:
-    """`[batch, heads, time, head_dim]` each, key and value perhaps of fewer heads -> `[batch, time, heads x head_dim]`.
-
-    Without a mask, torch's kernel skips what a causal token cannot see.
+    """Attention of `[batch, heads, time, head_dim]` each, key and value possibly with fewer heads -> `[batch, time,
+    heads x head_dim]`. Without a mask, torch's kernel skips masked blocks of causal attention.
     """
     if dropout == 0.0 and fused.short(query, key):
         return fused.attention(query, key, value, shape.mask, shape.causal)

@@ -1,4 +1,4 @@
-"""What every language model here can do: hidden states, logits, and the way to `transformers` and back."""
+"""The base of all language models: hidden states, logits, and conversion to and from `transformers`."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ if TYPE_CHECKING:
 
 
 class Backbone(nn.Module):
-    """A transformer that turns tokens into hidden states, with its own head. Built by `rlgym.ssl.models.build`."""
+    """A transformer from tokens to hidden states, with its head. Built by `rlgym.ssl.models.build`."""
 
     causal: bool
-    """Whether a token sees only those before it."""
+    """Whether attention is causal."""
     tokens: int
-    """The tokenizer's vocabulary."""
+    """Size of the tokenizer's vocabulary."""
     vocab_size: int
     """Rows of the embedding and columns of the logits: `tokens`, padded."""
     block_size: int
     width: int
     layers_prefix: str
-    """What the names of the layers' parameters begin with."""
+    """Prefix of the layers' parameter names."""
     kernels: bool = False
     """Whether layers are computed by compiled code (`machine_layer`): on a CPU, in float32, without dropout."""
 
     def forward(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """`[batch, time]` int64 -> hidden states after the last norm, `[batch, time, width]`.
 
-        With `documents` [batch, time], attention stays inside equal ids and positions count from each document's first
-        token. With a `cache` (decoders), the tokens continue its rows, and are added to it.
+        With `documents` [batch, time], attention is within equal ids and positions restart in each document. With a
+        `cache` (decoders), the tokens continue its rows and are appended.
         """
         raise NotImplementedError
 
     def pattern(self, tokens: Tensor, documents: Tensor | None, cache: Cache | None) -> Pattern:
-        """Which of the tokens see which, and how layers are computed."""
+        """The attention mask and positions of the tokens."""
         shape = pattern(tokens, documents, cache, self.causal)
         shape.kernels = self.kernels and cache is None
         return shape
@@ -50,7 +50,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def embedding(self) -> Tensor:
-        """`[vocab_size, width]`"""
+        """The embedding matrix `[vocab_size, width]`."""
         raise NotImplementedError
 
     def new_cache(self, batch: int) -> Cache | None:
@@ -58,21 +58,20 @@ class Backbone(nn.Module):
         return None
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Fill every parameter and buffer, as published."""
+        """Initialise every parameter and buffer, as published."""
         raise NotImplementedError
 
     def weights(self) -> list[Weight]:
-        """The map to the parameters of `transformers`."""
+        """The mapping to the parameters of `transformers`."""
         raise NotImplementedError
 
     def configuration(self) -> dict[str, Any]:
-        """The values from which `transformers` builds the same model, `model_type` among them."""
+        """The configuration from which `transformers` builds the same model, including `model_type`."""
         raise NotImplementedError
 
     def matrices(self) -> dict[str, tuple[int, ...]]:
-        """The 2-d weights inside the layers -> the rows of the matrices each is made of (queries, keys, values: three).
-
-        Embedding, head, norms and biases are not among them.
+        """2-d weights inside the layers -> rows of their fused matrices (three for queries, keys, values). Without
+        embedding, head, norms and biases.
         """
         found: dict[str, tuple[int, ...]] = {}
         for weight in self.weights():
@@ -82,25 +81,25 @@ class Backbone(nn.Module):
         return found
 
     def to_transformers(self) -> tuple[PretrainedConfig, dict[str, Tensor]]:
-        """Configuration and weights of the same model there; tied weights once."""
+        """Configuration and weights of the same model in transformers; tied weights once."""
         from transformers import AutoConfig
 
         return AutoConfig.for_model(**self.configuration()), to_theirs(self, self.weights())
 
     def load_transformers(self, state: Mapping[str, Tensor]) -> None:
-        """Take the weights of the same model there."""
+        """Load the weights of the same model in transformers."""
         from_theirs(self, self.weights(), state)
 
 
 class Linear(nn.Linear):
-    """nn.Linear that draws no random numbers of its own."""
+    """nn.Linear without random initialisation."""
 
     def reset_parameters(self) -> None:
         pass
 
 
 class Embedding(nn.Embedding):
-    """nn.Embedding that draws no random numbers of its own."""
+    """nn.Embedding without random initialisation."""
 
     def reset_parameters(self) -> None:
         pass

@@ -30,7 +30,7 @@ class Embeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(width, EPS)
 
     def forward(self, tokens: Tensor, shape: Pattern) -> Tensor:
-        """All tokens are of the first type: there are no sentence pairs."""
+        """All tokens have type 0: there are no sentence pairs."""
         table = self.position_embeddings.weight + self.token_type_embeddings.weight[0]
         places = table[: tokens.shape[1]] if shape.positions is None else F.embedding(shape.positions, table)
         x: Tensor = self.LayerNorm(self.word_embeddings(tokens) + places)
@@ -51,7 +51,7 @@ class SelfAttention(nn.Module):
 
 
 class Output(nn.Module):
-    """The way back into the residual stream, normalised after the sum."""
+    """Projection into the residual stream, normalised after the sum."""
 
     def __init__(self, inner: int, width: int, dropout: float) -> None:
         super().__init__()

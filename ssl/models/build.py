@@ -1,4 +1,4 @@
-"""From a model's knobs to the model: what is empty is derived, what cannot be is refused, and weights are drawn."""
+"""Builds a model from its config: derives empty values, refuses impossible ones, initialises weights."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ ENCODERS = ("bert", "modernbert")
 def build_model(
     config: Any, vocab_size: int, seed: int, causal: bool | None = None, documents: bool = False
 ) -> Backbone:
-    """The model, on the CPU, its weights drawn from `seed` alone; empty knobs of `config` are filled in.
-
-    `vocab_size` is the tokenizer's. `causal` is what the objective needs; None: what the architecture is. `documents`:
-    blocks will hold several, which some of transformers' architectures cannot keep apart and are refused for.
+    """Build the model on the CPU, with weights determined by `seed`; empty values of `config` are filled in.
+    `vocab_size` is the tokenizer's. `causal`: required by the objective; None: the architecture's. `documents`: blocks
+    will contain several documents, which some of transformers' architectures do not support.
     """
     resolve_model(config)
     check_direction(config, causal)
@@ -44,7 +43,7 @@ def build_model(
         if documents and not other.takes_documents:
             raise no_documents(config)
         return other
-    # Without storage first: what modules would fill in themselves costs time and draws from torch's own generator.
+    # On the meta device first: default initialisation costs time and draws from torch's global generator.
     with torch.device("meta"):
         model: Backbone = model_class(config.architecture)(config, vocab_size, padded(vocab_size, config))
     model.to_empty(device="cpu")
@@ -57,7 +56,7 @@ def model_class(architecture: str) -> Any:
 
 
 def check_direction(config: Any, causal: bool | None) -> None:
-    """Refuse a decoder where tokens on both sides must be seen, and an encoder where they must not."""
+    """Refuse a decoder for bidirectional objectives, and an encoder for causal ones."""
     if causal is False and config.architecture in DECODERS:
         raise RequestError(
             f"model={config.name}: {config.architecture} sees only what is left of a token; objective=masked needs an "
@@ -71,12 +70,10 @@ def check_direction(config: Any, causal: bool | None) -> None:
 
 
 def estimate(config: Any, vocab_size: int, batch_size: int, causal: bool, predicted: float = 1.0) -> Estimate:
-    """What training a settled model costs with `batch_size` blocks at a time.
-
-    Arithmetic as in PaLM (Chowdhery et al. 2022, appendix B) and nanoGPT: 6 for each weight that multiplies a token,
-    and 12 x layers x width x tokens seen for attention, a causal token's whole row included. `predicted` is the share
-    of the positions that the head runs on. Embeddings that are only looked up cost no arithmetic. `causal` is what the
-    objective needs: the heads of transformers' architectures depend on it.
+    """Training cost of a resolved model with `batch_size` blocks. FLOP as in PaLM (Chowdhery et al. 2022, appendix B)
+    and nanoGPT: 6 per weight and token, and 12 x layers x width x context for attention, counting the full row also for
+    causal tokens. `predicted`: share of positions that the head runs on. Embedding look-ups cost nothing. `causal`:
+    required by the objective, which determines the head of transformers' architectures.
     """
     if config.architecture == "transformers":
         from rlgym.ssl.models.transformers_model import count

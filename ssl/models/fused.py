@@ -1,7 +1,6 @@
-"""RMSNorm, activations and the attention of short blocks in fewer passes over memory, for eager CPUs.
-
-Where torch has no kernel of its own it makes a dozen small calls of each, which cost more than the arithmetic, and its
-attention kernel is made for long texts. GPUs and compiled code have theirs: there these are the plain functions.
+"""RMSNorm, activations and attention of short blocks with fewer passes over memory, for eager mode on CPUs. Without
+kernels of its own torch makes a dozen small calls for each, which cost more than the arithmetic, and its attention
+kernel targets long texts. On GPUs and in compiled code these are the plain functions.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 SHORT = {torch.float32: 128, torch.bfloat16: 512}
-"""Tokens up to which attention by products is faster than torch's for CPUs: up to 1.2 times, in bf16 1.5 to 3.8."""
+"""Maximum tokens for which attention by batched products is faster than torch's kernel on CPUs: up to 1.2 times, in
+bf16 1.5 to 3.8."""
 
 
 def _plain(x: Tensor) -> bool:
@@ -38,7 +38,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def swiglu(x: Tensor) -> Tensor:
-    """`[..., 2 inner]`, gate and value side by side -> silu(gate) * value (Shazeer 2020, arXiv:2002.05202)."""
+    """silu(gate) * value for `[..., 2 inner]`, gate and value concatenated (Shazeer 2020, arXiv:2002.05202)."""
     if _plain(x):
         gate, value = x.chunk(2, -1)
         return F.silu(gate) * value
@@ -47,7 +47,7 @@ def swiglu(x: Tensor) -> Tensor:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """The exact GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415), its gradient in the memory of the one that came."""
+    """The exact GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415), with an in-place backward pass."""
     if _plain(x):
         return F.gelu(x)
     out: Tensor = _GELU.apply(x)  # type: ignore[no-untyped-call]
@@ -55,17 +55,16 @@ def gelu(x: Tensor) -> Tensor:
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """What `attend` gives for these, where `short` says so; `causal` counts where there is no mask.
-
-    Vaswani et al. 2017 (arXiv:1706.03762), equation 1, by batched products; the matrix of weights is kept for the way
-    back. Scores and softmax are of float32.
+    """The result of `attend` for short blocks (see `short`); `causal` applies if there is no mask. Vaswani et al. 2017
+    (arXiv:1706.03762), equation 1, by batched products; attention weights are kept for the backward pass. Scores and
+    softmax are float32.
     """
     out: Tensor = _Attention.apply(query, key, value, mask, causal)  # type: ignore[no-untyped-call]
     return out
 
 
 def short(query: Tensor, key: Tensor) -> bool:
-    """Whether `attention` is the faster way for `[batch, heads, time, head_dim]`."""
+    """Whether `attention` is faster for `[batch, heads, time, head_dim]`."""
     longest = SHORT.get(query.dtype, 0)
     on_cpu = query.device.type == "cpu" and not torch.compiler.is_compiling()
     return on_cpu and query.shape[2] == key.shape[2] <= longest
@@ -86,7 +85,7 @@ class _GELU(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
-    """The heads that share a key's are rows of one product."""
+    """Query heads that share a key head become rows of one product."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
@@ -96,7 +95,7 @@ class _Attention(torch.autograd.Function):
         hidden = q.new_zeros((), dtype=torch.float32)
         if causal and mask is None:
             hidden = hidden.new_full((time, time), -math.inf).triu_(1).repeat(share, 1)
-        with torch.autocast("cpu", enabled=False):  # scores rounded to bf16 would be weights wrong by percents
+        with torch.autocast("cpu", enabled=False):  # rounding scores to bf16 would change weights by percents
             weights = torch.baddbmm(hidden, q.float(), k.mT.float(), alpha=head_dim**-0.5)
         if mask is not None:
             weights.view(batch, heads, time, time).masked_fill_(~mask, -math.inf)

@@ -44,7 +44,7 @@ class MLP(nn.Module):
         self.c_proj = Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The exact GELU, as in nanoGPT, which the export names: on a CPU a tanh costs four times an erf."""
+        """The exact GELU, as in nanoGPT and recorded in exports; on a CPU a tanh costs four times an erf."""
         out: Tensor = self.c_proj(gelu(self.c_fc(x)))
         return out
 
@@ -120,7 +120,7 @@ class GPT2(Backbone):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Normal(0, 0.02), projections into the residual stream by 1 / sqrt(2 layers) smaller; biases 0."""
+        """Normal(0, 0.02), projections into the residual stream scaled by 1 / sqrt(2 layers); biases 0."""
         scale = 1 / math.sqrt(2 * len(self.transformer.h))
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
@@ -130,7 +130,7 @@ class GPT2(Backbone):
                 nn.init.constant_(parameter, float(".ln_" in name and name.endswith("weight")))
 
     def weights(self) -> list[Weight]:
-        """Their Conv1D keeps queries, keys and values in one matrix too, transposed."""
+        """Their Conv1D also fuses queries, keys and values in one matrix, transposed."""
         inside = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")
         return [Weight(name, (name,), transposed=name.endswith(inside)) for name, _ in self.named_parameters()]
 

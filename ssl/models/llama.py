@@ -1,6 +1,6 @@
 """Llama (Touvron et al. 2023, arXiv:2302.13971) and Qwen3 (2025, arXiv:2505.09388).
 
-Decoders with RoPE, RMSNorm, a gated MLP and grouped heads; Qwen3 also normalises queries and keys.
+Decoders with RoPE, RMSNorm, a gated MLP and grouped-query attention; Qwen3 also normalises queries and keys.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(self.head_dim) if normed else None
 
     def norms(self) -> tuple[Tensor, Tensor] | None:
-        """The weights of queries' and keys' norm, `[head_dim]` each."""
+        """Weights of the query and key norms, `[head_dim]` each."""
         return None if self.q_norm is None or self.k_norm is None else (self.q_norm.weight, self.k_norm.weight)
 
     def forward(
@@ -57,7 +57,7 @@ class Attention(nn.Module):
         qkv = self.qkv_proj(x).view(batch, time, self.heads + 2 * self.groups, self.head_dim)
         both, value = qkv.split([self.heads + self.groups, self.groups], dim=2)
         if norms := self.norms():
-            # One norm over all heads of queries and keys, then each one's own weight.
+            # One norm over all heads of queries and keys, then separate weights.
             weight = torch.cat([norms[0].expand(self.heads, -1), norms[1].expand(self.groups, -1)])
             both = rms_norm(both, weight, EPS)
         both = rotate(both, *tables).to(value.dtype)
@@ -146,7 +146,7 @@ class Llama(Backbone):
 
     def forward(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         body, shape, time = self.model, self.pattern(tokens, documents, cache), tokens.shape[1]
-        # Only distances count: positions need not restart with each document, and one table serves all rows.
+        # RoPE depends on distances only: positions need not restart in each document, and one table serves all rows.
         if cache is None or shape.positions is None:
             tables = self.cos[:time, None], self.sin[:time, None]
         else:
@@ -173,7 +173,7 @@ class Llama(Backbone):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Normal(0, 0.02), projections into the residual stream by 1 / sqrt(2 layers) smaller; norms 1."""
+        """Normal(0, 0.02), projections into the residual stream scaled by 1 / sqrt(2 layers); norms 1."""
         scale = 1 / math.sqrt(2 * len(self.model.layers))
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:

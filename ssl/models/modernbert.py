@@ -1,5 +1,5 @@
-"""ModernBERT (Warner et al. 2024, arXiv:2412.13663): a pre-norm encoder with RoPE, a gated MLP, no biases, and layers
-that see a window around each token between those that see all.
+"""ModernBERT (Warner et al. 2024, arXiv:2412.13663): a pre-norm encoder with RoPE, a gated MLP, no biases, and
+alternating layers of local and global attention.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 THETA = {"full_attention": 160_000.0, "sliding_attention": 10_000.0}
 
 Sight = tuple[Pattern, tuple[Tensor, Tensor]]
-"""What a kind of layer sees, and its rotary tables."""
+"""Attention and rotary tables of one kind of layer."""
 
 
 class Embeddings(nn.Module):
@@ -74,7 +74,7 @@ class MLP(nn.Module):
 class Layer(nn.Module):
     def __init__(self, width: int, heads: int, inner: int, dropout: float, first: bool) -> None:
         super().__init__()
-        # The first layer's input comes from the embedding's norm.
+        # The first layer's input is already normalised by the embedding's norm.
         self.attn_norm: nn.Module = nn.Identity() if first else nn.LayerNorm(width, bias=False)
         self.attn = Attention(width, heads, dropout)
         self.mlp_norm = nn.LayerNorm(width, bias=False)
@@ -118,7 +118,7 @@ class Head(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The bias of the logits; the matrix is the embedding."""
+    """The bias of the logits; the weight is tied to the embedding."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class ModernBert(Backbone):
         near = window(everything, time, self.config.local_attention // 2, tokens.device)
         sights: dict[str, Sight] = {}
         for kind, shape in (("full_attention", everything), ("sliding_attention", near)):
-            # Only distances count: one table serves all rows, wherever their documents begin.
+            # RoPE depends on distances only: one table serves all rows, wherever documents begin.
             cos, sin = self.get_buffer(f"{kind}_cos"), self.get_buffer(f"{kind}_sin")
             sights[kind] = shape, (cos[:time, None], sin[:time, None])
         x: Tensor = body.embeddings.norm(body.embeddings.tok_embeddings(tokens))
@@ -176,7 +176,7 @@ class ModernBert(Backbone):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Normal(0, 0.02) cut off at two deviations, ways out by 1 / sqrt(2 layers) smaller; biases 0."""
+        """Normal(0, 0.02) truncated at two deviations, output projections scaled by 1 / sqrt(2 layers); biases 0."""
         scale = 1 / math.sqrt(2 * len(self.kinds))
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:

@@ -1,4 +1,4 @@
-"""What the device's matrix products can do: the choice between float32 and bfloat16, and the rate they reach."""
+"""The choice between float32 and bfloat16, and the measured rate of matrix products."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import torch
 from torch import Tensor
 
 MANY = 1e10
-"""FLOP of an update from which on a CPU's bf16 units pay."""
+"""FLOP of an update from which on a CPU's bf16 units pay off."""
 UNITS = ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16")
-"""What torch.cpu.get_capabilities calls them."""
+"""Their names in torch.cpu.get_capabilities."""
 BUDGET = 0.1
-"""Seconds that one measurement takes, about."""
+"""Approximate seconds per measurement."""
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second (FLOP/s) that the device reaches in square matrix products, measured in about 0.1 s.
-
-    The size grows until one product takes 10 ms (2 ms on a GPU), so that a CPU without bf16 units, a hundred times
-    slower there, is found out as quickly as a fast one is measured.
+    """FLOP/s of the device in square matrix products, measured in about 0.1 s. The size grows until one product takes
+    10 ms (2 ms on a GPU), so that a CPU without bf16 units, a hundred times slower, is measured as quickly as a fast
+    one.
     """
     enough, largest = (0.002, 8_192) if device.type == "cuda" else (0.01, 2_048)
     started = time.perf_counter()
@@ -28,8 +27,8 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     while True:
         a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
         out = torch.empty_like(a)
-        _seconds(a, b, out)  # the first call of a size sets up
-        took = min(_seconds(a, b, out) for _ in range(3))  # the machine may be busy with other things for a while
+        _seconds(a, b, out)  # the first call of a size includes set-up
+        took = min(_seconds(a, b, out) for _ in range(3))  # the machine may be busy for a while
         rate = max(rate, 2 * size**3 / took)
         if took >= enough or size == largest or time.perf_counter() - started > BUDGET / 2:
             break
@@ -55,12 +54,11 @@ def _wait(device: torch.device) -> None:
 
 
 def choose(device: torch.device, wanted: str, flops: float) -> torch.dtype:
-    """The dtype of the products, for torch.autocast: what is `wanted` (fp32, bf16), or with auto the faster one.
-
-    Told by the machine's units, not by a clock, so that the same command makes the same choice: bf16 on a GPU that has
-    it, and on a CPU that has it (AVX-512 BF16, AMX, or Arm's) where an update takes many `flops`: on a small one the
-    casts cost what the products save (Qwen3 of 4 x 128, 8 GFLOP: 109 ms against 106 compiled; BERT of 4 x 256,
-    22 GFLOP: 244 against 299; GPT-2 of 6 x 384, 155 GFLOP: 1,224 against 1,529; two threads).
+    """The dtype of matrix products, for torch.autocast: `wanted` (fp32, bf16), or with auto the faster one. Chosen by
+    the processor's units, not by timing, so that a command always makes the same choice: bf16 on a GPU that has it, and
+    on a CPU that has it (AVX-512 BF16, AMX, or Arm's) where an update takes many `flops`: on a small one the casts cost
+    what the products save (Qwen3 of 4 x 128, 8 GFLOP: 109 ms against 106 compiled; BERT of 4 x 256, 22 GFLOP: 244
+    against 299; GPT-2 of 6 x 384, 155 GFLOP: 1,224 against 1,529; two threads).
     """
     if wanted != "auto":
         return torch.bfloat16 if wanted == "bf16" else torch.float32

@@ -17,8 +17,8 @@ def rope_tables(
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (i, i + head_dim / 2) of `x` [batch, time, heads, head_dim] by its position's angle.
+    """Rotate each pair (i, i + head_dim / 2) of `x` [batch, time, heads, head_dim] by its position's angle.
 
-    The sign lies in the table, so that swapping the halves is one call.
+    The sign is part of the table, so that swapping the halves is one call.
     """
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)

@@ -1,4 +1,4 @@
-"""A model's shape from one dial, and what it will cost: parameters, arithmetic, memory. Nothing is built for it."""
+"""A model's shape from its depth, and its cost in parameters, FLOP and memory, without building it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from rlgym.errors import RequestError
 
-HEAD_DIM = 64  # where the number of heads is not given
+HEAD_DIM = 64  # if the number of heads is not given
 INNER = {"gpt2": 4.0, "llama": 8 / 3, "qwen3": 8 / 3, "bert": 4.0, "modernbert": 1.5}
-"""Width inside the MLP as a multiple of the model's width, as published; rounded up to a multiple of 64."""
+"""Width of the MLP as a multiple of the model's width, as published; rounded up to a multiple of 64."""
 
 
 def resolve_model(config: Any) -> None:
-    """Fill a model's empty knobs, in place; RequestError where they do not go together."""
+    """Fill a config's empty values in place; RequestError if values are inconsistent."""
     if config.architecture == "transformers":
         return
     if config.num_hidden_layers is None:
@@ -56,15 +56,15 @@ def resolve_model(config: Any) -> None:
 
 @dataclass(frozen=True)
 class Dimensions:
-    """A settled model's shape."""
+    """A resolved model's shape."""
 
     layers: int
     width: int
     heads: int
     groups: int
-    """Key / value heads."""
+    """Number of key / value heads."""
     inner: int
-    """Width inside the MLP."""
+    """Width of the MLP."""
     head_dim: int
 
 
@@ -76,7 +76,7 @@ def dimensions(config: Any) -> Dimensions:
 
 
 def padded(vocab_size: int, config: Any) -> int:
-    """Rows of the embedding: the tokenizer's vocabulary, up to the next multiple of `vocab_multiple`."""
+    """Rows of the embedding: the vocabulary size rounded up to a multiple of `vocab_multiple`."""
     return -(-vocab_size // int(config.vocab_multiple)) * int(config.vocab_multiple)
 
 
@@ -86,18 +86,16 @@ def padded(vocab_size: int, config: Any) -> int:
 def learning_rate_for(width: int, beside_muon: bool = False) -> float:
     """AdamW's peak step size for a model of this width.
 
-    6e-4 at 768, as for GPT-3 (Brown et al. 2020, table 2.1) and nanoGPT, and from there on as 1 / sqrt(width), as in
-    nanochat. Beside Muon, with only embeddings, head and vectors left to it, four times that (docs/lab-notes.md).
+    6e-4 at width 768, as for GPT-3 (Brown et al. 2020, table 2.1) and nanoGPT, scaled as 1 / sqrt(width), as in
+    nanochat. With Muon, where it only steps embeddings, head and vectors, four times that (docs/lab-notes.md).
     """
     return (4 if beside_muon else 1) * 6e-4 * math.sqrt(768 / width)
 
 
 def batch_size_for(tokens: int, block_size: int) -> int:
-    """Blocks of one update for a budget of `tokens`.
-
-    Tokens a batch grow as tokens ** 0.383 (Bergsma et al. 2025, arXiv:2505.13738; nanochat), from 2,048 at a budget of
-    5 million, where small ones learned more in a run of minutes (docs/lab-notes.md). A power of two, so that it divides
-    well.
+    """Blocks per update for a budget of `tokens`. Tokens per batch grow as tokens ** 0.383 (Bergsma et al. 2025,
+    arXiv:2505.13738; nanochat), from 2,048 at a budget of 5 million, where small batches learned more in a few minutes
+    (docs/lab-notes.md). A power of two, for divisibility.
     """
     wanted = 2_048 * (tokens / 5e6) ** 0.383 / block_size
     return int(2 ** max(0, round(math.log2(wanted))))
@@ -110,6 +108,6 @@ def batch_size_for(tokens: int, block_size: int) -> int:
 class Estimate:
     parameters: int
     flops_per_token: float
-    """Forward and backward, as MFU counts them."""
+    """FLOP of forward and backward pass, as counted for MFU."""
     memory_bytes: int
-    """Weights, gradients, AdamW's two moments and what one batch keeps for its backward pass, all in fp32."""
+    """Weights, gradients, AdamW's two moments and one batch's activations, all in fp32."""

@@ -1,7 +1,5 @@
-"""Any architecture of `transformers` by its name, its modules as they are.
-
-Architectures differ in what they take and how their heads are built, so what one can do here is found out on a few
-tokens when it is built, not read off its name.
+"""Any architecture of `transformers` by name, using its modules. Architectures differ in their inputs and heads, so
+their capabilities are tested on a few tokens when built.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
     from rlgym.ssl.config import TransformersModel
 
 POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
-ROOM = 2  # RoBERTa and its kin count positions from 2
+ROOM = 2  # RoBERTa and related models count positions from 2
 
 
 class TransformersBackbone(Backbone):
@@ -40,10 +38,10 @@ class TransformersBackbone(Backbone):
             self.inner = instance(config, vocab_size, causal)
         self.width = int(self.embedding().shape[1])
         self.with_positions: int | None = None
-        """The first token's position, where the architecture takes positions."""
+        """Position of the first token, if the architecture takes positions."""
         self.takes_documents = False
         self.parts: list[nn.Module] | None = []
-        """The head, module after module; None: hidden states are logits already, the whole model run at once."""
+        """The head as a sequence of modules; None: the whole model is run, and its outputs are logits."""
         training = self.inner.training
         self.inner.eval()
         with torch.no_grad():
@@ -55,7 +53,7 @@ class TransformersBackbone(Backbone):
 
     @property
     def base(self) -> Any:
-        """The architecture without its head, or all of it where it has no such part."""
+        """The architecture without its head, or all of it if it has no such part."""
         return getattr(self.inner, self.inner.base_model_prefix, self.inner)
 
     # ---- what the architecture can do
@@ -65,7 +63,7 @@ class TransformersBackbone(Backbone):
         tokens = torch.arange(3, 3 + count)[None] % self.tokens
         try:
             plain = self._whole(tokens, {})
-        except Exception as error:  # values that do not go together may fail in any way
+        except Exception as error:  # inconsistent values may raise anything
             raise refused(self.config, error) from error
         self._check_direction(tokens, plain)
         for first in (0, *range(1, ROOM + 1)):
@@ -80,7 +78,7 @@ class TransformersBackbone(Backbone):
         self.takes_documents = count >= 4 and self._keeps_apart(tokens)
 
     def _check_direction(self, tokens: Tensor, plain: Tensor) -> None:
-        """Whether an earlier token sees a later one, against what the objective needs."""
+        """Check that attention is causal, or bidirectional, as the objective requires."""
         changed = tokens.clone()
         changed[0, -1] = (changed[0, -1] + 1) % self.tokens
         causal = _close(self._whole(changed, {})[:, :-1], plain[:, :-1])
@@ -96,11 +94,11 @@ class TransformersBackbone(Backbone):
             )
 
     def _head(self, tokens: Tensor) -> list[nn.Module] | None:
-        """The modules that turn the base's hidden states into logits, if they are only a sequence of modules."""
+        """The modules from hidden states to logits, if they are a plain sequence."""
         if self.base is self.inner or self.inner.get_output_embeddings() is None:
             return None
         weight = self.inner.get_output_embeddings().weight
-        weight.mul_(1024)  # what bends large logits only (Gemma's soft cap) would not show on fresh weights
+        weight.mul_(1024)  # soft caps that only affect large logits (Gemma) would not show with fresh weights
         try:
             return self._sequence(tokens, self._whole(tokens, {}))
         finally:
@@ -121,10 +119,10 @@ class TransformersBackbone(Backbone):
         return None
 
     def _keeps_apart(self, tokens: Tensor) -> bool:
-        """Whether two documents in a row come out as each one alone."""
+        """Whether two packed documents give the same outputs as separate ones."""
         window = getattr(self.inner.config, "sliding_window", None)
         if window is not None and window < self.block_size:
-            return False  # the mask of documents would stand in for the window's
+            return False  # the documents' mask would replace the window's
         first, second = tokens[:, :3], tokens[:, 3:]
         documents = torch.tensor([[0] * 3 + [1] * second.shape[1]])
         try:
@@ -137,7 +135,7 @@ class TransformersBackbone(Backbone):
     # ---- the model
 
     def _inputs(self, tokens: Tensor, documents: Tensor | None) -> dict[str, Tensor]:
-        """What goes in beside the tokens: positions that restart, and a mask `[batch, 1, time, time]`."""
+        """Inputs besides the tokens: restarting positions, and a mask `[batch, 1, time, time]`."""
         found: dict[str, Tensor] = {}
         if documents is None:
             if self.with_positions:
@@ -149,7 +147,7 @@ class TransformersBackbone(Backbone):
         if self.with_positions is not None:
             found["position_ids"] = self.with_positions + shape.positions
         mask = shape.mask
-        if getattr(self.inner.config, "_attn_implementation", "") != "sdpa":  # added to the scores, not looked up
+        if getattr(self.inner.config, "_attn_implementation", "") != "sdpa":  # an additive mask
             mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
         found["attention_mask"] = mask
         return found
@@ -179,7 +177,7 @@ class TransformersBackbone(Backbone):
         return weight
 
     def matrices(self) -> dict[str, tuple[int, ...]]:
-        """The 2-d weights of what is repeated: their names hold a layer's number."""
+        """2-d weights of repeated layers, recognised by the layer number in their names."""
         return {
             name: (parameter.shape[0],)
             for name, parameter in self.named_parameters()
@@ -210,7 +208,7 @@ def refused(config: TransformersModel, error: Exception) -> RequestError:
 
 
 def instance(config: TransformersModel, vocab_size: int, causal: bool) -> Any:
-    """The module, its weights drawn from torch's generator; RequestError where the configuration is wrong."""
+    """Build the module, initialised from torch's global generator; RequestError if the configuration is invalid."""
     import transformers
     from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
@@ -242,7 +240,7 @@ def instance(config: TransformersModel, vocab_size: int, causal: bool) -> Any:
     try:
         build: Any = auto.from_config
         return build(AutoConfig.for_model(kind, **values)).float()
-    except Exception as error:  # a configuration may be wrong in as many ways as there are architectures
+    except Exception as error:  # exceptions depend on the architecture
         if "Unrecognized configuration class" in str(error):
             head = "next-token" if causal else "masked"
             raise RequestError(f"model.model_type={kind} has no {head} head in transformers") from error
@@ -250,19 +248,19 @@ def instance(config: TransformersModel, vocab_size: int, causal: bool) -> Any:
 
 
 def resolve_padding(config: TransformersModel, pad_id: int) -> None:
-    """The tokenizer's padding, where the config leaves it open: RoBERTa and its kin count positions from its number on,
-    and an export that named another would shift them all."""
+    """Set the tokenizer's padding id in the config if open: RoBERTa and related models count positions from it, so that
+    another id in an export would shift all positions."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
-    if pad_id >= ROOM or config.model_type not in CONFIG_MAPPING:  # one that is not known is refused by `instance`
+    if pad_id >= ROOM or config.model_type not in CONFIG_MAPPING:  # unknown ones are refused by `instance`
         return
     if hasattr(AutoConfig.for_model(config.model_type), "pad_token_id"):
         config.config.setdefault("pad_token_id", pad_id)
 
 
 def count(config: TransformersModel, vocab_size: int, batch_size: int, causal: bool, predicted: float) -> Estimate:
-    """Parameters exactly, from a model without storage; arithmetic and memory as `rlgym.ssl.models.build.estimate`
-    counts them, every matrix taken to meet every token (a mixture of experts does less)."""
+    """Exact parameter count, from a model on the meta device; FLOP and memory as in `rlgym.ssl.models.build.estimate`,
+    assuming that every matrix processes every token (a mixture of experts does less)."""
     with torch.device("meta"):
         inner = instance(config, vocab_size, causal)
     shape = inner.config
@@ -270,7 +268,7 @@ def count(config: TransformersModel, vocab_size: int, batch_size: int, causal: b
     width = int(inner.get_input_embeddings().weight.shape[1])
     parameters = sum(parameter.numel() for parameter in inner.parameters())
     tables = sum(m.weight.numel() for m in inner.modules() if isinstance(m, nn.Embedding))
-    head = vocab_size * width  # multiplies each token, tied or not
+    head = vocab_size * width  # multiplied with each token, tied or not
     inside = parameters - tables - (0 if tied_names(inner) else head)
     flops = 6 * (inside + predicted * head) + 12 * layers * width * config.block_size
     kept = 4 * batch_size * config.block_size * (layers * 24 * width + 3 * predicted * vocab_size)
@@ -278,7 +276,7 @@ def count(config: TransformersModel, vocab_size: int, batch_size: int, causal: b
 
 
 def tied_names(inner: nn.Module) -> dict[str, str]:
-    """Second names of shared parameters -> the first, which a state keeps."""
+    """Duplicate names of shared parameters -> the first name, which the state dict keeps."""
     first: dict[int, str] = {}
     found: dict[str, str] = {}
     for name, parameter in inner.named_parameters(remove_duplicate=False):

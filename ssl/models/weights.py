@@ -1,7 +1,6 @@
-"""A model's parameters under the names and in the layout of `transformers`, one to one, both ways.
-
-Ours are laid out for speed: queries, keys and values in one matrix, `[out, in]` throughout. Each `Weight` says which of
-theirs, in which order of rows, make up one of ours.
+"""Converts parameters to and from the names and layout of `transformers`. Ours are laid out for speed: queries, keys
+and values fused in one matrix, `[out, in]` throughout. Each `Weight` lists which of theirs, in which order of rows,
+form one of ours.
 """
 
 from __future__ import annotations
@@ -19,20 +18,20 @@ from rlgym.errors import RequestError
 class Weight:
     own: str
     theirs: tuple[str, ...]
-    """Their parameters, stacked by rows in ours; the same name where there is one."""
+    """Their parameters, stacked by rows in ours; the same name if there is only one."""
     rows: tuple[int, ...] = ()
-    """Rows of each of theirs; empty where there is one."""
+    """Rows of each of theirs; empty if there is only one."""
     transposed: bool = False
-    """Theirs is `[in, out]`: GPT-2's Conv1D."""
+    """Whether theirs is `[in, out]`, as in GPT-2's Conv1D."""
 
 
-# Buffers that are no weights, and parts that the models here do not have, found in published files.
+# Buffers, and parts without a counterpart here, found in published files.
 _IGNORED = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", ".position_ids", "cls.seq_relationship.")
 _HEADS = ("lm_head.weight", "decoder.weight", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
 
 
 def to_theirs(module: nn.Module, weights: Iterable[Weight]) -> dict[str, Tensor]:
-    """Their name -> tensor in memory of its own, on the CPU."""
+    """Their names -> tensors in separate memory, on the CPU."""
     own = dict(module.named_parameters())
     state: dict[str, Tensor] = {}
     for weight in weights:
@@ -45,7 +44,7 @@ def to_theirs(module: nn.Module, weights: Iterable[Weight]) -> dict[str, Tensor]
 
 @torch.no_grad()
 def from_theirs(module: nn.Module, weights: Iterable[Weight], state: Mapping[str, Tensor]) -> None:
-    """Copy their tensors into the module's own; every one must be there, in its shape, and none be left over."""
+    """Copy their tensors into the module; all must be present in the right shape, with none left over."""
     own = dict(module.named_parameters())
     used: set[str] = set()
     for weight in weights:

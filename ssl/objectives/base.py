@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from rlgym.ssl.models.backbone import Backbone
 
 Batch = dict[str, Tensor]
-"""One update's tensors, cut into the parts that gradients are accumulated over, `[parts, ...]` each:
-tokens `[parts, rows, time]`, documents alike (where a row holds several), labels `[parts, n]` or `[parts, rows, time]`,
-total `[parts]`: labels of the whole batch (all parts), what a sum of losses is divided by."""
+"""One update's tensors, split into parts for gradient accumulation, `[parts, ...]` each: tokens `[parts, rows, time]`,
+documents of the same shape (if rows hold several), labels `[parts, n]` or `[parts, rows, time]`, total `[parts]`:
+number of labels of the whole batch (all parts), the divisor of summed losses."""
 
 IGNORED = -100
-"""The label of what is not predicted."""
+"""Label of tokens without loss."""
 
 
 class Vocabulary(Protocol):
-    """What objectives know of a tokenizer."""
+    """The part of a tokenizer used by objectives."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -32,7 +32,7 @@ class Vocabulary(Protocol):
     def mask_id(self) -> int | None: ...
     @property
     def token_bytes(self) -> np.ndarray:
-        """UTF-8 bytes that each token stands for, `[vocab]`; 0 for special ones."""
+        """UTF-8 bytes of each token, `[vocab]`; 0 for special ones."""
         ...
 
     @property
@@ -43,21 +43,21 @@ class Vocabulary(Protocol):
 
 class Objective(Protocol):
     causal: bool
-    """Whether the model may see only what came before."""
+    """Whether the model's attention must be causal."""
     extra: int
-    """Tokens a sequence needs beyond the block: 1 where labels are the tokens shifted by one."""
+    """Tokens needed beyond the block: 1 if labels are the tokens shifted by one."""
 
     def make(
         self, ids: np.ndarray, documents: np.ndarray | None, step: int, parts: int = 1, held_out: bool = False
     ) -> Batch:
         """The batch of update `step` from ids `[rows, block + extra]` and their documents, on the CPU.
 
-        A pure function; what it draws comes from (seed, step), for held-out text from a stream of its own.
+        A pure function; randomness comes from (seed, step), with a separate stream for held-out text.
         """
         ...
 
     def loss(self, model: Backbone, part: Batch) -> tuple[Tensor, Tensor]:
-        """The sum of the labels' losses in nats, and how many labels there are, both 0-d. `part`: one of `parts`."""
+        """The sum of the labels' losses in nats and the number of labels, both 0-d. `part`: one of `parts`."""
         ...
 
     def evaluate(self, model: Backbone, batches: Iterable[Batch]) -> dict[str, float]: ...
@@ -71,15 +71,14 @@ def parts(batch: Batch) -> list[Batch]:
 
 
 def summed_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of logits `[n, vocab]` and labels `[n]`, summed, in float32 whatever the logits are in; and how
-    many labels are not `IGNORED`."""
+    """Cross-entropy of logits `[n, vocab]` and labels `[n]`, summed, in float32 regardless of the logits' dtype; and
+    the number of labels that are not `IGNORED`."""
     return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum"), (labels != IGNORED).sum()
 
 
 def token_counts(ids: np.ndarray, vocab_size: int, most: int = 1 << 25) -> np.ndarray:
-    """How often each token stands in `ids [tokens]` (a memory map of any size), int64 `[vocab_size]`.
-
-    Of a longer text, of 64 pieces of it, evenly spread, `most` tokens in all.
+    """Counts of each token in `ids [tokens]` (a memory map of any size), int64 `[vocab_size]`. Texts longer than `most`
+    tokens are sampled by 64 evenly spread pieces.
     """
     pieces = [ids] if len(ids) <= most else [ids[at : at + most // 64] for at in range(0, len(ids), -(-len(ids) // 64))]
     found = np.zeros(vocab_size, dtype=np.int64)

@@ -1,6 +1,6 @@
-"""Masked language modelling (Devlin et al. 2019, arXiv:1810.04805): minimise -log p(hidden token | the tokens seen).
+"""Masked language modelling (Devlin et al. 2019, arXiv:1810.04805): minimises -log p(masked token | visible tokens).
 
-The head runs on the hidden positions only: at a rate of 0.3 it costs 0.3 of what it would over all.
+The head runs on the masked positions only: at a rate of 0.3 it costs 0.3 of the full head.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rlgym.ssl.models.backbone import Backbone
 
 STREAM = 0x6D61736B
-"""Sets the masks' draws apart from others of the same seed."""
+"""Separates the masks' random stream from others of the same seed."""
 
 
 class Masked:
@@ -37,8 +37,8 @@ class Masked:
         seed: int,
         fixed_shapes: bool = False,
     ) -> None:
-        """`counts [vocab]`: how often each token is seen in training. `fixed_shapes`: pad the hidden positions to one
-        and the same number in every batch, as a compiled update needs."""
+        """`counts [vocab]`: token counts of the training text. `fixed_shapes`: pad the masked positions to a constant
+        number, as a compiled update needs."""
         self.config, self.vocabulary, self.seed, self.fixed_shapes = config, vocabulary, seed, fixed_shapes
         self.token_bytes = torch.from_numpy(vocabulary.token_bytes.astype(np.int64))
         text = counts.copy()
@@ -49,10 +49,9 @@ class Masked:
     def make(
         self, ids: np.ndarray, documents: np.ndarray | None, step: int, parts: int = 1, held_out: bool = False
     ) -> Batch:
-        """ids `[rows, block]` -> tokens `[parts, rows / parts, block]`, and of each part's hidden tokens the flat
-        positions and labels `[parts, n]`, padded with position 0 and `IGNORED`.
-
-        With fixed shapes n is six standard deviations above the mean; what is hidden beyond that is no label.
+        """ids `[rows, block]` -> tokens `[parts, rows / parts, block]`, and flat positions and labels of each part's
+        masked tokens, `[parts, n]`, padded with position 0 and `IGNORED`. With fixed shapes n is six standard
+        deviations above the mean; masked tokens beyond that have no label.
         """
         generator = np.random.default_rng([self.seed, step, int(held_out), STREAM])
         inputs, hidden = mask_tokens(ids, self.config, self.vocabulary, generator)
@@ -77,19 +76,19 @@ class Masked:
         return batch
 
     def width(self, tokens: int) -> int:
-        """Labels that fit into a part of `tokens` tokens."""
+        """Number of label slots for a part of `tokens` tokens."""
         most = tokens * self.config.rate + 6 * deviation(tokens, self.config, self.word_length)
         return min(tokens, math.ceil(most))
 
     def predict(self, model: Backbone, part: Batch) -> tuple[Tensor, Tensor]:
-        """Logits `[n, vocab]` at the hidden positions, and the labels `[n]` there."""
+        """Logits `[n, vocab]` and labels `[n]` at the masked positions."""
         hidden = model(part["tokens"], part.get("documents")).flatten(0, 1)
         return model.logits(hidden.index_select(0, part["positions"])), part["labels"]
 
     def loss(self, model: Backbone, part: Batch) -> tuple[Tensor, Tensor]:
-        """The sum of the labels' losses in nats, and how many labels there are, both 0-d."""
+        """The sum of the labels' losses in nats and the number of labels, both 0-d."""
         return summed_loss(*self.predict(model, part))
 
     def evaluate(self, model: Backbone, batches: Iterable[Batch]) -> dict[str, float]:
-        """Metrics of held-out batches, on their device, over the hidden tokens; see `evaluate_batches`."""
+        """Metrics of held-out batches over the masked tokens; see `evaluate_batches`."""
         return evaluate_batches(self.predict, model, batches, self.token_bytes, self.commonest)

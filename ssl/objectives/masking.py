@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 def mask_tokens(
     ids: np.ndarray, config: MaskedConfig, vocabulary: Vocabulary, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Hide some of ids `[batch, time]`. Returns what the model sees, and whether each token is hidden, both alike.
-
-    Every token that is not special is hidden with probability `rate`: by itself (Devlin et al. 2019), with its whole
-    word, or in spans of geometric length (Joshi et al. 2020, arXiv:1907.10529, without their cut at 10 tokens).
+    """Mask some of ids `[batch, time]`. Returns the corrupted ids and the mask, of the same shape. Every non-special
+    token is masked with probability `rate`: by itself (Devlin et al. 2019), with its whole word, or in spans of
+    geometric length (Joshi et al. 2020, arXiv:1907.10529, without their cut at 10 tokens).
     """
     special = np.zeros(vocabulary.vocab_size, dtype=bool)
     special[vocabulary.special_ids] = True
@@ -36,7 +35,8 @@ def mask_tokens(
 def _words(
     ids: np.ndarray, hideable: np.ndarray, starts_word: np.ndarray, rate: float, generator: np.random.Generator
 ) -> np.ndarray:
-    """Words hidden whole, with probability `rate` each. What a row begins with is a word, the rest of one or not."""
+    """Mask whole words, with probability `rate` each. A row's beginning counts as a word, even if it is the rest of
+    one."""
     begins = starts_word[ids] | ~hideable
     begins[:, 1:] |= ~hideable[:, :-1]
     begins[:, 0] = True
@@ -46,8 +46,8 @@ def _words(
 
 
 def _spans(tokens: int, rate: float, length: float, generator: np.random.Generator) -> np.ndarray:
-    """Bool `[tokens]`: hidden and seen stretches in turn, both of geometric length, of means `length` and what makes
-    `rate` of all tokens hidden. A geometric stretch has no memory, so the first token is like any other."""
+    """Bool `[tokens]`: alternating masked and visible stretches of geometric length, with mean `length` and such that a
+    share `rate` of all tokens is masked. Geometric lengths are memoryless, so the first token is no special case."""
     between = length * (1 - rate) / rate
     pairs = int(tokens / (length + between)) + 1
     first = bool(generator.random() < rate)
@@ -69,8 +69,8 @@ def _corrupt(
     mask_id: int | None,
     generator: np.random.Generator,
 ) -> np.ndarray:
-    """ids with [MASK] at what is `hidden`; under bert's corruption at 80 % of it, a random token that is not special at
-    10 %, and the token itself at 10 %, so that the model cannot trust what it sees (Devlin et al. 2019)."""
+    """ids with [MASK] where `hidden`; with corruption=bert [MASK] at 80 %, a random non-special token at 10 %, and the
+    original token at 10 % (Devlin et al. 2019)."""
     assert mask_id is not None, "refused when the tokenizer was built"
     inputs = ids.copy()
     if corruption == "mask":
@@ -86,10 +86,9 @@ def _corrupt(
 
 
 def deviation(tokens: int, config: MaskedConfig, word_length: float) -> float:
-    """Standard deviation of how many of `tokens` are hidden. `word_length`: mean tokens of a word.
-
-    Independent units: sqrt(n p (1 - p)), times the root of E[length^2] / m for units of mean length m: 2 m - 1 where
-    lengths are geometric. Spans are a Markov chain of two states whose correlation falls by `kept` from token to token.
+    """Standard deviation of the number of masked tokens among `tokens`. `word_length`: mean tokens per word.
+    Independent units: sqrt(n p (1 - p)), times sqrt(E[length^2] / m) for units of mean length m, which is sqrt(2 m - 1)
+    for geometric lengths. Spans are a two-state Markov chain whose correlation decays by `kept` per token.
     """
     inflation = 1.0
     if config.unit == "word":

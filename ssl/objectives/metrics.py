@@ -1,4 +1,4 @@
-"""Metrics of held-out text, the same for every objective."""
+"""Metrics of held-out text, common to all objectives."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def evaluate_batches(
 ) -> dict[str, float]:
     """Metrics over all labels of `batches`. `token_bytes [vocab]`: UTF-8 bytes of each token, 0 for special ones.
 
-    loss: mean, in nats, of every label, the end of a document included. perplexity: its exponential. bits_per_byte: of
-    the labels that are text, their losses in bits over their bytes; unlike the loss, comparable between tokenizers.
-    accuracy: how often the likeliest token is right. unigram_accuracy: how often `commonest`, always, would be.
-    tokens, bytes: what these rest on.
+    loss: mean over all labels in nats, including ends of documents. perplexity: its exponential. bits_per_byte: loss in
+    bits of text labels divided by their bytes; unlike the loss, comparable between tokenizers. accuracy: share of
+    correct most likely tokens. unigram_accuracy: accuracy of always predicting `commonest`. tokens, bytes: numbers
+    evaluated.
     """
     token_bytes = token_bytes.to(next(model.parameters()).device)
     was_training = model.training
@@ -40,7 +40,7 @@ def evaluate_batches(
                     sums.append(_sums(*predict(model, part), token_bytes, commonest))
     finally:
         model.train(was_training)
-    # Each part's sums were exact enough in float32; over parts they are added in float64, and cross once.
+    # float32 suffices within a part; parts are summed in float64 and copied to the host once.
     total = torch.stack(sums).cpu().double().sum(0).tolist() if sums else [0.0] * 6
     loss, tokens, text_loss, text_bytes, right, unigram = total
     mean = loss / tokens if tokens else math.nan
@@ -56,8 +56,8 @@ def evaluate_batches(
 
 
 def _sums(logits: Tensor, labels: Tensor, token_bytes: Tensor, commonest: int) -> Tensor:
-    """`[6]`: loss, labels, loss of text, bytes, right, right by unigram."""
-    losses = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")  # 0 where ignored
+    """`[6]`: loss, labels, loss of text, bytes, correct, correct by unigram."""
+    losses = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")  # 0 if ignored
     real = labels != IGNORED
     sizes = token_bytes[labels.clamp(min=0)] * real
     right = (logits.argmax(-1) == labels) & real
