@@ -13,6 +13,8 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.command.conftest import Answer
+
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
@@ -69,3 +71,17 @@ def rows(run: Path) -> list[dict[str, Any]]:
         {tag: v for tag, v in row.items() if tag in counts or not (tag == "time" or tag.startswith("time/"))}
         for row in found
     ]
+
+
+def refused(answer: Answer, *said: str) -> str:
+    """Exit 2 and one line on stderr."""
+    assert (answer.code, answer.out) == (2, ""), answer
+    (line,) = answer.err.splitlines()
+    assert line.startswith("rlgym: ")
+    for part in said:
+        assert part in line, line
+    return line
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,71 +16,17 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 import rlgym
-from rlgym.agents.sb3.config import SB3A2CConfig, SB3DQNConfig, SB3PPOConfig, SB3SACConfig, SB3TD3Config
+from rlgym.agents.sb3.config import SB3PPOConfig
 from rlgym.agents.sb3.env import BatchVecEnv, View
-from rlgym.agents.sb3.learner import ACTIVATIONS, ALGORITHMS, OWN, SB3
+from rlgym.agents.sb3.learner import ACTIVATIONS, ALGORITHMS, OWN
 from rlgym.cli.main import main
 from rlgym.config.compose import compose
-from rlgym.config.schema import EnvConfig, TrainConfig
+from rlgym.config.schema import EnvConfig
 from rlgym.envs.make import make_env
 from rlgym.errors import RequestError, TrainingError
 from rlgym.run_folder import checkpoint
+from tests.agents.sb3.small import CONFIGS, ENV, SMALL, learner, train, whole
 from tests.agents.worlds import ACTIONS, OBSERVATIONS, copied, register, same
-
-CONFIGS: dict[str, Any] = {
-    "ppo": SB3PPOConfig,
-    "a2c": SB3A2CConfig,
-    "dqn": SB3DQNConfig,
-    "sac": SB3SACConfig,
-    "td3": SB3TD3Config,
-}
-SMALL: dict[str, dict[str, Any]] = {
-    "ppo": {"n_steps": 16, "batch_size": 16, "n_epochs": 2},
-    "a2c": {},
-    "dqn": {"learning_starts": 20, "buffer_size": 50, "batch_size": 8, "target_update_interval": 30},
-    "sac": {"learning_starts": 20, "buffer_size": 50, "batch_size": 8, "net_arch": [16]},
-    "td3": {"learning_starts": 20, "buffer_size": 50, "batch_size": 8, "net_arch": [16]},
-}
-ENV = {"ppo": "CartPole-v1", "a2c": "CartPole-v1", "dqn": "CartPole-v1", "sac": "Pendulum-v1", "td3": "Pendulum-v1"}
-
-
-def learner(
-    algo: str,
-    id: str = "",
-    *,
-    env: Mapping[str, Any] | None = None,
-    kwargs: Mapping[str, Any] | None = None,
-    num_envs: int = 2,
-    steps: int = 200,
-    seed: int = 3,
-    **knobs: Any,
-) -> SB3:
-    register()
-    id = id or ENV[algo]
-    config = TrainConfig(steps=steps, seed=seed, device="cpu", threads=1)
-    config.agent = CONFIGS[algo](**{**SMALL[algo], **knobs})
-    backend = "auto" if id in ENV.values() else "sync"
-    config.env = EnvConfig(id=id, num_envs=num_envs, kwargs=dict(kwargs or {}), **{"backend": backend, **(env or {})})
-    config.evaluate.episodes = 2
-    return SB3(config)
-
-
-def whole(sb3: SB3) -> dict[str, Any]:
-    """The state with the replay as it lies in memory: segments may hold rows that were overwritten since."""
-    state: dict[str, Any] = dict(sb3.state_dict())
-    if sb3.replay is not None:
-        buffer = sb3.replay.buffer
-        state["replay"] = {"pos": buffer.pos, "full": buffer.full, "steps": sb3.venv.steps}
-        state["replay"] |= {name: torch.from_numpy(array) for name, array in sb3.replay.arrays().items()}
-    return state
-
-
-def train(sb3: SB3, steps: int) -> dict[str, Any]:
-    metrics: dict[str, Any] = {}
-    while sb3.progress.step < steps:
-        metrics |= sb3.update()
-    return metrics
-
 
 # ---- the library's numbers
 
@@ -484,85 +428,3 @@ def test_tuned_values_are_found_by_agent_and_env(tmp_path: Path) -> None:
     assert (config.agent.n_epochs, config.env.num_envs) == (3, 5)
     plain = compose(["agent=sb3/ppo", "env=Acrobot-v1", "tuned=off"], config_dir=str(tmp_path))
     assert plain.agent == SB3PPOConfig() and plain.env.num_envs == 1
-
-
-# ---- archives that the library saved
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("archive") / "model.zip"
-    sb3 = learner("ppo", steps=64)
-    train(sb3, 64)
-    venv: Any = make_vec_env("CartPole-v1")
-    build: Any = ALGORITHMS["ppo"]
-    theirs = build("MlpPolicy", venv, n_steps=16, batch_size=16, device="cpu")
-    theirs.policy.load_state_dict(sb3.model.policy.state_dict())
-    theirs.save(path)
-    return path
-
-
-def test_an_archive_is_evaluated(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [
-        "evaluate",
-        str(archive),
-        "env=CartPole-v1",
-        "algo=ppo",
-        "trust=true",
-        "episodes=4",
-        "device=cpu",
-        "seed=7",
-    ]
-    assert main(words) == 0
-    assert "over 4 fresh episodes" in capsys.readouterr().out
-    (written,) = (archive.parent / "model" / "evaluations").iterdir()
-    found = json.loads(written.read_text())
-    build: Any = ALGORITHMS["ppo"]
-    theirs = build.load(archive, device="cpu")
-    for i, episode in enumerate(found["episodes"]):
-        env = gym.make("CartPole-v1")
-        obs, _ = env.reset(seed=7 + i)
-        steps, over = 0, False
-        while not over:
-            obs, _, terminated, truncated, _ = env.step(theirs.predict(obs, deterministic=True)[0])
-            steps, over = steps + 1, terminated or truncated
-        assert episode["length"] == steps
-
-
-WRONG: dict[str, str] = {
-    "": "env= is missing",
-    "env=CartPole-v1": "algo= is missing",
-    "env=CartPole-v1 algo=ppo": "is a pickle: reading it can run any code that its maker put in; add trust=true",
-    "env=CartPole-v1 algo=pp0": "algo=pp0: must be one of ppo, a2c, dqn, sac, td3 - did you mean algo=ppo?",
-    "env=CartPoel-v1 algo=ppo trust=true": "did you mean env=CartPole-v1?",
-    "env=Acrobot-v1 algo=ppo trust=true": "env=Acrobot-v1: the model in",
-    "env=CartPole-v1 algo=sac trust=true": "agent=sb3/sac acts in a bounded Box of floats",
-    "env=CartPole-v1 algo=dqn trust=true": "cannot be read as algo=dqn",
-}
-
-
-@pytest.mark.parametrize("words", WRONG)
-def test_wrong_words_for_an_archive(
-    words: str, archive: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if "trust" not in words:
-        monkeypatch.setattr("cloudpickle.loads", lambda *_: pytest.fail("was unpickled"))
-    assert main(["play", str(archive), *words.split()]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert WRONG[words] in line
-
-
-def test_what_is_no_archive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text, other = tmp_path / "text.zip", tmp_path / "other.zip"
-    text.write_text("no zip")
-    with zipfile.ZipFile(other, "w") as content:
-        content.writestr("a", "b")
-    for path, said in (
-        (text, "not a zip file"),
-        (other, "cannot be read as algo=ppo"),
-        (tmp_path / "none.zip", "no such file"),
-    ):
-        assert main(["evaluate", str(path), "env=CartPole-v1", "algo=ppo", "trust=true"]) == 2
-        assert said in capsys.readouterr().err
-    assert main(["generate", str(other)]) == 2
-    assert "is an archive: evaluate, play" in capsys.readouterr().err
