@@ -71,7 +71,7 @@ class AlphaZeroConfig:
     batch_size: int = knob(512, "positions in one gradient step", gt=0)
     learning_rate: float = knob(2e-3, "Adam's step size at the start", gt=0)
     learning_rate_schedule: str = knob(
-        "cosine", "to zero over the budget, or constant", choices=("cosine", "linear", "constant")
+        "cosine", "schedule: linear to zero over the budget, or constant", choices=("cosine", "linear", "constant")
     )
     adam_eps: float = knob(1e-8, "Adam's epsilon", gt=0)
     weight_decay: float = knob(1e-2, "decoupled weight decay", ge=0)

@@ -16,7 +16,7 @@ class ContinuousConfig:
     name: str = knob("", "the agent's name in the registry, or module:Class")
     learning_rate: float = knob(3e-4, "Adam's step size at the start, of all networks", gt=0)
     learning_rate_schedule: str = knob(
-        "constant", "to zero over the budget, or constant", choices=("linear", "constant")
+        "constant", "schedule: linear to zero over the budget, or constant", choices=("linear", "constant")
     )
     adam_eps: float = knob(1e-8, "Adam's epsilon", gt=0)
     buffer_size: int = knob(1_000_000, "capacity of the replay in transitions, all environments together", gt=0)
@@ -30,7 +30,7 @@ class ContinuousConfig:
     gradient_steps: int = knob(1, "gradient steps for train_freq transitions; -1: one for each transition", ge=-1)
     n_critics: int = knob(2, "critics; targets take their minimum", gt=0, le=1_000)
     net_arch: list[int] = knob([256, 256], "widths of the hidden layers of actor and of each critic", gt=0)
-    activation: str = knob("relu", "between layers", choices=("tanh", "relu"))
+    activation: str = knob("relu", "activation function of the hidden layers", choices=("tanh", "relu"))
 
     def __post_init__(self) -> None:
         if self.gradient_steps == 0:

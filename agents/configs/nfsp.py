@@ -22,7 +22,7 @@ class NFSPConfig:
     )
     train_freq: int = knob(128, "moves for each gradient step of either network", gt=0)
     net_arch: list[int] = knob([64, 64], "widths of the hidden layers of either network", gt=0)
-    activation: str = knob("relu", "between layers", choices=("tanh", "relu"))
+    activation: str = knob("relu", "activation function of the hidden layers", choices=("tanh", "relu"))
     adam_eps: float = knob(1e-8, "Adam's epsilon", gt=0)
     max_grad_norm: float = knob(10.0, "gradients are scaled down to this norm", gt=0)
     # ---- the best response, by double Q-learning

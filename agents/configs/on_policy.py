@@ -14,7 +14,7 @@ class OnPolicyConfig:
 
     name: str = knob("", "the agent's name in the registry, or module:Class")
     net_arch: list[int] = knob([64, 64], "widths of the hidden layers of actor and of critic", gt=0)
-    activation: str = knob("tanh", "between layers", choices=("tanh", "relu"))
+    activation: str = knob("tanh", "activation function of the hidden layers", choices=("tanh", "relu"))
     std: str = knob(
         "free",
         "deviation of a Gaussian policy: a free parameter per dimension, or a function of the state",
@@ -35,17 +35,24 @@ class PPOConfig(OnPolicyConfig):
     batch_size: int = knob(256, "transitions in one minibatch", gt=0)
     n_epochs: int = knob(4, "passes over a rollout", gt=0)
     learning_rate: float = knob(2.5e-4, "Adam's step size at the start", gt=0)
-    learning_rate_schedule: str = knob("linear", "to zero over the budget, or constant", choices=("linear", "constant"))
+    learning_rate_schedule: str = knob(
+        "linear", "schedule: linear to zero over the budget, or constant", choices=("linear", "constant")
+    )
     adam_eps: float = knob(1e-5, "Adam's epsilon", gt=0)
     gamma: float = knob(0.99, "discount of future reward", ge=0, le=1)
     gae_lambda: float = knob(0.95, "generalised advantage estimation's lambda", ge=0, le=1)
     clip_range: float = knob(0.2, "how far the probability ratio may leave 1", gt=0)
-    clip_range_schedule: str = knob("constant", "to zero over the budget, or constant", choices=("linear", "constant"))
+    clip_range_schedule: str = knob(
+        "constant", "schedule: linear to zero over the budget, or constant", choices=("linear", "constant")
+    )
     clip_range_vf: float | None = knob(None, "clip of the value's change; empty: none", gt=0, needs="vf_coef!=0")
     normalize_advantage: bool = knob(True, "advantages of a minibatch to mean 0, deviation 1")
     ent_coef: float = knob(0.0, "weight of the entropy bonus", ge=0)
     ent_coef_schedule: str = knob(
-        "constant", "to zero over the budget, or constant", choices=("linear", "constant"), needs="ent_coef!=0"
+        "constant",
+        "schedule: linear to zero over the budget, or constant",
+        choices=("linear", "constant"),
+        needs="ent_coef!=0",
     )
     vf_coef: float = knob(0.5, "weight of the value loss", ge=0)
     max_grad_norm: float = knob(0.5, "gradients are scaled down to this norm", gt=0)
@@ -60,7 +67,7 @@ class A2CConfig(OnPolicyConfig):
     n_steps: int = knob(5, "steps of each environment in one rollout, which is one gradient step", gt=0)
     learning_rate: float = knob(7e-4, "the optimiser's step size at the start", gt=0)
     learning_rate_schedule: str = knob(
-        "constant", "to zero over the budget, or constant", choices=("linear", "constant")
+        "constant", "schedule: linear to zero over the budget, or constant", choices=("linear", "constant")
     )
     use_rms_prop: bool = knob(True, "RMSprop, as the paper has; else Adam")
     rms_prop_eps: float = knob(1e-5, "RMSprop's epsilon", gt=0, needs="use_rms_prop=true")
@@ -83,7 +90,7 @@ class ReinforceConfig(OnPolicyConfig):
     )
     learning_rate: float = knob(3e-3, "Adam's step size at the start", gt=0)
     learning_rate_schedule: str = knob(
-        "constant", "to zero over the budget, or constant", choices=("linear", "constant")
+        "constant", "schedule: linear to zero over the budget, or constant", choices=("linear", "constant")
     )
     adam_eps: float = knob(1e-5, "Adam's epsilon", gt=0)
     gamma: float = knob(0.99, "discount of future reward", ge=0, le=1)

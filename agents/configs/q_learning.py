@@ -23,7 +23,7 @@ class DQNConfig:
     name: str = knob("dqn", NAME)
     learning_rate: float = knob(1e-4, "Adam's step size at the start", gt=0)
     learning_rate_schedule: str = knob(
-        "constant", "to zero over the budget, or constant", choices=("linear", "constant")
+        "constant", "schedule: linear to zero over the budget, or constant", choices=("linear", "constant")
     )
     adam_eps: float = knob(1e-8, "Adam's epsilon", gt=0)
     max_grad_norm: float = knob(10.0, "gradients are scaled down to this norm", gt=0)
@@ -70,7 +70,7 @@ class DQNConfig:
     v_max: float = knob(10.0, "c51: largest value", needs="distributional=c51")
     quantiles: int = knob(200, "qr: number of quantiles", gt=0, needs="distributional=qr")
     net_arch: list[int] = knob([64, 64], "widths of the hidden layers", gt=0)
-    activation: str = knob("relu", "between layers", choices=("tanh", "relu"))
+    activation: str = knob("relu", "activation function of the hidden layers", choices=("tanh", "relu"))
     save_replay: bool = knob(True, "keep the replay in checkpoints; without it a resume starts with an empty one")
 
     def __post_init__(self) -> None:
@@ -117,7 +117,9 @@ class PQNConfig:
     batch_size: int = knob(64, "transitions in one minibatch", gt=0)
     n_epochs: int = knob(2, "passes over a rollout", gt=0)
     learning_rate: float = knob(2.5e-4, "Adam's step size at the start", gt=0)
-    learning_rate_schedule: str = knob("linear", "to zero over the budget, or constant", choices=("linear", "constant"))
+    learning_rate_schedule: str = knob(
+        "linear", "schedule: linear to zero over the budget, or constant", choices=("linear", "constant")
+    )
     adam_eps: float = knob(1e-5, "Adam's epsilon", gt=0)
     max_grad_norm: float = knob(10.0, "gradients are scaled down to this norm", gt=0)
     gamma: float = knob(0.99, "discount of future reward", ge=0, le=1)
@@ -126,4 +128,4 @@ class PQNConfig:
     exploration_final_eps: float = knob(0.05, EXPLORATION["final"], ge=0, le=1)
     exploration_fraction: float = knob(0.5, EXPLORATION["fraction"], ge=0, le=1)
     net_arch: list[int] = knob([128, 128], "widths of the hidden layers, each with layer normalisation", gt=0)
-    activation: str = knob("relu", "between layers", choices=("tanh", "relu"))
+    activation: str = knob("relu", "activation function of the hidden layers", choices=("tanh", "relu"))

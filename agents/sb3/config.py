@@ -24,7 +24,7 @@ POLICY = ("net_arch", "activation_fn", "ortho_init", "log_std_init", "n_critics"
 PLAIN = {"bool": bool, "int": int, "float": float, "str": str}
 ACTIVATIONS = ("tanh", "relu", "elu", "leaky_relu")
 OVER_BUDGET: dict[str, Any] = {
-    "help": "to zero over the budget, or constant",
+    "help": "schedule: linear to zero over the budget, or constant",
     "choices": ("constant", "linear"),
 }
 
@@ -74,7 +74,7 @@ HELP: dict[str, dict[str, Any]] = {
         "needs": "ent_coef=auto*",
     },
     "net_arch": {"help": "widths of the hidden layers; empty: the library's own choice", "gt": 0},
-    "activation": {"help": "between layers", "choices": ACTIVATIONS},
+    "activation": {"help": "activation function of the hidden layers", "choices": ACTIVATIONS},
     "ortho_init": {"help": "orthogonal initial weights"},
     "log_std_init": {"help": "initial log deviation of a Gaussian policy"},
     "n_critics": {"help": "critics, the least of which counts", "gt": 0, "le": 1_000},
