@@ -208,10 +208,10 @@ def verdict(pair: Pair) -> str:
     seeds = f"{first} against {second} seeds" + (" each" if len(pair.envs) > 1 else "")
     chance = f"a run of {pair.a} beats one of {pair.b} with probability {_shown(pair.improvement)}"
     if pair.p <= 1 - statistics.LEVEL:
-        return f"{pair.a} is better than {pair.b} on {where}: real at 95 % (p {_p(pair.p)}, {seeds}); {chance}."
-    line = f"{pair.a} and {pair.b} on {where}: cannot be told apart at 95 % (p {_p(pair.p)}, {seeds}); {chance}."
+        return f"{pair.a} is better than {pair.b} on {where}: significant at 95 % (p {_p(pair.p)}, {seeds}); {chance}."
+    line = f"{pair.a} and {pair.b} on {where}: no significant difference at 95 % (p {_p(pair.p)}, {seeds}); {chance}."
     if pair.least > 1 - statistics.LEVEL:
-        line += f" So few seeds cannot tell, whatever the scores: it takes {pair.needed} of each."
+        line += f" With so few seeds no difference is significant: it takes {pair.needed} of each."
     return line
 
 
@@ -259,7 +259,7 @@ def report(
                 "environments": str(len(pair.envs)),
                 "P(A beats B)": _shown(pair.improvement),
                 "p": _p(pair.p).removeprefix("= "),
-                "real at 95 %": "yes" if pair.p <= 1 - statistics.LEVEL else "cannot be told",
+                "significant at 95 %": "yes" if pair.p <= 1 - statistics.LEVEL else "no",
             }
             for pair in pairs
         ]

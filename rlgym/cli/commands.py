@@ -112,7 +112,7 @@ COMMANDS = {
     ),
     "runs": Command("list the runs of a folder", "rlgym runs [FOLDER] [key=value ...]", "runs", "RunsOptions"),
     "compare": Command(
-        "agents over seeds, with intervals: is the difference real?",
+        "agents over seeds, with intervals and significance",
         "rlgym compare [RUN ...] [key=value ...]",
         "compare",
         "CompareOptions",

@@ -69,7 +69,7 @@ def test_a_comparison_from_folders_to_files(command: Callable[..., Answer], tmp_
     (pair,) = found["pairs"]
     assert (pair["a"], pair["b"], pair["real"]) == ("ppo", "dqn", True)
     assert pair["improvement"][0] == 1 and pair["p"] == pytest.approx(2 / math.comb(10, 5) ** 2)
-    assert "ppo is better than dqn on Acrobot-v1, CartPole-v1: real at 95 % (p < 0.001, 5 against 5" in answer.out
+    assert "ppo is better than dqn on Acrobot-v1, CartPole-v1: significant at 95 % (p < 0.001, 5 against 5" in answer.out
     assert "## Over 2 environments" in answer.out
 
 
@@ -80,8 +80,8 @@ def test_equal_agents_and_too_few_seeds_are_said_to_be_so(command: Callable[...,
     answer = command("compare", "out=out")
     (pair,) = record(answer, tmp_path)["pairs"]
     assert not pair["real"] and pair["p"] == pytest.approx(0.1) and pair["improvement"][0] == 1
-    assert "ppo and dqn on CartPole-v1: cannot be told apart at 95 % (p = 0.1, 3 against 3 seeds)" in answer.out
-    assert "So few seeds cannot tell, whatever the scores: it takes 4 of each." in answer.out
+    assert "ppo and dqn on CartPole-v1: no significant difference at 95 % (p = 0.1, 3 against 3 seeds)" in answer.out
+    assert "With so few seeds no difference is significant: it takes 4 of each." in answer.out
     assert "some have only 3 seeds" in answer.out
 
 
