@@ -1,5 +1,4 @@
-"""The base of pretraining and fine-tuning: a language model, its optimiser, and one optimiser step on the parts of a
-batch.
+"""Base class of the pretraining and fine-tuning learners: model, optimiser, and the gradient-accumulation step.
 
 All randomness of an update (data, masks, dropout) is a function of the seed and the update's number, so that a resume
 needs no generator states.
@@ -80,7 +79,7 @@ class TextLearner(Learner):
         return summed / part["total"], {tag: value.detach() / part["total"] for tag, value in sums.items()}
 
     def gradient_step(self, parts: list[Batch], step: int) -> Metrics:
-        """One optimiser step on the parts of a batch, by the schedule at `step` tokens."""
+        """Take one optimiser step on the parts of a batch, with the learning rate scheduled at `step` tokens."""
         self.optimizer.zero()
         total = torch.zeros((), device=self.device)
         logged: dict[str, Tensor] = {}
@@ -104,7 +103,7 @@ class TextLearner(Learner):
         }
 
     def scale(self, step: int) -> float:
-        """The schedule's share of the peak step size at `step` tokens."""
+        """Return the learning rate at `step` tokens as a fraction of the peak."""
         knobs, total = self.config.optimizer, self.config.schedule_budget
         return factor(knobs.schedule, step, total, knobs.warmup, knobs.decay, knobs.min_learning_rate)
 

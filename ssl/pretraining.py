@@ -1,4 +1,4 @@
-"""Pretraining: one learner for every objective, next-token or masked.
+"""Pretraining learner, for every objective: next-token or masked.
 
 An update takes `batch_size` blocks, adds up the gradients of its parts, divides by the number of labels of the whole
 batch, and steps once. All randomness (blocks, masks, dropout) is a function of the seed and the update's number, so
@@ -51,13 +51,13 @@ SECONDS_THAT_REPAY_COMPILING = 120.0
 """Minimum estimated training time on a GPU, at an MFU of 0.4. On a CPU compiling gains too little
 (docs/lab-notes.md)."""
 FLOPS_THAT_REPAY_KERNELS = 5e12
-"""Of a whole run, from which on a CPU the layers' compiled code, which a machine's first run waits for, is worth it."""
+"""FLOP of a run that repay the one-time compilation of the layers' CPU kernels."""
 LONGEST = 512
-"""Tokens of a block up to which it is: attention keeps its weights for the way back, which torch's computes twice."""
+"""Longest block for the CPU kernels: they store the attention weights for the backward pass; torch recomputes them."""
 
 
 class Pretraining(TextLearner):
-    """The learner: `update()` is one optimiser step."""
+    """Pretraining learner. Each `update()` is one optimiser step."""
 
     config: PretrainConfig
     model: Backbone
@@ -71,7 +71,8 @@ class Pretraining(TextLearner):
         causal: bool = objective_class.causal
         if config.causal not in (None, causal):
             raise RequestError(
-                f"causal={str(config.causal).lower()}: objective={config.objective.name} says {str(causal).lower()}"
+                f"causal={str(config.causal).lower()}: objective={config.objective.name} requires "
+                f"causal={str(causal).lower()}"
             )
         config.causal = causal
         resolve_model(config.model)
@@ -159,7 +160,7 @@ class Pretraining(TextLearner):
         return most
 
     def _against_kernels(self) -> str:
-        """Why layers cannot be compiled code, told by the config alone; empty where they can."""
+        """Return why the CPU kernels cannot run this config; empty if they can."""
         config, model = self.config, self.config.model
         if model.architecture == "transformers":
             return "transformers' architectures have layers of their own"
@@ -203,7 +204,7 @@ class Pretraining(TextLearner):
     # ---- an update
 
     def make(self, ids: np.ndarray, documents: np.ndarray | None, step: int) -> Batch:
-        """The batch of update `step` on the CPU, `[parts, ...]`."""
+        """Build the batch of update `step` on the CPU, `[parts, ...]`."""
         return self.objective.make(ids, documents, step, self.config.gradient_accumulation_steps)
 
     def loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:

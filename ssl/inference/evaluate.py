@@ -39,10 +39,11 @@ NOT_JUDGED = ("packing", "validation_fraction", "licence")
 
 
 def evaluate(folder: Path, words: dict[str, Any]) -> dict[str, Any]:
-    """Loss, perplexity and bits per byte of the run's `checkpoint` on a corpus; masked: also accuracy.
+    """Compute loss, perplexity and bits per byte of the run's `checkpoint` on a corpus; for masked models also
+    accuracy.
 
-    Writes evaluations/*.json with `{"loss", "perplexity", "bits_per_byte", "tokens", ...}`, prints the same in short,
-    and returns it.
+    Writes evaluations/*.json with `{"loss", "perplexity", "bits_per_byte", "tokens", ...}`, prints a summary, and
+    returns the result.
     """
     config = load_config(folder, trust=words["trust"])
     model: LanguageModel = load(Run(folder), words["checkpoint"], words["device"], words["trust"])

@@ -17,7 +17,7 @@ from rlgym.ssl.inference.language_model import LanguageModel
 
 
 def export(folder: Path, words: dict[str, Any]) -> Path:
-    """Write configuration, weights, tokenizer and model card, complete or not at all; prints and returns the folder."""
+    """Write configuration, weights, tokenizer and model card atomically; prints and returns the folder."""
     run = Run(folder)
     config = load_config(folder, trust=words["trust"])
     model: LanguageModel = load(run, words["checkpoint"], trust=words["trust"])

@@ -17,9 +17,9 @@ def generate(folder: Path, words: dict[str, Any]) -> list[str]:
     """Print and return `samples` texts that begin with the prompt."""
     model: LanguageModel = load(Run(folder), words["checkpoint"], words["device"], words["trust"])
     if not isinstance(model, LanguageModel):
-        raise RequestError(f"{folder} does not write text: predict has what it says of texts")
+        raise RequestError(f"{folder} does not generate text; `predict` gives its outputs for texts")
     if not model.causal:
-        raise RequestError(f"{folder} is a masked model: `fill {folder.name} text=...` has its guesses for [MASK]")
+        raise RequestError(f"{folder} is a masked model; `fill {folder.name} text=...` predicts its [MASK] tokens")
     length = len(words["prompt"]) + min(words["tokens"], model.model.block_size)
     with sizes_named(words):
         require_memory(words["samples"] * (200.0 + 8.0 * length))  # the token lists, without the model's cache

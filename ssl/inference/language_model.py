@@ -62,7 +62,7 @@ class LanguageModel:
         Without a seed, results differ each time.
         """
         if not self.causal:
-            raise RequestError("a masked model does not continue text: fill has its guesses for [MASK]")
+            raise RequestError("a masked model does not continue text; fill predicts [MASK] tokens")
         prompts = [prompt] if isinstance(prompt, str) else prompt
         generator = torch.Generator(self.device)
         generator.seed() if seed is None else generator.manual_seed(seed)

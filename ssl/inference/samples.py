@@ -1,4 +1,4 @@
-"""Samples for TensorBoard during training: generated or filled-in text, and the embedding."""
+"""Samples for TensorBoard during training: generated or filled-in text, and the token embedding."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def show(language: LanguageModel, config: SampleConfig, held_out: list[dict[str,
 def filled_in(language: LanguageModel, batch: dict[str, Tensor], count: int) -> str:
     """The first `count` rows of a batch with `[masked token -> prediction]` in the text."""
     model, tokenizer = language.model, language.tokenizer
-    batch = {name: tensor[0] for name, tensor in batch.items()}  # its first part
+    batch = {name: tensor[0] for name, tensor in batch.items()}  # the first part
     real = (batch["labels"] >= 0).nonzero().flatten()
     places, labels = batch["positions"][real], batch["labels"][real]
     with torch.inference_mode():

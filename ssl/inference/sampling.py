@@ -29,7 +29,7 @@ def warp(logits: Tensor, temperature: float, top_k: int | None = None, top_p: fl
     if top_p is not None and top_p < 1:
         ordered, order = logits.sort(dim=-1, descending=True)
         share = ordered.softmax(-1)
-        beyond = share.cumsum(-1) - share >= top_p  # reached without this token
+        beyond = share.cumsum(-1) - share >= top_p  # top_p is reached without this token
         beyond[..., 0] = False
         logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
     return logits
@@ -132,7 +132,7 @@ class _Rows:
         return self.text[torch.tensor(rows, device=self.text.device)].gather(1, columns)
 
     def hidden(self) -> Tensor:
-        """The hidden state of each row's last token, `[batch, width]`."""
+        """Return the hidden state of each row's last token, `[batch, width]`."""
         every = list(range(len(self.given)))
         if self.cache is None or self.added == 0:
             if self.cache is None:

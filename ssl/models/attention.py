@@ -25,10 +25,10 @@ class Pattern:
     """Without a cache, the mask as ranges: first and last (exclusive) key of each query, int64 `[batch or 1, time, 2]`.
     None: only `causal` applies."""
     kernels: bool = False
-    """Whether layers are computed by compiled code (`machine_layer`), which reads `sees`."""
+    """Whether layers run the compiled CPU kernels (`machine_layer`), which read `sees`."""
 
     def sees(self, time: int) -> Tensor:
-        """`ends`, made where there is nothing but `causal`."""
+        """Return `ends`, computed if only `causal` applies."""
         if self.ends is None:
             at = torch.arange(time)
             last = at if self.causal else torch.full_like(at, time - 1)

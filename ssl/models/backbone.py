@@ -29,10 +29,10 @@ class Backbone(nn.Module):
     layers_prefix: str
     """Prefix of the layers' parameter names."""
     kernels: bool = False
-    """Whether layers are computed by compiled code (`machine_layer`): on a CPU, in float32, without dropout."""
+    """Whether layers run the compiled CPU kernels (`machine_layer`): CPU only, float32, without dropout."""
 
     def forward(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """`[batch, time]` int64 -> hidden states after the last norm, `[batch, time, width]`.
+        """Map tokens `[batch, time]` int64 to hidden states after the final norm, `[batch, time, width]`.
 
         With `documents` [batch, time], attention is within equal ids and positions restart in each document. With a
         `cache` (decoders), the tokens continue its rows and are appended.
@@ -46,7 +46,7 @@ class Backbone(nn.Module):
         return shape
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """The head: `[..., width]` -> `[..., vocab_size]`."""
+        """Language-model head: `[..., width]` -> `[..., vocab_size]`."""
         raise NotImplementedError
 
     def embedding(self) -> Tensor:
@@ -54,7 +54,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def new_cache(self, batch: int) -> Cache | None:
-        """An empty cache for `batch` rows of at most `block_size` tokens; None: the model has none."""
+        """Return an empty cache for `batch` rows of at most `block_size` tokens; None if the model has no cache."""
         return None
 
     def initialise(self, generator: torch.Generator) -> None:

@@ -172,7 +172,7 @@ class Bert(Backbone):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Normal(0, 0.02), biases 0."""
+        """Initialise weights from Normal(0, 0.02), biases with 0."""
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, 0.0, 0.02, generator)

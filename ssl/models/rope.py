@@ -1,4 +1,4 @@
-"""Rotary positions (Su et al. 2021, arXiv:2104.09864), in the half-split layout of Llama and its descendants."""
+"""Rotary position embedding (Su et al. 2021, arXiv:2104.09864), in the half-split layout of Llama."""
 
 from __future__ import annotations
 

@@ -80,11 +80,11 @@ def padded(vocab_size: int, config: Any) -> int:
     return -(-vocab_size // int(config.vocab_multiple)) * int(config.vocab_multiple)
 
 
-# ---- what follows from the dial
+# ---- derived hyper-parameters
 
 
 def learning_rate_for(width: int, beside_muon: bool = False) -> float:
-    """AdamW's peak step size for a model of this width.
+    """Return AdamW's peak learning rate for a model of this width.
 
     6e-4 at width 768, as for GPT-3 (Brown et al. 2020, table 2.1) and nanoGPT, scaled as 1 / sqrt(width), as in
     nanochat. With Muon, where it only steps embeddings, head and vectors, four times that (docs/lab-notes.md).
@@ -101,7 +101,7 @@ def batch_size_for(tokens: int, block_size: int) -> int:
     return int(2 ** max(0, round(math.log2(wanted))))
 
 
-# ---- what it will cost
+# ---- cost
 
 
 @dataclass(frozen=True)

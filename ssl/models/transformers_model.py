@@ -56,7 +56,7 @@ class TransformersBackbone(Backbone):
         """The architecture without its head, or all of it if it has no such part."""
         return getattr(self.inner, self.inner.base_model_prefix, self.inner)
 
-    # ---- what the architecture can do
+    # ---- probing the architecture
 
     def _find_out(self) -> None:
         count = min(8, self.block_size)

@@ -1,4 +1,4 @@
-"""The interface of an objective, and the cross-entropy that all of them share."""
+"""Interface of an objective, and the cross-entropy that all objectives share."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Objective(Protocol):
     def make(
         self, ids: np.ndarray, documents: np.ndarray | None, step: int, parts: int = 1, held_out: bool = False
     ) -> Batch:
-        """The batch of update `step` from ids `[rows, block + extra]` and their documents, on the CPU.
+        """Build the batch of update `step` from ids `[rows, block + extra]` and their documents, on the CPU.
 
         A pure function; randomness comes from (seed, step), with a separate stream for held-out text.
         """
@@ -64,7 +64,7 @@ class Objective(Protocol):
 
 
 def parts(batch: Batch) -> list[Batch]:
-    """The parts of a batch: each name's tensor without the first dimension."""
+    """Split a batch along the first dimension of its tensors."""
     return [
         dict(zip(batch, tensors, strict=True)) for tensors in zip(*(t.unbind() for t in batch.values()), strict=True)
     ]

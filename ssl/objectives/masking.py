@@ -1,4 +1,4 @@
-"""Selection and corruption of masked tokens, as pure functions of a generator."""
+"""Selection and corruption of masked tokens, as pure functions of a random generator."""
 
 from __future__ import annotations
 

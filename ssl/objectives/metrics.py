@@ -22,7 +22,8 @@ Predict = Callable[["Backbone", Batch], tuple[Tensor, Tensor]]
 def evaluate_batches(
     predict: Predict, model: Backbone, batches: Iterable[Batch], token_bytes: Tensor, commonest: int
 ) -> dict[str, float]:
-    """Metrics over all labels of `batches`. `token_bytes [vocab]`: UTF-8 bytes of each token, 0 for special ones.
+    """Compute metrics over all labels of `batches`. `token_bytes [vocab]`: UTF-8 bytes of each token, 0 for special
+    ones.
 
     loss: mean over all labels in nats, including ends of documents. perplexity: its exponential. bits_per_byte: loss in
     bits of text labels divided by their bytes; unlike the loss, comparable between tokenizers. accuracy: share of

@@ -181,7 +181,7 @@ WRONG = {
         "fill": 'fill needs text, as in: fill bert text="the [MASK] of the list"',
         "fill text=plain": "has no [MASK] to fill",
         f"fill text={'long_' * 40}[MASK]": "the model reads 32; shorten it",
-        "generate prompt=the": "is a masked model: `fill bert text=...` has its guesses for [MASK]",
+        "generate prompt=the": "is a masked model; `fill bert text=...` predicts its [MASK] tokens",
     },
     "gpt2": {
         "fill text=a_[MASK]": "is a next-token model: `generate gpt2 prompt=...` continues a text",

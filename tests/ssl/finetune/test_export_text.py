@@ -349,7 +349,7 @@ def test_an_objective_that_inherits_is_filled_and_evaluated(
     for command in (["fill", str(run), "text=the [MASK]"], ["evaluate", str(run)], ["export", str(run)]):
         assert main([*command, "trust=true"]) == 0
     assert main(["pretrain", *words, "causal=true", f"run.dir='{tmp_path / 'other'}'"]) == 2
-    assert f"causal=true: objective={name} says false" in capsys.readouterr().err
+    assert f"causal=true: objective={name} requires causal=false" in capsys.readouterr().err
 
 
 def test_weights_that_are_no_numbers_are_named(
