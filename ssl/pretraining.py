@@ -165,11 +165,11 @@ class Pretraining(TextLearner):
         if model.architecture == "transformers":
             return "transformers' architectures have layers of their own"
         if self.device.type != "cpu" or config.precision == "bf16":
-            return f"that is for a CPU in fp32, not for device={self.device} precision={config.precision}"
+            return f"needs a CPU in fp32, not device={self.device} precision={config.precision}"
         if model.dropout:
-            return f"that has no dropout, and model.dropout={model.dropout}"
+            return f"does not support model.dropout={model.dropout}"
         if model.block_size > LONGEST:
-            return f"that is for blocks of at most {LONGEST} tokens, and model.block_size={model.block_size}"
+            return f"supports blocks of at most {LONGEST} tokens, and model.block_size={model.block_size}"
         return ""
 
     def _introduction(self) -> list[str]:

@@ -86,7 +86,7 @@ def check_separator(corpus: Corpus, config: DataConfig) -> None:
     """RequestError if `data.separator` never occurs in the text."""
     if isinstance(config, TextData) and config.separator and not corpus.facts["separators"]:
         raise RequestError(
-            f"data.separator={config.separator}: stands nowhere in {corpus.facts['source']}; without it a file is one "
+            f"data.separator={config.separator}: does not occur in {corpus.facts['source']}; without it a file is one "
             "document"
         )
 

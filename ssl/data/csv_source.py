@@ -123,8 +123,7 @@ def _header(row: list[str], wanted: Sequence[str], where: str, delimiter: str) -
     likely = [other for other in DELIMITERS if other != delimiter and other in columns[0]]
     if len(columns) == 1 and likely and columns[0] not in wanted:
         raise RequestError(
-            f"{where}: the only column is {columns[0]!r}; data.delimiter says what stands between values, "
-            f"{likely[0]!r} here?"
+            f"{where}: the only column is {columns[0]!r}; data.delimiter sets the value separator, {likely[0]!r} here?"
         )
     check_columns(wanted, columns, where)
     return columns

@@ -38,7 +38,7 @@ def overlap(corpus: Corpus) -> dict[str, Any]:
 def between(
     training: Corpus, trained: NDArray[np.bool_], evaluated: Corpus, chosen: NDArray[np.bool_]
 ) -> dict[str, Any]:
-    """The same for the `chosen` [documents] of one corpus, against the `trained` ones of another."""
+    """Measure the overlap of the `chosen` [documents] of one corpus with the `trained` ones of another."""
     runs, places, bits = _validation_runs(evaluated, chosen)
     wanted, which = np.unique(runs, return_inverse=True)
     found = np.zeros(len(wanted), bool)

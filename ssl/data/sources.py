@@ -27,7 +27,7 @@ def open_source(config: knobs.DataConfig) -> Source:
         return open_text(config)
     if isinstance(config, TABLES):
         return open_table(config, (config.column,), texts=True).documents(config.column)
-    raise RequestError(f"data: {type(config).__name__} is no corpus that can be read")
+    raise RequestError(f"data: {type(config).__name__} is not a readable corpus")
 
 
 TABLES = (knobs.JsonlData, knobs.CsvData, knobs.ParquetData, knobs.HubData)
@@ -63,5 +63,5 @@ def open_table(config: knobs.DataConfig, wanted: Sequence[str] = (), texts: bool
 
         return open_hub(config, wanted)
     raise RequestError(
-        f"data={getattr(config, 'name', '')} is no table of examples; data=csv, jsonl, parquet or hub is"
+        f"data={getattr(config, 'name', '')} is not a table of examples; data=csv, jsonl, parquet or hub would do"
     )

@@ -49,7 +49,7 @@ def read_folder(folder: Path) -> Found:
         backend = Backend.from_str(read_bounded(file, JSON_BYTES).decode())
     except Exception as error:  # the library raises a plain Exception
         reason = " ".join(str(error).split())
-        raise RequestError(f"{file}: is no tokenizer that `tokenizers` reads ({reason})") from None
+        raise RequestError(f"{file}: is not a tokenizer that `tokenizers` can read ({reason})") from None
     first, second = (_settings(folder / name) for name in ("special_tokens_map.json", SETTINGS))
     named = {role: token for role in ROLES if (token := second.get(role) or first.get(role))}
     generation = _settings(folder / GENERATION) or _settings(folder / "config.json")  # as in transformers
@@ -66,14 +66,14 @@ def _settings(path: Path) -> dict[str, Any]:
     try:
         return read_json(path)
     except (OSError, ValueError) as error:
-        raise RequestError(f"{path}: is not what a tokenizer's settings are, JSON ({error})") from None
+        raise RequestError(f"{path}: is not a tokenizer's settings as JSON ({error})") from None
 
 
 def _jinja(path: Path) -> str:
     try:
         return read_bounded(path, JINJA_BYTES).decode()
     except (OSError, ValueError) as error:
-        raise RequestError(f"{path}: is no chat template ({error})") from None
+        raise RequestError(f"{path}: is not a valid chat template ({error})") from None
 
 
 def default_template(template: object) -> str | None:

@@ -51,7 +51,7 @@ class Classification(Labelled):
         self.labels = read_labels(self.run) if self.run else sorted(set(values))
         if len(self.labels) < 2:
             raise RequestError(
-                f"method.label={label}: every row says {self.labels[0]!r}; there is nothing to tell apart"
+                f"method.label={label}: every row has {self.labels[0]!r}; at least two different values are needed"
             )
         if len(self.labels) > min(MOST_CLASSES, max(2, len(values) // 2)) and not self.run:
             raise RequestError(
@@ -62,7 +62,7 @@ class Classification(Labelled):
         for value, row in zip(values, rows, strict=True):
             if value not in number:
                 shown = ", ".join(self.labels[:20]) + (", ..." if len(self.labels) > 20 else "")
-                raise RequestError(f"{row.where}: {label} {value!r} is none of the classes learnt: {shown}")
+                raise RequestError(f"{row.where}: {label} {value!r} is not one of the model's classes: {shown}")
         self.outputs = len(self.labels)
         return np.array([number[value] for value in values])
 

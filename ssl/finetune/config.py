@@ -133,7 +133,7 @@ class DPOMethod(PreferenceMethod):
     label_smoothing: float = knob(0.0, "assumed share of flipped preferences (conservative DPO)", ge=0, lt=0.5)
     rpo_alpha: float | None = knob(
         None,
-        "weight of the chosen answers' own loss beside the preference's, so that both do not become unlikely "
+        "weight of the chosen answers' cross-entropy next to the preference loss, so that both do not become unlikely "
         "(Pang et al. 2024, arXiv:2404.19733); empty: 0, and 1 on the default pairs",
         ge=0,
     )

@@ -195,7 +195,7 @@ class DPO(Paired):
         try:
             start = self._start(None)
         except RequestError as error:
-            raise RequestError(f"to evaluate other pairs takes the model that the run started from: {error}") from None
+            raise RequestError(f"evaluating other pairs needs the model that the run started from: {error}") from None
         own, self.start = self.start, start
         start.model.to(self.device).eval()
         self.reference = self.log_probs_of(range(len(self.pairs)))

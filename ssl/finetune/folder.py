@@ -83,7 +83,7 @@ def _direction(values: Mapping[str, Any], place: str) -> bool:
         return False
     if name.endswith(LABELLED):
         raise RequestError(f"{place}: {name} has a head for labels and none for text; name the run it is an export of")
-    raise RequestError(f"{place}: {name or 'its architecture'} is no language model: one ForCausalLM or ForMaskedLM is")
+    raise RequestError(f"{place}: {name or 'its architecture'} is not a language model (ForCausalLM or ForMaskedLM)")
 
 
 def _tokenizer(folder: Path, causal: bool, place: str) -> Tokenizer:

@@ -36,7 +36,7 @@ class Labelled(Supervised):
     target_names: ClassVar[Sequence[str]] = examples.LABEL_NAMES
     """Usual names of the target's column."""
 
-    # ---- what a method says
+    # ---- what a method defines
 
     @staticmethod
     @abstractmethod

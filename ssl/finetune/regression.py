@@ -52,8 +52,8 @@ class Regression(Labelled):
         self.mean, self.std = float(targets.mean()), float(targets.std())
         if self.std == 0:
             raise RequestError(
-                f"method.target={self.config.method.target}: every training example says {self.mean:g}; there is "
-                "nothing to tell apart"
+                f"method.target={self.config.method.target}: every training example has {self.mean:g}; at "
+                "least two different values are needed"
             )
 
     def loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -121,6 +121,6 @@ def read_scale(folder: Path) -> tuple[float, float]:
         if not (math.isfinite(known["mean"]) and 0 < known["std"] < math.inf):
             raise ValueError("mean and std must be finite, std above 0")
     except (OSError, ValueError) as error:
-        raise RequestError(f"{folder / SCALE} cannot be read ({error}): it says what the numbers mean") from error
+        raise RequestError(f"{folder / SCALE} cannot be read ({error}): it holds the scale of the targets") from error
     Run(folder).check_files(SCALE)
     return float(known["mean"]), float(known["std"])

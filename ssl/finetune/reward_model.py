@@ -130,7 +130,7 @@ class RewardModel(Headed):
         RequestError if a prompt leaves no room for a completion.
         """
         if len(prompts) != len(completions):
-            raise RequestError(f"{len(prompts)} prompts and {len(completions)} completions: one of each is wanted")
+            raise RequestError(f"{len(prompts)} prompts and {len(completions)} completions: the numbers must be equal")
         rows = []
         ends = [True] * len(prompts) if ended is None else ended
         for number, (prompt, completion, end) in enumerate(zip(prompts, completions, ends, strict=True), 1):

@@ -67,7 +67,7 @@ class Rewarded(Finetuning):
         self.start_distinct = 0.0  # of the initial model, once evaluated
         self.try_reward()
 
-    # ---- what a method says
+    # ---- what a method defines
 
     @abstractmethod
     def learn(self, rollouts: Rollouts, reward: Tensor) -> Metrics:

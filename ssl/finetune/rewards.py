@@ -56,7 +56,7 @@ def score(
         raise RewardFault(f"reward={name} raised {type(error).__name__}{': ' if said else ''}{said}") from error
     if found.shape != (len(completions),):
         raise RewardFault(
-            f"reward={name} gave {_shape(found)} for {len(completions)} completions; one number for each is wanted"
+            f"reward={name} gave {_shape(found)} for {len(completions)} completions; expected one number for each"
         )
     if not bool(found.isfinite().all()):
         row = int((~found.isfinite()).nonzero()[0])
@@ -139,7 +139,9 @@ class Regex:
 
     def __init__(self, config: RegexReward) -> None:
         if not config.pattern:
-            raise RequestError('reward.pattern is empty: say what a completion is to hold, as in reward.pattern="\\d+"')
+            raise RequestError(
+                'reward.pattern is empty: set what a completion must contain, as in reward.pattern="\\d+"'
+            )
         try:
             pattern = re.compile(config.pattern, re.DOTALL)
         except re.error as error:
@@ -170,7 +172,9 @@ class Model:
             raise RequestError("reward.run is empty: name a run of finetune method=reward_model")
         self.model = load(config.run)
         if not hasattr(self.model, "score"):
-            raise RequestError(f"reward.run={config.run} is no reward model; finetune method=reward_model makes one")
+            raise RequestError(
+                f"reward.run={config.run} is not a reward model; finetune method=reward_model trains one"
+            )
 
     def score(self, prompts: Sequence[str], completions: Sequence[str], ended: Sequence[bool]) -> Tensor:
         found: Tensor = self.model.score(list(prompts), list(completions), list(ended))
@@ -183,7 +187,7 @@ class Sum:
     def __init__(self, config: SumReward) -> None:
         if not config.terms:
             raise RequestError(
-                "reward.terms is empty: list what is added up, as in "
+                "reward.terms is empty: list the rewards to add up, as in "
                 "'reward.terms=[{name:python_syntax,weight:1},{name:length,weight:0.2,target:80}]'"
             )
         self.terms: list[tuple[float, str, Reward]] = []
@@ -214,7 +218,7 @@ class OwnFunction:
 
     def __init__(self, name: str, function: Any) -> None:
         if not callable(function):
-            raise RequestError(f"reward={name}: is no function of prompts and completions")
+            raise RequestError(f"reward={name}: not a function of prompts and completions")
         self.function = function
 
     def score(self, prompts: Sequence[str], completions: Sequence[str], ended: Sequence[bool]) -> Tensor:

@@ -109,9 +109,9 @@ def as_messages(value: object) -> list[dict[str, str]]:
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            raise ValueError("is no list of messages") from None
+            raise ValueError("is not a list of messages") from None
     if not isinstance(value, list) or not value:
-        raise ValueError("is no list of messages")
+        raise ValueError("is not a list of messages")
     found = []
     for number, message in enumerate(value, 1):
         given = message if isinstance(message, Mapping) else {}

@@ -59,12 +59,12 @@ def check_direction(config: Any, causal: bool | None) -> None:
     """Refuse a decoder for bidirectional objectives, and an encoder for causal ones."""
     if causal is False and config.architecture in DECODERS:
         raise RequestError(
-            f"model={config.name}: {config.architecture} sees only what is left of a token; objective=masked needs an "
+            f"model={config.name}: {config.architecture} attends only to the left; objective=masked needs an "
             "encoder, such as model=bert_mini or model=modernbert_mini"
         )
     if causal is True and config.architecture in ENCODERS:
         raise RequestError(
-            f"model={config.name}: {config.architecture} sees both sides of a token; objective=next_token needs a "
+            f"model={config.name}: {config.architecture} attends to both sides; objective=next_token needs a "
             "decoder, such as model=gpt_mini or model=qwen_mini"
         )
 

@@ -33,7 +33,7 @@ def resolve_model(config: Any) -> None:
     if width % heads:
         near = max(n for n in range(1, min(width, heads) + 1) if width % n == 0)
         raise RequestError(
-            f"model.hidden_size={width} is no multiple of model.num_attention_heads={heads}; "
+            f"model.hidden_size={width} is not a multiple of model.num_attention_heads={heads}; "
             f"model.num_attention_heads={near} or model.hidden_size={-(-width // heads) * heads} would do"
         )
     if config.architecture in ("llama", "qwen3", "modernbert") and width // heads % 2:

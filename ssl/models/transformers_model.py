@@ -84,12 +84,12 @@ class TransformersBackbone(Backbone):
         causal = _close(self._whole(changed, {})[:, :-1], plain[:, :-1])
         if causal and not self.causal:
             raise RequestError(
-                f"model.model_type={self.config.model_type} sees only what is left of a token; objective=masked needs "
+                f"model.model_type={self.config.model_type} attends only to the left; objective=masked needs "
                 "an encoder, such as model.model_type=roberta"
             )
         if self.causal and not causal:
             raise RequestError(
-                f"model.model_type={self.config.model_type} sees both sides of a token; objective=next_token needs a "
+                f"model.model_type={self.config.model_type} attends to both sides; objective=next_token needs a "
                 "decoder, such as model.model_type=gpt_neox (or +model.config.is_decoder=true, where it is known)"
             )
 
@@ -216,7 +216,7 @@ def instance(config: TransformersModel, vocab_size: int, causal: bool) -> Any:
     if kind not in CONFIG_MAPPING:
         near = did_you_mean(kind, CONFIG_MAPPING, "model.model_type=")
         raise RequestError(
-            f"model.model_type={kind or '(empty)'} is no architecture of transformers {transformers.__version__}"
+            f"model.model_type={kind or '(empty)'} is not an architecture of transformers {transformers.__version__}"
             + (near or ", such as gpt_neox, mistral or roberta")
         )
     plain = AutoConfig.for_model(kind)

@@ -148,7 +148,7 @@ def test_bad_lines_are_left_out_and_counted_when_asked(here: Path, rlgym: Callab
 CHOICES = {
     "objective=masked model=gpt_nano": "objective=masked needs an encoder, such as model=bert_mini",
     "objective=next_token model=bert_nano": "objective=next_token needs a decoder, such as model=gpt_mini",
-    "model.hidden_size=33": "model.hidden_size=33 is no multiple of model.num_attention_heads=2",
+    "model.hidden_size=33": "model.hidden_size=33 is not a multiple of model.num_attention_heads=2",
     "gradient_accumulation_steps=3": "gradient_accumulation_steps=3 does not divide batch_size=4; batch_size=6 would",
     "tokenizer=existing": "tokenizer.path is empty",
     "tokenizer=existing tokenizer.path=in": "tokenizer.path=in: no tokenizer.json in it",

@@ -120,7 +120,7 @@ def test_a_separator_is_typed_with_escapes_and_must_be_there(tmp_path: Path, cac
         check_separator(corpus, config)
     nowhere = TextData(path=[path], separator="<|end|>", cache=cache)
     for _ in range(2):  # read, and from the cache
-        with pytest.raises(RequestError, match=r"data.separator=<\|end\|>: stands nowhere in .*in.txt"):
+        with pytest.raises(RequestError, match=r"data.separator=<\|end\|>: does not occur in .*in.txt"):
             check_separator(build(nowhere), nowhere)
 
 
@@ -173,7 +173,7 @@ def test_a_quoted_line_end_with_a_bad_byte_is_one_row(tmp_path: Path, cache: str
 def test_headers_that_cannot_be(tmp_path: Path, cache: str) -> None:
     for content, said in (
         ("text,label,text\na,b,c\n", "in.csv:1: 2 columns are called 'text'"),
-        ("text;label\na;b\n", "in.csv:1: the only column is 'text;label'; data.delimiter says"),
+        ("text;label\na;b\n", "in.csv:1: the only column is 'text;label'; data.delimiter sets"),
         (b"caf\xe9,text\na,b\n", "in.csv:1: the header cannot be read: byte 3 is not UTF-8"),
         ("text,n\ra,1\rb,2\r", "in.csv:1: the header cannot be read: a carriage return outside of quotes"),
     ):

@@ -384,7 +384,7 @@ def test_an_existing_one_without_what_the_objective_needs(tmp_path: Path) -> Non
 def test_a_broken_existing_one(tmp_path: Path, content: str) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "tokenizer.json").write_text(content)
-    with pytest.raises(RequestError, match="broken/tokenizer.json: is no tokenizer") as error:
+    with pytest.raises(RequestError, match="broken/tokenizer.json: is not a tokenizer") as error:
         use(tmp_path / "broken", True, tmp_path)
     assert "\n" not in str(error.value)
 

@@ -144,7 +144,7 @@ def test_refused_with_one_line(case: str, starts: Starts, tmp_path: Path) -> Non
 def test_one_class_and_no_classes_are_refused(starts: Starts, tmp_path: Path) -> None:
     one = tmp_path / "one.csv"
     one.write_text("text,label\n" + "".join(f"text {i},a\n" for i in range(20)))
-    with pytest.raises(RequestError, match="every row says 'a'; there is nothing to tell apart"):
+    with pytest.raises(RequestError, match="every row has 'a'; at least two different values are needed"):
         learner(starts["bert"], one)
     many = tmp_path / "many.csv"
     many.write_text("text,label\n" + "".join(f"text {i},{i}\n" for i in range(20)))

@@ -173,7 +173,7 @@ def test_wrong_chats_columns_and_models(starts: Starts, tmp_path: Path) -> None:
         ([user], "ends with a message of user"),
         ([user, {"role": "bot", "content": "y"}], "role 'bot' in message 2"),
         ([user, {"role": "assistant", "content": ""}], "empty answer in message 2"),
-        ("hello", "no list of messages"),
+        ("hello", "not a list of messages"),
     ):
         with pytest.raises(RequestError, match=f"t.jsonl:25: messages .*{said}|t.jsonl:25: messages {said}"):
             learner(starts["gpt2"], write(tmp_path / "t.jsonl", [*chats(), {"messages": messages}]))

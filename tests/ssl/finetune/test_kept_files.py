@@ -130,8 +130,10 @@ def test_a_chat_template_is_read_within_bounds(tmp_path: Path) -> None:
     path.write_text("x" * JINJA_BYTES)
     assert existing(config, True).chat_template == "x" * JINJA_BYTES
     path.write_text("x" * (JINJA_BYTES + 1))
-    with pytest.raises(RequestError, match="chat_template.jinja: is no chat template .more than 1,048,576 bytes"):
+    with pytest.raises(
+        RequestError, match="chat_template.jinja: is not a valid chat template .more than 1,048,576 bytes"
+    ):
         existing(config, True)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(RequestError, match="chat_template.jinja: is no chat template .'utf-8' codec"):
+    with pytest.raises(RequestError, match="chat_template.jinja: is not a valid chat template .'utf-8' codec"):
         existing(config, True)

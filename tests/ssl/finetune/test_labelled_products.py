@@ -56,7 +56,7 @@ def test_a_number_that_is_none_is_named(starts: Starts, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="2 rows cannot be used, the first is .*t.csv:22: score is NaN"):
         Regression(compose(words(starts["bert"], table, "method=regression"), "finetune"))
     table.write_text("text,score\n" + "".join(f"text {i},1\n" for i in range(20)))
-    with pytest.raises(RequestError, match="every training example says 1"):
+    with pytest.raises(RequestError, match="every training example has 1"):
         Regression(compose(words(starts["bert"], table, "method=regression"), "finetune"))
 
 
@@ -155,7 +155,7 @@ def test_predict_evaluate_and_tree(
     assert "over 30 examples" in capsys.readouterr().out
     other.write_text("text,label\nthe sun,hot\n")
     assert main(["evaluate", str(run), f"data={other}"]) == 2
-    assert "label 'hot' is none of the classes learnt: cold, warm" in capsys.readouterr().err
+    assert "label 'hot' is not one of the model's classes: cold, warm" in capsys.readouterr().err
 
     rlgym.finetune(*words(str(run), table, *FEW, f"run.dir='{tmp_path / 'runs' / 'two'}'"))
     assert main(["runs", str(tmp_path / "runs"), "--tree"]) == 0
@@ -198,7 +198,7 @@ def test_predict_and_evaluate_read_files_as_training_did(
     assert f"over 2 examples; left out: 2 rows, the first {path}:3: byte 35" in capsys.readouterr().out
     path.write_text("text|label\nthe sun|warm\n")
     assert main(["predict", str(excel), f"data={path}"]) == 2
-    assert "in.csv:1: the only column is 'text|label'; data.delimiter says" in capsys.readouterr().err
+    assert "in.csv:1: the only column is 'text|label'; data.delimiter sets" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_folders_that_cannot_be(starts: Starts, tmp_path: Path) -> None:
     cases = [
         (config | {"auto_map": {"AutoModel": "x--y.Z"}}, "names code of its own"),
         (config | {"architectures": ["GPT2ForSequenceClassification"]}, "has a head for labels"),
-        (config | {"architectures": ["GPT2Model"]}, "is no language model"),
+        (config | {"architectures": ["GPT2Model"]}, "is not a language model"),
         (config | {"n_layer": 3}, "its weights lack"),
     ]
     for values, said in cases:

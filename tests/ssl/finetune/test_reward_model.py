@@ -131,7 +131,7 @@ def test_score_is_what_training_saw(run: Path, parent: Path, table: Path) -> Non
     assert not torch.allclose(open_end, good), "without an end of text it is another text"
     with pytest.raises(RequestError, match="completion 2: the prompt has"):
         model.score(["a", "b" * 100], ["c", "d"])
-    with pytest.raises(RequestError, match="one of each"):
+    with pytest.raises(RequestError, match="numbers must be equal"):
         model.score(["a"], [])
 
 

@@ -112,7 +112,7 @@ def test_a_weighted_sum() -> None:
         (SumReward(terms=[{"name": "length", "targte": 3}]), r"unknown key reward.terms\[0\].targte"),
         (SumReward(terms=[{"name": "sum"}]), "must be a reward of its own"),
         (ModelReward(), "reward.run is empty"),
-        (OwnReward(name="os:sep"), "reward=os:sep: is no function"),
+        (OwnReward(name="os:sep"), "reward=os:sep: not a function"),
         (OwnReward(name="os:nothing"), "no nothing in os"),
         (OwnReward(name="no_such_module:f"), "cannot import no_such_module"),
     ],

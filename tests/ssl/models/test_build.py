@@ -102,7 +102,7 @@ def test_what_does_not_go_together_is_refused(config: Any, words: list[str]) -> 
 
 @pytest.mark.parametrize(("name", "causal"), [(name, "bert" in name) for name in KINDS])
 def test_an_objective_that_the_architecture_cannot_serve_is_refused(name: str, causal: bool) -> None:
-    with pytest.raises(RequestError, match=f"model=x: {name} sees .* objective="):
+    with pytest.raises(RequestError, match=f"model=x: {name} attends .* objective="):
         build_model(KINDS[name](name="x", depth=1), 100, 1, causal=causal)
     build_model(KINDS[name](name="x", depth=1), 100, 1, causal=not causal)
 

@@ -103,13 +103,13 @@ def test_weights_are_drawn_from_the_seed_alone() -> None:
     ("kind", "causal", "values", "message"),
     [
         ("gptneox", True, {}, "did you mean model.model_type=gpt_neox"),
-        ("", True, {}, "is no architecture"),
+        ("", True, {}, "is not an architecture"),
         ("t5", True, {}, "no next-token head"),
         ("gpt_neox", True, {"num_hiden_layers": 2}, "did you mean model.config.num_hidden_layers"),
         ("gpt_neox", True, SMALL | {"hidden_size": "wide"}, "hidden_size"),
         ("mistral", True, SMALL, "num_attention_heads=4.* cannot|cannot be built .*num_attention_heads=4"),
-        ("bert", True, SMALL, "sees both sides"),
-        ("bert", False, SMALL | {"is_decoder": True}, "sees only what is left"),
+        ("bert", True, SMALL, "attends to both sides"),
+        ("bert", False, SMALL | {"is_decoder": True}, "attends only to the left"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(kind: str, causal: bool, values: Any, message: str) -> None:
