@@ -69,7 +69,8 @@ def test_a_comparison_from_folders_to_files(command: Callable[..., Answer], tmp_
     (pair,) = found["pairs"]
     assert (pair["a"], pair["b"], pair["real"]) == ("ppo", "dqn", True)
     assert pair["improvement"][0] == 1 and pair["p"] == pytest.approx(2 / math.comb(10, 5) ** 2)
-    assert "ppo is better than dqn on Acrobot-v1, CartPole-v1: significant at 95 % (p < 0.001, 5 against 5" in answer.out
+    better = "ppo is better than dqn on Acrobot-v1, CartPole-v1: significant at 95 % (p < 0.001, 5 against 5"
+    assert better in answer.out
     assert "## Over 2 environments" in answer.out
 
 
