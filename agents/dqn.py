@@ -1,7 +1,7 @@
 """Deep Q-learning (Mnih et al. 2015, doi:10.1038/nature14236) and its published extensions, each a hyper-parameter;
 `agent=rainbow` is all of them (Hessel et al. 2018, arXiv:1710.02298).
 
-Acts epsilon-greedily, stores, and moves Q(s, a) towards
+Acts epsilon-greedily, stores transitions in a replay, and regresses Q(s, a) on
 
     r + gamma * max_a' Q_target(s', a')            0 after termination, not after truncation
 

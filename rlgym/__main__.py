@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def main() -> int:
-    """Run the command of `sys.argv`. Ctrl-C gives one line from the start, even while modules are imported."""
+    """Run the command of `sys.argv`. Ctrl-C prints one line instead of a traceback, even during imports."""
     before = signal.signal(signal.SIGINT, _interrupted)
     from rlgym.cli.main import main as command
 

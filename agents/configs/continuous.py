@@ -24,7 +24,7 @@ class ContinuousConfig:
     learning_starts: int = knob(100, "random transitions before the first gradient step", ge=0)
     batch_size: int = knob(256, "transitions in one gradient step", gt=0)
     tau: float = knob(0.005, "Polyak step of the target networks (1: a copy)", gt=0, le=1)
-    gamma: float = knob(0.99, "discount of future reward", ge=0, le=1)
+    gamma: float = knob(0.99, "discount factor", ge=0, le=1)
     n_step: int = knob(1, "n of the n-step return: rewards summed before bootstrapping", gt=0)
     train_freq: int = knob(1, "transitions gathered between updates", gt=0)
     gradient_steps: int = knob(1, "gradient steps for train_freq transitions; -1: one for each transition", ge=-1)

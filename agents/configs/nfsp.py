@@ -31,7 +31,7 @@ class NFSPConfig:
     save_replay: bool = knob(True, "keep the replay in checkpoints; without it a resume starts with an empty one")
     learning_starts: int = knob(2_000, "moves before the first gradient step", ge=0)
     batch_size: int = knob(256, "moves in one gradient step", gt=0)
-    gamma: float = knob(1.0, "discount of future reward", ge=0, le=1)
+    gamma: float = knob(1.0, "discount factor", ge=0, le=1)
     target_update_interval: int = knob(4_000, "moves between updates of the target network", gt=0)
     exploration_initial_eps: float = knob(0.06, "the best response's epsilon at the start", ge=0, le=1)
     exploration_final_eps: float = knob(0.0, "the best response's final epsilon", ge=0, le=1)

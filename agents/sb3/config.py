@@ -33,7 +33,7 @@ HELP: dict[str, dict[str, Any]] = {
     "n_steps": {"help": "steps of each environment in one rollout", "gt": 0},
     "batch_size": {"help": "transitions in one gradient step", "gt": 0},
     "n_epochs": {"help": "passes over a rollout", "gt": 0},
-    "gamma": {"help": "discount of future reward", "ge": 0, "le": 1},
+    "gamma": {"help": "discount factor", "ge": 0, "le": 1},
     "gae_lambda": {"help": "generalised advantage estimation's lambda; 1: the n-step return", "ge": 0, "le": 1},
     "clip_range": {"help": "how far the probability ratio may leave 1", "gt": 0},
     "clip_range_vf": {"help": "clip of the value's change; empty: none", "gt": 0, "needs": "vf_coef!=0"},
@@ -114,7 +114,7 @@ OWN: dict[str, dict[str, tuple[type, Any]]] = {
         ),
     },
 }
-"""Knobs of this program's own, by the library's argument that they follow or stand for."""
+"""Own options, keyed by the library's argument that they are listed after or replace."""
 
 
 @cache

@@ -25,7 +25,8 @@ SAME = (
     *("seed", "run", "device", "compile", "threads", "display", "log", "checkpoint", "evaluate", "env.backend"),
     *("schedule_steps", "schedule_tokens"),
 )
-"""Keys of a config that do not define the experiment; a resumed run has its schedules written out."""
+"""Keys of a config that do not define the experiment. Schedule budgets are among them, since a resume writes them into
+the config."""
 BUDGETS = ("steps", "tokens", "updates", "minutes")
 NEAR = 1.1
 """Budgets are equal up to this ratio: a run ends with the rollout in which its budget is spent."""

@@ -47,7 +47,7 @@ class EvaluateOptions:
     max_episode_steps: int | None = knob(
         None, "steps at which an episode is cut off, with a notice; empty: as in training", gt=0
     )
-    seed: int | None = knob(None, "seed of those episodes; empty: one that training never used", ge=0)
+    seed: int | None = knob(None, "seed of the episodes; empty: one not used in training", ge=0)
     checkpoint: str = knob("best", CHECKPOINT)
     device: str = knob("auto", DEVICES, pattern=DEVICE)
     trust: bool = knob(False, TRUST)
@@ -63,7 +63,7 @@ class PlayOptions:
     )
     against: str = knob("", "in a game: the opponent, random, one_ply, mcts_K or a RUN; empty: you, in the terminal")
     seat: str | None = knob(None, "in a game: the opponent's seat; empty: first", choices=("first", "second"))
-    seed: int | None = knob(None, "seed of those episodes; empty: one that training never used", ge=0)
+    seed: int | None = knob(None, "seed of the episodes; empty: one not used in training", ge=0)
     checkpoint: str = knob("best", CHECKPOINT)
     trust: bool = knob(False, TRUST)
 
@@ -77,7 +77,7 @@ class EvaluateArchiveOptions:
     max_episode_steps: int | None = knob(
         None, "steps at which an episode is cut off, with a notice; empty: its own limit", gt=0
     )
-    seed: int | None = knob(None, "seed of those episodes; empty: always the same one", ge=0)
+    seed: int | None = knob(None, "seed of the episodes; empty: always the same one", ge=0)
     device: str = knob("auto", DEVICES, pattern=DEVICE)
     trust: bool = knob(False, TRUST_ARCHIVE)
 
@@ -88,7 +88,7 @@ class PlayArchiveOptions:
     algo: str | None = knob(None, ALGO, choices=ALGOS)
     episodes: int = knob(1, "episodes to show", gt=0)
     render: str = knob("video", "a file in videos/ beside the archive, or a window", choices=("video", "window"))
-    seed: int | None = knob(None, "seed of those episodes; empty: always the same one", ge=0)
+    seed: int | None = knob(None, "seed of the episodes; empty: always the same one", ge=0)
     trust: bool = knob(False, TRUST_ARCHIVE)
 
 

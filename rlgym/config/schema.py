@@ -42,7 +42,7 @@ class RunConfig:
 
 @dataclass
 class LogConfig:
-    every: int = knob(2_048, "steps between log points (0: none; never more often than each update)", ge=0)
+    every: int = knob(2_048, "steps between log points (0: none; at most once per update)", ge=0)
     histograms: bool = knob(True, "parameter and gradient histograms in TensorBoard, at each evaluation")
 
 
@@ -137,7 +137,7 @@ class EnvConfig:
 
 @dataclass
 class TextLogConfig(LogConfig):
-    every: int = knob(20_000, "tokens between log points (0: none; never more often than each update)", ge=0)
+    every: int = knob(20_000, "tokens between log points (0: none; at most once per update)", ge=0)
 
 
 @dataclass

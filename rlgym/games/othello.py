@@ -1,5 +1,5 @@
-"""Othello: a new stone flips the opponent's stones between it and another own stone in a straight line. A player
-without such a move passes; the game ends when neither can move, and most stones win.
+"""Othello: a new stone flips the opponent's stones between it and another stone of the player in a straight line. A
+player without such a move passes; the game ends when neither can move, and the player with more stones wins.
 """
 
 from __future__ import annotations

@@ -49,7 +49,8 @@ class BestOfN(Rewarded):
 
 
 def best(reward: Tensor, group_size: int, above: float | None) -> Tensor:
-    """Rows to keep, int64 `[n]`: the first of the best in each group of `reward [groups x group_size]`."""
+    """Rows to keep, int64 `[n]`: the row with the highest reward in each group of `reward [groups x group_size]`, the
+    first one on ties."""
     value, place = reward.view(-1, group_size).max(1)
     rows = torch.arange(len(value), device=reward.device) * group_size + place
     return rows if above is None else rows[value > above]

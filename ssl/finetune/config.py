@@ -264,7 +264,7 @@ class PPOMethod(SurrogateMethod):
         gt=0,
     )
     kl_horizon: int = knob(10_000, "horizon of the adaptive kl_coef, in completions", gt=0, needs="kl_target!=")
-    gamma: float = knob(1.0, "discount of later tokens", ge=0, le=1)
+    gamma: float = knob(1.0, "discount factor", ge=0, le=1)
     gae_lambda: float = knob(0.95, "lambda of GAE: 0 uses only values, 1 only rewards", ge=0, le=1)
     vf_coef: float = knob(0.1, "weight of the value loss", ge=0)
     clip_range_vf: float | None = knob(0.2, "clip range of value changes; empty: no clipping", gt=0, needs="vf_coef!=0")

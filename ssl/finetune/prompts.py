@@ -69,7 +69,7 @@ def read_prompts(folder: Path) -> Prompts:
     try:
         kept = expect(read_json(folder / FILE), Kept)
     except (OSError, ValueError) as error:
-        raise RequestError(f"{folder / FILE}: not the prompts that the run began with; put the file back") from error
+        raise RequestError(f"{folder / FILE}: missing or damaged; restore the file") from error
     Run(folder).check_files(FILE)
     return Prompts(kept["train"], kept["held_out"], kept["source"])
 
