@@ -13,14 +13,14 @@ from tests.ssl import tiny
 
 
 @pytest.fixture
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Of each test's own: what a preparation leaves behind is what is looked at."""
     with tiny.cache(tmp_path_factory.mktemp("cache")) as folder:
         yield folder
 
 
 @pytest.fixture
-def here(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -35,9 +35,9 @@ def same_result(first: Path, second: Path) -> None:
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in ("data_card.md",))
 
 
-def prepared(cache: Path) -> dict[str, bytes]:
+def prepared(folder: Path) -> dict[str, bytes]:
     """What is in the cache but not what was found where and when."""
-    return {str(p.relative_to(cache)): content for p, content in files(cache).items() if "sources" not in p.parts}
+    return {str(p.relative_to(folder)): content for p, content in files(folder).items() if "sources" not in p.parts}
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def fresh(here: Path) -> tuple[Path, Path, list[str]]:
 
 @pytest.mark.parametrize("most", ["documents.bin", "tokenizer.json", "train.bin"])
 def test_a_full_disk_during_preparation_is_one_line(
-    most: str, fresh: tuple[Path, Path, list[str]], here: Path, cache: Path, rlgym: Callable[..., Answer]
+    most: str, fresh: tuple[Path, Path, list[str]], here: Path, own_cache: Path, rlgym: Callable[..., Answer]
 ) -> None:
     """A limit on the size of files, which this file is the first to meet."""
     run, made, words = fresh
@@ -69,22 +69,22 @@ def test_a_full_disk_during_preparation_is_one_line(
     process = subprocess.run(
         [sys.executable, "-m", "rlgym", *words, "run.dir=broken"],
         cwd=here,
-        env=ENVIRONMENT | {"RLGYM_CACHE": str(cache)},
+        env=ENVIRONMENT | {"RLGYM_CACHE": str(own_cache)},
         capture_output=True,
         text=True,
         timeout=120,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
     answer = Answer(process.returncode, process.stdout, process.stderr)
-    refused(answer, f"prepared data cannot be written to {cache}", "make room there, or choose data.cache=FOLDER")
-    assert not (here / "broken").exists() and staging(cache) == []
-    assert not any(path.name == most for path in cache.rglob("*"))
+    refused(answer, f"prepared data cannot be written to {own_cache}", "make room there, or choose data.cache=FOLDER")
+    assert not (here / "broken").exists() and staging(own_cache) == []
+    assert not any(path.name == most for path in own_cache.rglob("*"))
     assert main([*words, "run.dir=again"]) == 0
     same_result(run, here / "again")
 
 
 def test_a_disk_that_is_full_from_the_first_byte(
-    here: Path, cache: Path, rlgym: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+    here: Path, own_cache: Path, rlgym: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = tiny.write_text(here / "text")
 
@@ -93,8 +93,8 @@ def test_a_disk_that_is_full_from_the_first_byte(
 
     monkeypatch.setattr(cache_module, "_fsync", full)
     answer = rlgym("pretrain", *tiny.words(text, "model=gpt_nano", "tokens=512"))
-    refused(answer, f"prepared data cannot be written to {cache}", "(No space left on device)")
-    assert staging(cache) == [] and [path.name for path in here.iterdir()] == ["text"]
+    refused(answer, f"prepared data cannot be written to {own_cache}", "(No space left on device)")
+    assert staging(own_cache) == [] and [path.name for path in here.iterdir()] == ["text"]
 
 
 DYING = """
@@ -122,38 +122,38 @@ sys.exit(rlgym.cli.main.main(sys.argv[2:]))
 
 @pytest.mark.parametrize("folder", ["corpora", "tokenizers", "tokens"])
 def test_a_preparation_killed_midway_is_begun_anew(
-    folder: str, fresh: tuple[Path, Path, list[str]], here: Path, cache: Path
+    folder: str, fresh: tuple[Path, Path, list[str]], here: Path, own_cache: Path
 ) -> None:
     run, made, words = fresh
     deaths = ["corpora", "tokenizers", "tokens"].index(folder)
     process = subprocess.run(
         [sys.executable, "-c", DYING, str(deaths), *words, "run.dir=broken"],
         cwd=here,
-        env=ENVIRONMENT | {"RLGYM_CACHE": str(cache)},
+        env=ENVIRONMENT | {"RLGYM_CACHE": str(own_cache)},
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert process.returncode == -signal.SIGKILL, process.stderr
     assert not (here / "broken").exists()
-    (left,) = [path for path in staging(cache) if path.name.startswith(".staging-")]
+    (left,) = [path for path in staging(own_cache) if path.name.startswith(".staging-")]
     assert left.parent.name == folder, "this is what it died over"
     assert main([*words, "run.dir=again"]) == 0
     same_result(run, here / "again")
-    assert staging(cache) == [], "what the dead left is gone"
-    assert prepared(cache) == prepared(made)
+    assert staging(own_cache) == [], "what the dead left is gone"
+    assert prepared(own_cache) == prepared(made)
 
 
-def test_damaged_preparations_are_not_used(fresh: tuple[Path, Path, list[str]], here: Path, cache: Path) -> None:
+def test_damaged_preparations_are_not_used(fresh: tuple[Path, Path, list[str]], here: Path, own_cache: Path) -> None:
     """Files cut to half or gone, as after a crash of the machine itself: made anew, and the run is the same."""
     run, made, words = fresh
     for name in ("documents.bin", "held_out.npy", "train.bin", "validation_starts.npy", "facts.json"):
-        shutil.rmtree(cache)
-        shutil.copytree(made, cache)
-        (file,) = cache.rglob(name)
+        shutil.rmtree(own_cache)
+        shutil.copytree(made, own_cache)
+        (file,) = own_cache.rglob(name)
         content = file.read_bytes()
         file.write_bytes(content[: len(content) // 2])
         again = here / f"after-{name}"
         assert main([*words, f"run.dir={again}"]) == 0
         same_result(run, again)
-        assert prepared(cache) == prepared(made)
+        assert prepared(own_cache) == prepared(made)

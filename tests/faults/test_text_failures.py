@@ -115,20 +115,20 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str], list[str]]] = {
 
 @pytest.mark.parametrize("fault", BAD)
 def test_bad_text_is_one_line_and_leaves_nothing(
-    fault: str, here: Path, cache: Path, rlgym: Callable[..., Answer]
+    fault: str, here: Path, own_cache: Path, rlgym: Callable[..., Answer]
 ) -> None:
     make, words, said = BAD[fault]
     make(here / "in")
     path = [] if any(word.startswith("data.path=") for word in words) else ["data.path=in"]
     refused(rlgym("pretrain", *tiny.latest(*CORPUS, *words[:1], *path, *words[1:])), *said)
     assert [item.name for item in here.iterdir()] == ["in"], "no run folder"
-    assert staging(cache) == [], "and no half-prepared data"
+    assert staging(own_cache) == [], "and no half-prepared data"
 
 
-def test_the_same_from_a_shell(here: Path, cache: Path) -> None:
+def test_the_same_from_a_shell(here: Path, own_cache: Path) -> None:
     broken_lines(here / "in")
     words = tiny.latest(*CORPUS, "data=jsonl", "data.path=in", "display=auto")
-    code, out, err = command("pretrain", *words, cwd=here, RLGYM_CACHE=str(cache))
+    code, out, err = command("pretrain", *words, cwd=here, RLGYM_CACHE=str(own_cache))
     refused(Answer(code, out, err), "3 lines cannot be used", "a.jsonl:7: ")
     assert [item.name for item in here.iterdir()] == ["in"]
 
@@ -297,12 +297,12 @@ def test_a_non_finite_loss_keeps_the_last_good_checkpoint(
     assert json.loads((run / "summary.json").read_text())["steps"] == 4096
 
 
-def test_sigterm_saves_and_a_resume_goes_on(here: Path, cache: Path, rlgym: Callable[..., Answer]) -> None:
+def test_sigterm_saves_and_a_resume_goes_on(here: Path, own_cache: Path, rlgym: Callable[..., Answer]) -> None:
     text = tiny.write_text(here / "text")
     words = tiny.words(text, "model=gpt_nano", "tokens=100_000_000", "checkpoint.every=1_024", "evaluate.every=0")
     words = tiny.latest(*words, "compile=off", "display=plain")
     run = here / "run"
-    process = start("pretrain", *words, "run.dir=run", cwd=here, RLGYM_CACHE=str(cache))
+    process = start("pretrain", *words, "run.dir=run", cwd=here, RLGYM_CACHE=str(own_cache))
     wait_for(run / "checkpoints" / "latest", process)
     os.kill(process.pid, signal.SIGTERM)
     out, err = process.communicate(timeout=60)
